@@ -1,0 +1,75 @@
+"""The models of few-shot learning's standard benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neo.nn.layers import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU, SpatialMean
+from neo.nn.module import Module, Sequential
+
+__all__ = ["MLP", "Conv4"]
+
+
+class MLP(Sequential):
+    """Linear layers with ReLU between them: MLP(784, 256, 64, 10). x (batch, ...) is flattened first."""
+
+    def __init__(self, *sizes: int):
+        if len(sizes) < 2:
+            raise ValueError(f"MLP: expected at least an input and an output size, got {sizes}")
+        layers: list[tuple[str, Module]] = [("flatten", Flatten())]
+        for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            layers.append((f"linear{i}", Linear(inputs, outputs)))
+            layers.append((f"relu{i}", ReLU()))
+        super().__init__(layers[:-1])
+
+
+class Conv4(Sequential):
+    """Four blocks of 3x3 convolution, batch norm and ReLU, then a linear head: x (n, channels, size, size) → (n, ways).
+
+    Vinyals et al. 2016, arXiv:1606.04080; MAML's variants: Finn et al. 2017, arXiv:1703.03400, section 5.2.
+
+    Args:
+        ways: classes of a task, the outputs of the head.
+        channels: of the images (1 for Omniglot).
+        size: height and width of the images in pixels.
+        hidden: filters of each convolution.
+        pool: "stride" halves the image by convolutions of stride 2 (the MAML paper on Omniglot), "max" by 2x2 max
+            pooling after the ReLU (Matching Networks, MAML++).
+        head: what the linear layer sees, "mean" over space (MAML paper) or "flatten" (learn2learn, MAML++).
+        scale: whether batch norm learns a scale γ (the MAML paper's Omniglot net learns the shift alone).
+    Params: conv0.weight (hidden, channels, 3, 3), conv0.bias, norm0.weight, norm0.bias, ..., head.weight, head.bias.
+    """
+
+    def __init__(
+        self,
+        ways: int,
+        channels: int = 1,
+        size: int = 28,
+        hidden: int = 64,
+        pool: str = "stride",
+        head: str = "mean",
+        scale: bool = True,
+        blocks: int = 4,
+    ):
+        _expect("pool", pool, ("stride", "max"))
+        _expect("head", head, ("mean", "flatten"))
+        layers: list[tuple[str, Module]] = []
+        for i in range(blocks):
+            inputs = channels if i == 0 else hidden
+            layers.append((f"conv{i}", Conv2d(inputs, hidden, stride=2 if pool == "stride" else 1, padding=1)))
+            layers.append((f"norm{i}", BatchNorm2d(hidden, scale=scale)))
+            layers.append((f"relu{i}", ReLU()))
+            if pool == "max":
+                layers.append((f"pool{i}", MaxPool2d(2)))
+            size = (size + 1) // 2 if pool == "stride" else size // 2
+            if size < 1:
+                raise ValueError(f"Conv4: the image is used up after {i + 1} blocks; expected size of 2^{blocks} or more")
+        features = hidden if head == "mean" else hidden * size * size
+        layers.append(("features", SpatialMean() if head == "mean" else Flatten()))
+        layers.append(("head", Linear(features, ways)))
+        super().__init__(layers)
+
+
+def _expect(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"Conv4: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

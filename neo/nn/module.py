@@ -1,0 +1,69 @@
+"""Module: a pure function of (params, x), and how to draw its params."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from neo.tensor import LiteTensor
+from neo.typing import Params
+
+__all__ = ["Module", "Sequential"]
+
+
+class Module:
+    """A function of (params, x). It holds sizes and options, never a weight, so that adapted params need no patching.
+
+    A subclass gives `draw` (its initial weights by name) and `__call__`.
+    """
+
+    def init(
+        self, seed: int = 0, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> Params:
+        """Initial params, name → LiteTensor: a pure function of `seed`, the same on every device."""
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            name: LiteTensor(weight, dtype=dtype, device=device) for name, weight in self.draw(generator).items()
+        }
+
+    def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Initial weights by name, float32 on the CPU; {} for a layer without any."""
+        return {}
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no __call__(params, x)")
+
+
+class Sequential(Module):
+    """Layers one after the other; params of layer `name` are called "name.weight" and so on."""
+
+    def __init__(self, layers: Iterable[tuple[str, Module]]):
+        self.layers = list(layers)
+        names = [name for name, _ in self.layers]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"Sequential: layer names must differ, got {sorted(twice)} more than once")
+        # Which params belong to which layer, found once and not at every call.
+        probe = torch.Generator()
+        self._local = [
+            (f"{name}.", layer, tuple(layer.draw(probe))) for name, layer in self.layers
+        ]
+
+    def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {
+            f"{name}.{key}": weight for name, layer in self.layers for key, weight in layer.draw(generator).items()
+        }
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        for prefix, layer, keys in self._local:
+            try:
+                local = {key: params[prefix + key] for key in keys}
+            except KeyError as error:
+                raise KeyError(
+                    f"{type(self).__name__}: params lack {error.args[0]!r}; expected "
+                    f"{[p + k for p, _, ks in self._local for k in ks]}, got {list(params)}"
+                ) from None
+            x = layer(local, x)
+        return x

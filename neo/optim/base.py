@@ -1,0 +1,48 @@
+"""An optimiser is a pair of pure functions, so that an inner loop can be differentiated through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optree
+
+from neo.tensor import LiteTensor
+from neo.typing import PyTree
+
+__all__ = ["Optimizer", "Rate", "rates_for", "zeros_like"]
+
+Rate = float | LiteTensor | PyTree
+"""A learning rate: one number or 0-dim tensor for all parameters, or a pytree that mirrors them (Meta-SGD)."""
+
+
+class Optimizer(NamedTuple):
+    """init(params) → state;  step(params, grads, state) → (new params, new state).
+
+    Params and grads are pytrees of LiteTensors of the same structure; nothing is changed in place. With sessions open,
+    a step is differentiated like any other code: through the gradients, the state, and rates given as LiteTensors.
+    """
+
+    init: Callable[[PyTree], Any]
+    step: Callable[[PyTree, PyTree, Any], tuple[PyTree, Any]]
+
+
+def rates_for(lr: Rate, params: PyTree) -> PyTree:
+    """One rate per leaf of params. Raises ValueError when a pytree of rates does not mirror params."""
+    if isinstance(lr, int | float | LiteTensor):
+        return optree.tree_map(lambda _: lr, params)
+    if optree.tree_structure(lr) != optree.tree_structure(params):
+        raise ValueError(
+            f"lr: expected a number, a tensor, or a pytree that mirrors the parameters; got the structure "
+            f"{optree.tree_structure(lr)}, expected {optree.tree_structure(params)}"
+        )
+    return lr
+
+
+def zeros_like(params: PyTree) -> PyTree:
+    return optree.tree_map(lambda leaf: LiteTensor(leaf.data.new_zeros(leaf.shape)), params)
+
+
+def check_rate(name: str, lr: Rate) -> None:
+    if isinstance(lr, int | float) and not lr > 0:
+        raise ValueError(f"{name}: lr must be greater than 0, got {lr}")
