@@ -1,0 +1,28 @@
+"""Where tasks come from: character sets and the N-way K-shot sampler that draws meta-batches from them.
+
+>>> import tasks
+>>> sampler = tasks.Glyphs().sampler("train", ways=5, shots=1, queries=15, seed=0)
+>>> task = sampler.sample(iteration=0, slots=4)
+>>> task.support.x.shape, task.query.y.shape
+(torch.Size([4, 5, 1, 28, 28]), torch.Size([4, 75]))
+"""
+
+from tasks.dataset import CharacterSet
+from tasks.errors import DataError
+from tasks.glyphs import Glyphs
+from tasks.omniglot import Omniglot
+from tasks.sampler import EpisodeSampler
+from tasks.splits import SPLITS, split_characters
+from tasks.task import Batch, Task
+
+__all__ = [
+    "SPLITS",
+    "Batch",
+    "CharacterSet",
+    "DataError",
+    "EpisodeSampler",
+    "Glyphs",
+    "Omniglot",
+    "Task",
+    "split_characters",
+]

@@ -1,0 +1,84 @@
+"""A set of hand-drawn characters with its class split: what every character data set gives to the sampler."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tasks.errors import DataError
+from tasks.sampler import EpisodeSampler
+
+
+class CharacterSet:
+    """Images of characters, some drawings of each, and which of them meta-train, meta-val and meta-test use.
+
+    images: (characters, drawings, height, width), uint8, strokes 255 on paper 0; on the CPU.
+    names: one per character, "Alphabet/character01".
+    parts: "train", "val", "test" → int64 indices of their characters; no character is in two of them.
+    checksum: SHA-256 of images and names, the same wherever and however they were read.
+    source: what the images were read from or made with, for the log.
+    Raises: DataError where images and names do not match or two parts share a character.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        images: torch.Tensor,
+        names: Sequence[str],
+        parts: Mapping[str, Sequence[int]],
+        source: str,
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(names):
+            raise DataError(
+                f"{name}: expected uint8 images (characters, drawings, height, width) with a name for each "
+                f"character, got {images.dtype} {tuple(images.shape)} and {len(names)} names."
+            )
+        self.name, self.split, self.source = name, split, source
+        self.images, self.names = images, tuple(names)
+        self.parts = {part: torch.tensor(list(chosen), dtype=torch.int64) for part, chosen in parts.items()}
+        chosen = torch.cat(list(self.parts.values()))
+        if len(set(chosen.tolist())) != chosen.numel():
+            raise DataError(f"{name}: parts of split {split!r} share a character; they must be disjoint.")
+        self.checksum = self._checksum()
+
+    def sampler(
+        self,
+        part: str,
+        *,
+        ways: int,
+        shots: int,
+        queries: int,
+        seed: int,
+        rotations: bool = True,
+        device: str | torch.device = "cpu",
+    ) -> EpisodeSampler:
+        """The N-way K-shot tasks of one part ("train", "val" or "test"); see EpisodeSampler."""
+        return EpisodeSampler(
+            self, part, ways=ways, shots=shots, queries=queries, seed=seed, rotations=rotations, device=device
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What a result must say about its data: names, counts and checksum, as plain numbers and strings."""
+        return {
+            "dataset": self.name,
+            "split": self.split,
+            "characters": len(self.names),
+            "drawings": self.images.shape[1],
+            **{part: len(chosen) for part, chosen in self.parts.items()},
+            "checksum": self.checksum,
+            "source": self.source,
+        }
+
+    def __repr__(self) -> str:
+        parts = "/".join(str(len(chosen)) for chosen in self.parts.values())
+        return f"{type(self).__name__}({len(self.names)} characters, split {self.split} {parts})"
+
+    def _checksum(self) -> str:
+        digest = hashlib.sha256(f"{tuple(self.images.shape)}\n".encode())
+        digest.update("\n".join(self.names).encode())
+        digest.update(self.images.numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,108 @@
+"""A task is a support set to adapt on and a query set to be judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Examples with their targets.
+
+    x: (n, *item), or (meta_batch, n, *item) for a meta-batch; for images float32 in [0, 1].
+    y: int64 class labels (n,) or (meta_batch, n), in [0, ways); or float targets (n, *target), likewise.
+    Raises: ValueError where the leading axes or the devices of x and y disagree.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __post_init__(self) -> None:
+        # Labels index examples, so every axis of y is one of x; of a float target only the first is sure to be.
+        shared = 1 if self.y.dtype.is_floating_point else self.y.ndim
+        if self.y.ndim == 0 or self.x.shape[:shared] != self.y.shape[:shared]:
+            raise ValueError(
+                f"Batch: x and y must agree in their leading axes, got x {tuple(self.x.shape)} and "
+                f"y {tuple(self.y.shape)}. Give one target for each example."
+            )
+        if self.x.device != self.y.device:
+            raise ValueError(
+                f"Batch: x and y must be on one device, got x on {self.x.device} and y on {self.y.device}. "
+                "Move one with .to(device)."
+            )
+
+    def __getitem__(self, index: int | slice) -> Batch:
+        return Batch(self.x[index], self.y[index])
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A support set and a query set; with a leading axis, a meta-batch of tasks.
+
+    `task[i]` is one task of a meta-batch without the leading axis, `len(task)` is meta_batch, and iterating gives
+    one task after the other. Whether the leading axis is there is what the labels say: y (meta_batch, n) or (n,).
+
+    Raises: ValueError where support and query disagree in meta_batch, shape of an item, or device.
+    """
+
+    support: Batch
+    query: Batch
+
+    def __post_init__(self) -> None:
+        s, q = self.support, self.query
+        if s.y.ndim != q.y.ndim or s.x.ndim != q.x.ndim or (self.batched and len(s) != len(q)):
+            raise ValueError(
+                f"Task: support and query must hold the same number of tasks, got support x {tuple(s.x.shape)}, "
+                f"y {tuple(s.y.shape)} and query x {tuple(q.x.shape)}, y {tuple(q.y.shape)}. "
+                "Give both the leading axis meta_batch, or neither."
+            )
+        axes = 2 if self.batched else 1
+        if s.x.shape[axes:] != q.x.shape[axes:]:
+            raise ValueError(
+                f"Task: support and query must hold items of one shape, got support {tuple(s.x.shape[axes:])} and "
+                f"query {tuple(q.x.shape[axes:])}. Resize one of them."
+            )
+        if s.x.device != q.x.device:
+            raise ValueError(
+                f"Task: support and query must be on one device, got {s.x.device} and {q.x.device}. "
+                "Move one with .to(device)."
+            )
+
+    @property
+    def batched(self) -> bool:
+        """True when the leading axis of x and y counts tasks."""
+        # A float target (n, 1) and a meta-batch of scalars (tasks, n) look alike; targets carry a feature axis here.
+        floating = self.support.y.dtype.is_floating_point
+        return self.support.y.ndim >= (3 if floating else 2)
+
+    def __getitem__(self, index: int | slice) -> Task:
+        self._require_batch()
+        return Task(self.support[index], self.query[index])
+
+    def __len__(self) -> int:
+        self._require_batch()
+        return len(self.support)
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self[i] for i in range(len(self)))
+
+    def to(self, device: str | torch.device) -> Task:
+        """The same tasks on another device."""
+        return Task(self.support.to(device), self.query.to(device))
+
+    def _require_batch(self) -> None:
+        if not self.batched:
+            raise TypeError(
+                f"Task: this is one task (support y {tuple(self.support.y.shape)}), not a meta-batch; "
+                "only a task with a leading axis (meta_batch, n) has a length and can be indexed."
+            )

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.hashing import WORD, derive, stream, uniform
+
+words = st.integers(min_value=-(1 << 63), max_value=(1 << 63) - 1)
+
+
+def test_derive_is_splitmix64():
+    # The first words of the reference generator (Vigna, splitmix64.c) seeded with 1234567.
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert [derive(1234567, i) for i in range(4)] == expected
+
+
+@given(words, words)
+def test_derive_agrees_between_integers_and_tensors(key, value):
+    expected = derive(key, value)
+    for one, other in (
+        (key, torch.tensor(value)),
+        (torch.tensor(key), value),
+        (torch.tensor(key), torch.tensor(value)),
+    ):
+        assert derive(one, other).item() & WORD == expected
+
+
+def test_derive_never_repeats_a_word_in_one_stream():
+    assert derive(5, torch.arange(100_000)).unique().numel() == 100_000
+
+
+def test_stream_depends_on_every_part_and_their_order():
+    keys = {stream(0, "a"), stream(1, "a"), stream(0, "b"), stream("a", 0), stream(0, "a", 0), stream(0)}
+    assert len(keys) == 6
+
+
+def test_uniform_is_even_over_the_unit_interval():
+    draws = uniform(stream("test"), 400, 250)
+    assert draws.dtype == torch.float32
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    counts = torch.histc(draws, bins=100, min=0, max=1)  # 1000 expected in each, standard deviation 31
+    assert (counts - 1000).abs().max() < 160
