@@ -1,0 +1,47 @@
+"""The inner loop, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import neo
+from neo.optim import Optimizer
+from neo.typing import PyTree
+
+__all__ = ["adapt"]
+
+
+def adapt(
+    loss: Callable[[PyTree, Any], Any],
+    params: PyTree,
+    support: Any,
+    *,
+    optimizer: Optimizer,
+    steps: int,
+    first_order: bool = False,
+) -> PyTree:
+    """Run the inner loop: optimiser steps on the support loss.
+
+    θ ← step(θ, ∇_θ L(θ; support)), `steps` times; with neo.optim.sgd(α) that is θ ← θ − α ∇L.
+    Finn et al. 2017, arXiv:1703.03400, Algorithm 1, lines 5 and 6.
+
+    Args:
+        loss: (params, support) → scalar LiteTensor.
+        params: any pytree of floating-point LiteTensors; left unchanged.
+        support: what loss takes, constants: typically a Batch of x (n, *image) and y (n,).
+        optimizer: a neo.optim pair; its state starts anew.
+        steps: ≥ 0; 0 gives params back.
+        first_order: treat ∇L as a constant (FOMAML); an outer gradient is then approximate, and cheaper.
+    Returns: θ′ like params, still on the tapes of open sessions.
+    Cost: time grows linearly with steps; so does memory while an outer session is open, which every step stays on the
+        tape of; without one each step's tape is dropped at once.
+    """
+    if steps < 0:
+        raise ValueError(f"adapt: steps must be 0 or more, got {steps}")
+    gradient = neo.grad(loss, argnums=0)
+    state = optimizer.init(params)
+    for _ in range(steps):
+        at = neo.stop_gradient(params) if first_order else params
+        params, state = optimizer.step(params, gradient(at, support), state)
+    return params

@@ -1,0 +1,83 @@
+"""Model-agnostic meta-learning. Finn, Abbeel and Levine 2017, arXiv:1703.03400."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optree
+import torch
+
+import neo
+from meta.adapt import adapt
+from meta.algorithms.base import MetaGradient, MetaLearner
+from meta.objectives import Classification, Objective
+from neo.nn import Module
+from neo.optim import Optimizer
+from neo.typing import Params
+from tasks import Batch, Task
+
+__all__ = ["MAML"]
+
+
+class MAML(MetaLearner):
+    """Learn an initialisation from which a few gradient steps solve a new task.
+
+    minimise over θ  mean over tasks of  L_query(θ′),  θ′ = θ − α ∇L_support(θ), `inner_steps` times
+    (equation 1, Algorithm 2). The meta-gradient is exact, through every inner step; first_order=True drops the second
+    derivatives (FOMAML, section 5.2).
+
+    Args:
+        model: its params are the meta-parameters.
+        inner_lr: α > 0, dimensionless, the same at every step; what it means depends on the objective's reduction.
+        inner_steps: gradient steps on the support set, ≥ 0.
+        first_order: see above.
+        objective: losses and score; cross-entropy by default.
+        inner_optimizer: takes the place of sgd(inner_lr).
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        *,
+        inner_lr: float = 0.4,
+        inner_steps: int = 1,
+        first_order: bool = False,
+        objective: Objective | None = None,
+        inner_optimizer: Optimizer | None = None,
+    ):
+        if inner_steps < 0:
+            raise ValueError(f"MAML: inner_steps must be 0 or more, got {inner_steps}")
+        self.model = model
+        self.inner_steps = inner_steps
+        self.first_order = first_order
+        self.objective = objective or Classification()
+        self.inner_optimizer = inner_optimizer or neo.optim.sgd(inner_lr)
+
+    def adapt(self, params: Params, support: Batch, steps: int | None = None) -> Params:
+        return adapt(
+            self._support_loss,
+            params,
+            support,
+            optimizer=self.inner_optimizer,
+            steps=self.inner_steps if steps is None else steps,
+            first_order=self.first_order,
+        )
+
+    def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
+        gradient_of_task = neo.value_and_grad(self._query_loss, argnums=0, has_aux=True)
+        total, losses, scores = None, [], []
+        for task in batch:
+            (loss, score), gradient = gradient_of_task(params, task)
+            total = gradient if total is None else optree.tree_map(lambda a, b: a + b, total, gradient)
+            losses.append(loss.data)
+            scores.append(score)
+        mean = optree.tree_map(lambda g: g / len(losses), total)
+        return MetaGradient(mean, torch.stack(losses), torch.stack(scores))
+
+    def _support_loss(self, params: Params, support: Batch) -> Any:
+        return self.objective.support_loss(self.model(params, support.x), support.y)
+
+    def _query_loss(self, params: Params, task: Task) -> tuple[Any, torch.Tensor]:
+        prediction = self.model(self.adapt(params, task.support), task.query.x)
+        score = self.objective.score(prediction.data, task.query.y).mean()
+        return self.objective.query_loss(prediction, task.query.y), score

@@ -1,0 +1,80 @@
+"""Neo: meta-learning on an eager functional reverse-mode autodiff engine. The gradient is yours to define.
+
+    out, grads = neo.value_and_grad(fn)(x, y)      # grads: {x: dx, y: dy}
+
+See autograd.Policy for a gradient rule of your own, neo.functions for the op library, neo.nn and neo.optim for models
+and optimisers, and the package `meta` for MAML.
+"""
+
+from neo import autograd  # first: it makes LiteTensor's compiled half, which all else stands on  # isort: skip
+from neo import functions, nn, optim
+from neo.autograd.check import gradcheck
+from neo.autograd.session import grad, stop_gradient, value_and_grad, vjp
+from neo.autograd.transforms import checkpoint, hessian, hvp, jacobian, jvp
+from neo.creation import (
+    arange,
+    empty,
+    empty_like,
+    eye,
+    full,
+    full_like,
+    linspace,
+    manual_seed,
+    ones,
+    ones_like,
+    rand,
+    rand_like,
+    randint,
+    randint_like,
+    randn,
+    randn_like,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from neo.errors import GradcheckError, GradientError, InPlaceError, NeoError, SavedTensorError
+from neo.tensor import LiteTensor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GradcheckError",
+    "GradientError",
+    "InPlaceError",
+    "LiteTensor",
+    "NeoError",
+    "SavedTensorError",
+    "arange",
+    "autograd",
+    "checkpoint",
+    "empty",
+    "empty_like",
+    "eye",
+    "full",
+    "full_like",
+    "functions",
+    "grad",
+    "gradcheck",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "linspace",
+    "manual_seed",
+    "nn",
+    "ones",
+    "ones_like",
+    "optim",
+    "rand",
+    "rand_like",
+    "randint",
+    "randint_like",
+    "randn",
+    "randn_like",
+    "stop_gradient",
+    "tensor",
+    "value_and_grad",
+    "vjp",
+    "zeros",
+    "zeros_like",
+]

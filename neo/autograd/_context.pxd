@@ -1,0 +1,28 @@
+from libc.stdint cimport int64_t
+
+
+cdef class Context:
+    cdef object owner               # the Policy class, for messages and for replaying forward
+    cdef tuple arguments            # forward's arguments, with LiteTensors: kept only if an intermediate was saved
+                                    #   (a higher order replays forward) or stashed on self (it refuses)
+    cdef tuple saved                # what forward gave to save(), as given: raw tensors and plain values
+    cdef tuple handles              # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
+    cdef list versions              # for each saved thing: its in-place version when saved, None for plain values
+    cdef list constants             # what forward gave to constant(), in order
+    cdef Py_ssize_t replayed        # how many of `constants` a replay has handed out; -1 when not replaying
+    cdef int tensors                # number of tensor inputs
+    cdef unsigned long long wanted  # bit i: input i needs its gradient
+    cdef bint lifted                # release gives LiteTensors, for an outer session listens
+    cdef bint recorded              # some tape will call backward: keep what is saved
+    cdef bint readable              # release is open: backward is about to run
+
+    cdef int seal(self, tuple arguments, tuple inputs, tuple raw_inputs, tuple outputs, tuple raw_outputs) except -1
+
+
+cdef class PolicyBase:
+    cdef public Context ctx
+
+
+cdef bint contains(object sequence, object value) except -1
+cdef object rebuilt(object container, list items)
+cdef str stashed(PolicyBase policy)

@@ -1,0 +1,366 @@
+"""Dispatch: from a call on LiteTensors to a Policy's forward on torch tensors, and onto the tapes that listen."""
+import inspect
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int32_t
+
+import torch
+
+from neo.errors import InPlaceError
+from neo.autograd._context cimport Context, PolicyBase, contains, rebuilt, stashed
+from neo.autograd._handle cimport Handle, is_handle, wrap
+from neo.autograd._tape cimport Node, Stack, Tape, open_stack
+
+cdef object Tensor = torch.Tensor
+cdef object DType = torch.dtype
+cdef object plain_init = object.__init__
+cdef tuple TORCH_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
+
+
+cdef extern from *:
+    """
+    static CYTHON_INLINE PyObject *neo_new_policy(PyObject *type, PyObject *empty) {
+        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, empty, NULL);
+    }
+    """
+    object neo_new_policy(object cls, tuple empty)
+
+
+cdef tuple EMPTY = ()
+
+
+cdef class Function:
+    """A Policy as a function of tensors; made by `function(Policy)`.
+
+    With a LiteTensor among the arguments: runs forward on the torch tensors behind them and gives LiteTensors,
+    recorded on each open tape that has an interest in an input (rule 3). With plain torch.Tensors alone: gives
+    torch.Tensors and records nothing. Other arguments reach forward as they are; tensors may stand in lists and
+    tuples. Keyword arguments are bound to forward's signature.
+
+    Errors: torch's own, with the Policy's name in front; TypeError for what forward cannot take or must not return.
+    """
+    cdef readonly object policy     # the Policy class
+    cdef object forward             # its forward, as a plain function of (policy, *arguments)
+    cdef object signature           # of forward, made when first needed
+    cdef bint broadcasts            # gradients are summed back to the shapes of the inputs
+    cdef bint verified              # a Policy of Neo's own, whose gradients' layouts the test suite checks
+    cdef bint initialised           # the Policy has an __init__ to be called
+    cdef readonly str name
+    cdef object __weakref__
+
+    def __init__(self, policy, name=None):
+        if not (isinstance(policy, type) and issubclass(policy, PolicyBase)):
+            raise TypeError(f"function: expected a subclass of autograd.Policy, got {policy!r}")
+        self.policy = policy
+        self.forward = policy.forward
+        self.broadcasts = policy.broadcasts
+        self.verified = policy.verified
+        self.initialised = policy.__init__ is not plain_init
+        self.name = name or policy.__name__
+
+    @property
+    def __name__(self):
+        return self.name
+
+    def __repr__(self):
+        return f"<neo function {self.name} of Policy {self.policy.__module__}.{self.policy.__qualname__}>"
+
+    def __call__(self, *args, **kwargs):
+        if kwargs:
+            args = self.bind(args, kwargs)
+        return self.apply(args)
+
+    cdef tuple bind(self, tuple args, dict kwargs):
+        """Keyword arguments as positional ones, by forward's signature."""
+        if kwargs.get("out") is not None:
+            raise InPlaceError(f"{self.name}: out= is not supported, for it writes in place; use the result")
+        kwargs.pop("out", None)
+        if self.signature is None:
+            signature = inspect.signature(self.forward)
+            self.signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+        parameters = self.signature.parameters
+        for given, torch_name in (("axis", "dim"), ("keepdims", "keepdim")):     # numpy's names, as torch takes them
+            if given in kwargs and given not in parameters and torch_name in parameters:
+                kwargs[torch_name] = kwargs.pop(given)
+        if "input" in kwargs and "input" not in parameters:
+            args = (kwargs.pop("input"), *args)
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}{self.signature}: {error}") from None
+        bound.apply_defaults()      # an argument left out between two given ones
+        if bound.kwargs:
+            raise TypeError(f"{self.name}: forward must not have keyword-only arguments")
+        return bound.args
+
+    cdef object apply(self, tuple args):
+        cdef tuple raw_args             # what forward gets: torch tensors in place of LiteTensors
+        cdef tuple inputs, raw_inputs   # the tensor inputs: handles (or raw constants), and their torch tensors
+        cdef tuple outputs, raw_outputs
+        cdef list gathered, raw_gathered
+        cdef list listening = None      # the tapes with an interest in an input
+        cdef list versions = None
+        cdef bint lite, several
+        cdef Py_ssize_t i, j, n
+        cdef Stack stack
+        cdef PolicyBase policy
+        cdef Context ctx
+        cdef unsigned long long wanted = 0
+        cdef object result, argument
+        cdef Tape tape
+
+        raw_args = data_of_handles(args)
+        if raw_args is not None:        # the common case: LiteTensors alone
+            inputs, raw_inputs, lite = args, raw_args, True
+            n = len(inputs)
+        else:
+            gathered, raw_gathered = [], []
+            raw_args = unwrap(self, args, gathered, raw_gathered)
+            inputs, raw_inputs = tuple(gathered), tuple(raw_gathered)
+            n = len(inputs)
+            lite = False
+            for i in range(n):
+                if is_handle(inputs[i]):
+                    lite = True
+                    refuse_complex(self, args)
+                    break
+
+        stack = open_stack() if lite else None
+        if stack is not None:
+            for j in range(len(stack.tapes)):
+                tape = <Tape> stack.tapes[j]
+                for i in range(n):
+                    argument = inputs[i]
+                    if is_handle(argument) and tape.slot_of(<Handle> argument) >= 0:
+                        wanted |= (<unsigned long long> 1) << min(i, 63)
+                        if j < stack.floor:
+                            stack.captured[(<Handle> argument).serial] = argument
+                        elif listening is None:
+                            listening = [tape]
+                        elif listening[len(listening) - 1] is not tape:
+                            listening.append(tape)
+
+        policy = <PolicyBase> (self.policy() if self.initialised else neo_new_policy(self.policy, EMPTY))
+        ctx = Context.__new__(Context)
+        policy.ctx = ctx
+        ctx.owner = self.policy
+        ctx.tensors = <int> n
+        ctx.wanted = wanted
+        ctx.recorded = listening is not None
+        if lite and not self.verified:
+            versions = [raw._version for raw in raw_inputs]
+        try:
+            result = self.forward(policy, *raw_args)
+        except TORCH_ERRORS as error:
+            name_error(self.name, error)
+            raise
+        if lite and listening is None and type(result) is Tensor and self.verified:
+            return wrap(own(result, raw_inputs))        # the common case of no interest
+
+        several = isinstance(result, (tuple, list))
+        raw_outputs = tuple(result) if several else (result,)
+        if not self.verified:
+            check_outputs(self, raw_outputs)
+            if versions is not None:
+                check_inputs(self, raw_inputs, versions)
+        if not lite:
+            return result if self.verified else detached(result, several, raw_outputs)
+        outputs = wrap_outputs(self, raw_inputs, raw_outputs)
+        if listening is not None:
+            ctx.seal(args, inputs, raw_inputs, outputs, raw_outputs)
+            if not self.verified and stashed(policy) is not None:
+                ctx.arguments = args        # so that the walk back sees whether a higher order would miss it
+            self.record(policy, listening, inputs, raw_inputs, outputs)
+        return outputs if several else outputs[0]
+
+    cdef int record(self, PolicyBase policy, list listening, tuple inputs, tuple raw_inputs, tuple outputs) except -1:
+        """Put a node on every tape that listens."""
+        cdef Node node
+        cdef Tape tape
+        cdef int i, n = <int> len(inputs), m = <int> len(outputs)
+        cdef list layouts = None
+        cdef list output_layouts = None
+        cdef Handle output
+        if not self.verified or (self.broadcasts and n > 1 and differ(raw_inputs)):
+            layouts = [(raw.shape, raw.dtype, raw.device) for raw in raw_inputs]
+        if m > 1:
+            output_layouts = [(output.data.shape, output.data.dtype, output.data.device) for output in outputs]
+        for tape in listening:
+            node = Node.__new__(Node)
+            node.allot(n, m)
+            node.policy = policy
+            node.tensors = tape.tensors
+            node.layouts = layouts
+            node.output_layouts = output_layouts
+            for i in range(n):
+                node.slots[i] = tape.slot_of(<Handle> inputs[i]) if is_handle(inputs[i]) else -1
+            for i in range(m):
+                output = <Handle?> outputs[i]
+                if (self.verified and m == 1) or output.data.is_floating_point():
+                    node.slots[n + i] = tape.new_slot(output)
+                else:
+                    node.slots[n + i] = -1      # integers and booleans have no derivative
+            tape.nodes.append(node)
+        return 0
+
+
+cdef tuple data_of_handles(tuple args):
+    """The torch tensors of args if all are LiteTensors, each with a torch tensor of its own; else None."""
+    cdef Py_ssize_t i, j, n = len(args)
+    cdef object argument, raw
+    cdef tuple out
+    for i in range(n):
+        if not is_handle(args[i]):
+            return None
+    if n == 0:
+        return None
+    if n == 1:
+        return ((<Handle> args[0]).data,)
+    if n == 2:
+        if args[0] is not args[1] and (<Handle> args[0]).data is (<Handle> args[1]).data:
+            return None
+        return (<Handle> args[0]).data, (<Handle> args[1]).data
+    out = tuple([(<Handle> argument).data for argument in args])
+    for i in range(1, n):
+        for j in range(i):
+            if out[i] is out[j] and args[i] is not args[j]:
+                return None
+    return out
+
+
+cdef tuple unwrap(Function function, tuple args, list inputs, list raw_inputs):
+    """args with torch tensors in place of LiteTensors; collects the tensor inputs, also those in lists and tuples.
+
+    A saved tensor is known by identity, so that no two inputs may share a torch tensor unless they are one LiteTensor.
+    """
+    cdef Py_ssize_t i
+    cdef list out = [None] * len(args)
+    cdef object argument, raw
+    for i in range(len(args)):
+        argument = args[i]
+        if is_handle(argument):
+            raw = (<Handle> argument).data
+            if contains(raw_inputs, raw) and not contains(inputs, argument):
+                raw = raw.detach()
+            inputs.append(argument)
+            raw_inputs.append(raw)
+            out[i] = raw
+        elif isinstance(argument, Tensor):
+            raw = argument.detach() if argument.requires_grad or contains(raw_inputs, argument) else argument
+            inputs.append(argument)
+            raw_inputs.append(raw)
+            out[i] = raw
+        elif isinstance(argument, (tuple, list)):
+            raw = unwrap(function, tuple(argument), inputs, raw_inputs)
+            out[i] = raw if type(argument) is tuple else rebuilt(argument, list(raw))
+        elif isinstance(argument, dict):
+            for value in argument.values():
+                if is_handle(value):
+                    raise TypeError(f"{function.name}: argument {i} is a dict that holds a LiteTensor, which would "
+                                    f"get no gradient. Pass tensors as arguments of their own, or in a list or tuple.")
+            out[i] = argument
+        else:
+            out[i] = argument
+    return tuple(out)
+
+
+cdef int refuse_complex(Function function, object arguments) except -1:
+    """Complex operands beside a LiteTensor: Neo's rules are those of real numbers, and would be silently wrong."""
+    cdef object argument
+    for argument in arguments:
+        if isinstance(argument, (tuple, list)):
+            refuse_complex(function, argument)
+        elif (type(argument) is complex or (type(argument) is DType and argument.is_complex)
+                or (isinstance(argument, Tensor) and argument.is_complex())):
+            raise TypeError(f"{function.name}: complex numbers are not supported, got {argument!r}. Keep the real and "
+                            f"the imaginary part as two tensors.")
+    return 0
+
+
+cdef object own(object output, tuple raw_inputs):
+    """A torch tensor for a new handle: never the very object that an input's handle holds."""
+    return output.detach() if contains(raw_inputs, output) else output
+
+
+cdef tuple wrap_outputs(Function function, tuple raw_inputs, tuple raw_outputs):
+    """LiteTensors on what forward returned: detached, and each on a torch tensor of its own."""
+    cdef Py_ssize_t i, n = len(raw_outputs)
+    cdef list out
+    cdef object output
+    if n == 1 and function.verified:
+        return (wrap(own(raw_outputs[0], raw_inputs)),)
+    out = []
+    for i in range(n):
+        output = raw_outputs[i]
+        if not isinstance(output, Tensor):
+            out.append(output)
+        elif output.requires_grad or contains(raw_inputs, output) or contains(raw_outputs[:i], output):
+            out.append(wrap(output.detach()))
+        else:
+            out.append(wrap(output))
+    return tuple(out)
+
+
+cdef bint differ(tuple tensors) except -1:
+    """Do these tensors differ in shape, dtype or device, so that gradients must be summed or cast back?"""
+    cdef object first = tensors[0]
+    cdef object shape = first.shape
+    cdef object dtype = first.dtype
+    cdef object other
+    cdef Py_ssize_t i
+    for i in range(1, len(tensors)):
+        other = tensors[i]
+        if other is first:
+            continue
+        if other.dtype is not dtype or other.shape != shape:
+            return True
+        if not shape and other.device != first.device:      # only 0-dim tensors may meet those of another device
+            return True
+    return False
+
+
+cdef int check_inputs(Function function, tuple raw_inputs, list versions) except -1:
+    """Rule 8: forward must leave its inputs as they are."""
+    cdef Py_ssize_t i
+    for i in range(len(raw_inputs)):
+        if raw_inputs[i]._version != versions[i]:
+            raise InPlaceError(
+                f"{function.name}.forward: input {i}, shape {tuple(raw_inputs[i].shape)}, was changed in place, and a "
+                f"LiteTensor never changes. Work on a clone, or use the functional form of the op.")
+    return 0
+
+
+cdef int check_outputs(Function function, tuple outputs) except -1:
+    """What a Policy of the user's returned: one torch.Tensor or a tuple of them."""
+    if not outputs:
+        raise TypeError(f"{function.name}.forward: returned an empty tuple; return a torch.Tensor")
+    for output in outputs:
+        if is_handle(output):
+            raise TypeError(f"{function.name}.forward: returned a LiteTensor; forward gets torch.Tensors and must "
+                            f"return torch.Tensors")
+        if not isinstance(output, Tensor):
+            raise TypeError(f"{function.name}.forward: returned {type(output).__name__}, expected a torch.Tensor "
+                            f"or a tuple of torch.Tensors")
+        if output.is_complex():
+            raise TypeError(f"{function.name}.forward: returned a tensor of {output.dtype}; complex numbers are not "
+                            f"supported. Return the real and the imaginary part as two tensors.")
+    return 0
+
+
+cdef object detached(object result, bint several, tuple outputs):
+    if several:
+        return tuple([output.detach() if output.requires_grad else output for output in outputs])
+    return result.detach() if result.requires_grad else result
+
+
+cdef int name_error(str name, object error) except -1:
+    """Put the op's name in front of torch's words."""
+    if type(error) in TORCH_ERRORS and len(error.args) == 1 and isinstance(error.args[0], str):
+        if not error.args[0].startswith(name):
+            error.args = (f"{name}: {error.args[0]}",)
+    return 0
+
+
+def function(policy, name=None):
+    """Make a function of tensors from a Policy class."""
+    return Function(policy, name)

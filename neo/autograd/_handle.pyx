@@ -1,0 +1,200 @@
+"""The compiled half of LiteTensor: a torch tensor, a serial number, and Python's operators.
+
+A handle knows nothing about graphs. Its serial number is how a tape tells handles apart: a number that is
+never given twice, so that a tape can remember a tensor without keeping it (or its memory) alive.
+
+Operators live here because Python reaches them through C slots; each looks up the function of its name in a
+table that `neo.functions` fills, so that replacing a Policy replaces the operator too.
+"""
+cimport cython
+from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
+from libc.stdint cimport int64_t
+
+
+cdef extern from *:
+    """
+    static CYTHON_INLINE PyObject *neo_new(PyObject *type, PyObject *empty) {
+        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, empty, NULL);
+    }
+    """
+    object neo_new(object cls, tuple empty)
+
+
+cdef int64_t serials = 0
+cdef object lite_tensor = None      # the public class, a subclass of Handle; set by register_class
+cdef tuple EMPTY = ()
+cdef int64_t SALT = 0x4E656F4E656F
+cdef dict operators = {}            # operator name -> function; "add" for tensors, "add_number" for x + 1
+
+
+@cython.no_gc      # a handle refers to one torch tensor and to no Python container: it cannot be in a cycle
+cdef class Handle:
+    def __cinit__(self):
+        global serials
+        serials += 1
+        self.serial = serials
+
+    def _bind(self, data):
+        """Give a newly made handle its tensor; a handle's tensor never changes afterwards."""
+        if self.data is not None:
+            raise AttributeError("LiteTensor.data is read-only: make a new tensor, LiteTensor(data)")
+        self.data = data
+
+    def __hash__(self):
+        return self.serial ^ SALT       # far from small integers, which may be keys of the same dict
+
+    def __add__(self, other):
+        return binary("add", "add_number", self, other)
+
+    def __radd__(self, other):
+        return binary("add", "add_number", self, other)
+
+    def __sub__(self, other):
+        return binary("sub", "sub_number", self, other)
+
+    def __rsub__(self, other):
+        return reflected("sub", "number_sub", self, other)
+
+    def __mul__(self, other):
+        return binary("mul", "mul_number", self, other)
+
+    def __rmul__(self, other):
+        return binary("mul", "mul_number", self, other)
+
+    def __truediv__(self, other):
+        return binary("div", "div_number", self, other)
+
+    def __rtruediv__(self, other):
+        return reflected("div", "number_div", self, other)
+
+    def __pow__(self, other, modulo):
+        if modulo is not None:
+            raise TypeError("pow: a LiteTensor takes no modulus, got " + repr(modulo))
+        return binary("pow", "pow_number", self, other)
+
+    def __rpow__(self, other, modulo):
+        return reflected("pow", "number_pow", self, other)
+
+    def __floordiv__(self, other):
+        return operators["floor_divide"](self, other)
+
+    def __rfloordiv__(self, other):
+        return operators["floor_divide"](other, self)
+
+    def __mod__(self, other):
+        return operators["remainder"](self, other)
+
+    def __rmod__(self, other):
+        return operators["remainder"](other, self)
+
+    def __matmul__(self, other):
+        return operators["matmul"](self, other)
+
+    def __rmatmul__(self, other):
+        return operators["matmul"](other, self)
+
+    def __and__(self, other):
+        return operators["bitwise_and"](self, other)
+
+    def __rand__(self, other):
+        return operators["bitwise_and"](other, self)
+
+    def __or__(self, other):
+        return operators["bitwise_or"](self, other)
+
+    def __ror__(self, other):
+        return operators["bitwise_or"](other, self)
+
+    def __xor__(self, other):
+        return operators["bitwise_xor"](self, other)
+
+    def __rxor__(self, other):
+        return operators["bitwise_xor"](other, self)
+
+    def __neg__(self):
+        return operators["neg"](self)
+
+    def __pos__(self):
+        return self
+
+    def __abs__(self):
+        return operators["abs"](self)
+
+    def __invert__(self):
+        return operators["bitwise_not"](self)
+
+    def __getitem__(self, index):
+        return operators["getitem"](self, index)
+
+    def __richcmp__(self, other, int kind):
+        if other is None or isinstance(other, str):
+            return NotImplemented
+        if kind == Py_EQ:
+            return operators["eq"](self, other)
+        if kind == Py_NE:
+            return operators["ne"](self, other)
+        if kind == Py_LT:
+            return operators["lt"](self, other)
+        if kind == Py_LE:
+            return operators["le"](self, other)
+        if kind == Py_GT:
+            return operators["gt"](self, other)
+        return operators["ge"](self, other)
+
+    def __reduce__(self):
+        return type(self), (self.data,)
+
+
+cdef inline object binary(str name, str number_name, Handle x, object other):
+    """x (op) other, with the cheaper rule when other is a plain Python number."""
+    if isinstance(other, Handle):
+        return operators[name](x, other)
+    if type(other) is float or type(other) is int:
+        return operators[number_name](x, other)
+    other = operators["operand"](other)         # torch.Tensor, number, or NotImplemented
+    if other is NotImplemented:
+        return NotImplemented
+    return operators[number_name if type(other) is float or type(other) is int else name](x, other)
+
+
+cdef inline object reflected(str name, str number_name, Handle x, object other):
+    """other (op) x; number rules take the tensor first."""
+    if type(other) is float or type(other) is int:
+        return operators[number_name](x, other)
+    other = operators["operand"](other)
+    if other is NotImplemented:
+        return NotImplemented
+    if type(other) is float or type(other) is int:
+        return operators[number_name](x, other)
+    return operators[name](other, x)
+
+
+cdef bint is_handle(object value):
+    return type(value) is lite_tensor or isinstance(value, Handle)
+
+
+cdef Handle wrap(object data):
+    """A LiteTensor on `data`, which must be a detached torch.Tensor that no other handle holds."""
+    cdef Handle handle = <Handle?> neo_new(lite_tensor, EMPTY)
+    handle.data = data
+    return handle
+
+
+cdef int64_t last_serial():
+    return serials
+
+
+def register_class(cls):
+    """Say which subclass of Handle results are made of."""
+    global lite_tensor
+    lite_tensor = cls
+
+
+def register_operator(str name, fn):
+    """Say which function a Python operator calls."""
+    operators[name] = fn
+
+
+def wrap_tensor(data):
+    """A LiteTensor on `data`, a detached torch.Tensor that nothing else holds."""
+    return wrap(data)

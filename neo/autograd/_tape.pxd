@@ -1,0 +1,48 @@
+from libc.stdint cimport int32_t, int64_t
+
+from neo.autograd._context cimport Context, PolicyBase
+from neo.autograd._handle cimport Handle
+
+
+cdef class Node:
+    cdef PolicyBase policy          # whose backward gives the gradients; None when bwd_fn does
+    cdef object rule                # bwd_fn of hand-made nodes: cotangents -> gradients, on LiteTensors
+    cdef tuple given                # for hand-made nodes: (outputs, parents), kept alive
+    cdef list tensors               # the tape's weak references by slot; shared, for inspection
+    cdef int32_t *slots             # input slots, then output slots; -1: this tape has no interest in the input
+    cdef int inputs                 # how many of `slots` are inputs
+    cdef int outputs                # how many are outputs
+    cdef list layouts               # per input (shape, dtype, device) to check gradients against, or None
+    cdef list output_layouts        # the same of each output, when there are several
+
+    cdef int allot(self, int inputs, int outputs) except -1
+    cdef object tensor_at(self, int index)
+
+
+cdef class Tape:
+    cdef readonly list nodes        # in order of recording
+    cdef list tensors               # weak reference to the tensor of each slot, for inspection
+    cdef int64_t base               # handles with serial <= base are older than the tape
+    cdef int32_t *table             # table[serial - base - 1] = slot, or -1
+    cdef Py_ssize_t size            # entries of `table` in use
+    cdef Py_ssize_t capacity        # entries allocated
+    cdef int32_t slots              # slots handed out
+    cdef dict older                 # serial -> slot, for watched handles older than the tape
+    cdef bint freed                 # a walk has taken the nodes
+
+    cdef int32_t slot_of(self, Handle handle)
+    cdef int32_t new_slot(self, Handle handle) except -1
+    cdef int set_slot(self, Handle handle, int32_t slot) except -1
+    cdef int pull(self, list cotangents, bint keep) except -1
+
+
+cdef class Stack:
+    cdef list tapes                 # open tapes, outermost first
+    cdef Py_ssize_t floor           # tapes below it are suspended by a checkpoint
+    cdef dict captured              # serial -> handle: what the checkpointed code took from suspended tapes
+
+    cdef bint listens(self, object value)
+    cdef int capture(self, Handle handle) except -1
+
+
+cdef Stack open_stack()             # this thread's stack, or None when no tape is open

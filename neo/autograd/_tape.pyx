@@ -1,0 +1,524 @@
+"""The tape: which op made which tensor, and the walk back.
+
+A session opens a tape, watches its arguments, runs, and walks the tape back. A tensor a tape knows has a slot, a small
+number; a node holds the slots of its inputs and outputs and the Policy that ran. Tensors older than the tape cannot
+be on it, so that slot lookup is an array indexed by (serial - base): no hashing, and no tensor is kept alive.
+
+References run one way, tape -> nodes -> contexts -> tensors, and tensors know nothing: no cycles (rule 6).
+"""
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.weakref cimport PyWeakref_NewRef
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+
+import torch
+
+from neo.errors import GradientError, SavedTensorError
+from neo.autograd._context cimport Context, PolicyBase, stashed
+from neo.autograd._handle cimport Handle, is_handle, last_serial, wrap
+
+cdef object Tensor = torch.Tensor
+
+
+cdef extern from *:
+    """
+    /* The stack of open tapes of each thread: rule 9. NULL when none is open, so an ended thread leaves nothing. */
+    static _Thread_local PyObject *neo_thread_stack = NULL;
+    """
+    PyObject *neo_thread_stack
+
+
+cdef class Node:
+    """One recorded op: `Node(output, parents, bwd_fn)`.
+
+    output: the LiteTensor it made (a tuple if several; None once it is no longer alive elsewhere).
+    parents: its tensor inputs, one entry each; None for those the tape has no interest in or that are gone.
+    bwd_fn: one cotangent per output -> one gradient per parent (None = no gradient).
+    A Node made by hand goes on a tape with `tape.add(node)`, keeps its tensors alive, and has bwd_fn called with
+    LiteTensors.
+    """
+
+    def __init__(self, output, parents, bwd_fn):
+        outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
+        for value in (*outputs, *parents):
+            if not is_handle(value):
+                raise TypeError(f"Node: output and parents must be LiteTensors, got {type(value).__name__}")
+        if not callable(bwd_fn):
+            raise TypeError(f"Node: bwd_fn must be callable, got {type(bwd_fn).__name__}")
+        self.given = (outputs, tuple(parents))
+        self.rule = bwd_fn
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    cdef int allot(self, int inputs, int outputs) except -1:
+        free(self.slots)
+        self.slots = <int32_t *> malloc((inputs + outputs) * sizeof(int32_t))
+        if self.slots == NULL:
+            raise MemoryError()
+        self.inputs = inputs
+        self.outputs = outputs
+        return 0
+
+    cdef object tensor_at(self, int index):
+        cdef int32_t slot = self.slots[index]
+        return None if slot < 0 else self.tensors[slot]()
+
+    @property
+    def output(self):
+        outputs = self.given[0] if self.given is not None else tuple(
+            [self.tensor_at(self.inputs + i) for i in range(self.outputs)])
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    @property
+    def parents(self):
+        if self.given is not None:
+            return self.given[1]
+        return tuple([self.tensor_at(i) for i in range(self.inputs)])
+
+    @property
+    def bwd_fn(self):
+        return self.rule if self.policy is None else self.pull_back
+
+    def pull_back(self, *cotangents):
+        """bwd_fn of a recorded op: one cotangent per output -> a tuple of one gradient (or None) per parent."""
+        if len(cotangents) != self.outputs:
+            raise GradientError(f"{self.name}: expected {self.outputs} cotangents, one per output, got {len(cotangents)}")
+        cdef bint lite = any([is_handle(cotangent) for cotangent in cotangents])
+        gradients = run(self, list(cotangents))
+        return tuple([wrap(g.detach()) if lite and isinstance(g, Tensor) else g for g in gradients])
+
+    @property
+    def name(self):
+        """The Policy's name, or the name of a hand-made node's bwd_fn."""
+        if self.policy is not None:
+            return type(self.policy).__name__
+        return getattr(self.rule, "__name__", type(self.rule).__name__)
+
+    def __repr__(self):
+        return f"Node({self.name}, slots {[self.slots[i] for i in range(self.inputs)]} -> " \
+               f"{[self.slots[self.inputs + i] for i in range(self.outputs)]})"
+
+
+cdef class Tape:
+    """What one session records. Open it with `TapeContext.push(tape)`; `watch` the tensors it is to differentiate."""
+
+    def __cinit__(self):
+        self.nodes = []
+        self.tensors = []
+        self.base = last_serial()
+
+    def __dealloc__(self):
+        free(self.table)
+
+    def __len__(self):
+        return len(self.nodes)
+
+    def __repr__(self):
+        return f"Tape({len(self.nodes)} nodes, {self.slots} tensors)"
+
+    def __contains__(self, Handle handle):
+        """Does this tape have an interest in `handle`?"""
+        return self.slot_of(handle) >= 0
+
+    cdef int32_t slot_of(self, Handle handle):
+        cdef int64_t index = handle.serial - self.base - 1
+        if index < 0:
+            return -1 if self.older is None else <int32_t> self.older.get(handle.serial, -1)
+        return self.table[index] if index < self.size else -1
+
+    cdef int32_t new_slot(self, Handle handle) except -1:
+        cdef int32_t slot = self.slots
+        self.set_slot(handle, slot)
+        self.tensors.append(PyWeakref_NewRef(handle, None))
+        self.slots += 1
+        return slot
+
+    cdef int set_slot(self, Handle handle, int32_t slot) except -1:
+        cdef int64_t index = handle.serial - self.base - 1
+        cdef Py_ssize_t capacity
+        cdef int32_t *table
+        if index < 0:
+            if self.older is None:
+                self.older = {}
+            self.older[handle.serial] = slot
+            return 0
+        if index >= self.size:
+            if index >= self.capacity:
+                capacity = max(64, 2 * (index + 1))
+                table = <int32_t *> realloc(self.table, capacity * sizeof(int32_t))
+                if table == NULL:
+                    raise MemoryError()
+                self.table = table
+                self.capacity = capacity
+            memset(self.table + self.size, 0xFF, (index + 1 - self.size) * sizeof(int32_t))    # all bits one: -1
+            self.size = index + 1
+        self.table[index] = slot
+        return 0
+
+    def watch(self, Handle handle not None):
+        """Declare an interest in `handle`: every op on it, and on what comes of it, is recorded from now on."""
+        if self.slot_of(handle) < 0:
+            self.new_slot(handle)
+
+    def add(self, Node node not None):
+        """Put a hand-made node on the tape. Its outputs become known to the tape, if any of its parents is."""
+        if node.given is None:
+            raise ValueError("Tape.add: the node is on a tape already")
+        outputs, parents = node.given
+        record_call(self, node, outputs, parents)
+
+    def gradients(self, outputs, cotangents, inputs, *, bint keep=False):
+        """Walk back from `outputs` with `cotangents`; gives the gradient of each input, None where there is none.
+
+        outputs, inputs: sequences of LiteTensors; cotangents: a LiteTensor or torch.Tensor for each output.
+        keep=False frees nodes and what they saved as the walk passes them; keep=True allows another walk.
+        Raises RuntimeError while the tape is open, and when an earlier walk has freed it.
+        """
+        cdef Stack stack = open_stack()
+        if stack is not None and self in stack.tapes:
+            raise RuntimeError("Tape.gradients: the tape is open and would record its own walk; TapeContext.pop() first")
+        if self.freed:
+            raise RuntimeError("Tape.gradients: an earlier walk has freed this tape; walk with keep=True to walk again")
+        self.freed = not keep
+        cdef list slots = [None] * self.slots
+        cdef int32_t slot
+        for output, cotangent in zip(outputs, cotangents, strict=True):
+            slot = self.slot_of(output)
+            if slot >= 0:
+                slots[slot] = cotangent if slots[slot] is None else accumulate(slots[slot], cotangent)
+        wanted = [self.slot_of(value) for value in inputs]
+        self.pull(slots, keep)
+        return [slots[slot] if slot >= 0 else None for slot in wanted]
+
+    cdef int pull(self, list cotangents, bint keep) except -1:
+        """The walk: cotangents by slot, of which those of the slots that no node made remain."""
+        cdef Py_ssize_t i
+        cdef Node node
+        cdef list nodes = self.nodes
+        for i in range(len(nodes) - 1, -1, -1):
+            node = <Node> nodes[i] if keep else <Node> nodes.pop()
+            step(node, cotangents)
+        return 0
+
+
+cdef int step(Node node, list cotangents) except -1:
+    """Pull the cotangents of a node's outputs back to its inputs."""
+    cdef int i, n = node.inputs
+    cdef int32_t slot
+    cdef bint any_cotangent = False
+    cdef object cotangent, gradient
+    cdef list bars = [None] * node.outputs
+    cdef tuple gradients
+
+    for i in range(node.outputs):
+        slot = node.slots[n + i]
+        if slot >= 0:
+            cotangent = cotangents[slot]
+            if cotangent is not None:
+                cotangents[slot] = None
+                any_cotangent = True
+                bars[i] = cotangent
+    if not any_cotangent:
+        return 0
+    cotangent = None            # run alone holds the cotangents now, and backward may free them
+    gradients = run(node, bars)
+    for i in range(n):
+        slot = node.slots[i]
+        if slot < 0:
+            continue
+        gradient = gradients[i]
+        if gradient is not None:
+            cotangent = cotangents[slot]
+            cotangents[slot] = gradient if cotangent is None else accumulate(cotangent, gradient)
+    return 0
+
+
+cdef tuple run(Node node, list bars):
+    """Call a node's backward with `bars`, one cotangent or None per output; gives a gradient or None per input.
+
+    Rule 3: backward works on LiteTensors if an open tape has an interest in a cotangent or in what forward saved, else
+    on raw tensors.
+    """
+    cdef int i, n = node.inputs
+    cdef unsigned long long was_wanted, wanted = 0
+    cdef bint lifted = False
+    cdef bint was_lifted, was_readable
+    cdef Stack stack = open_stack()
+    cdef Context ctx
+    cdef object result
+    cdef tuple gradients
+
+    if node.policy is None:
+        lifted = True           # hand-made nodes speak LiteTensor
+    elif stack is not None:
+        ctx = node.policy.ctx
+        for i in range(node.outputs):
+            if stack.listens(bars[i]):
+                lifted = True
+        if not lifted:
+            lifted = saved_listened(stack, ctx)
+        if lifted:
+            refuse_stashed_tensors(node.policy)
+    for i in range(node.outputs):
+        if bars[i] is None:
+            shape, dtype, device = node.output_layouts[i]
+            bars[i] = torch.zeros(shape, dtype=dtype, device=device)
+        if lifted:
+            if not is_handle(bars[i]):
+                bars[i] = wrap(bars[i])
+        elif is_handle(bars[i]):
+            bars[i] = (<Handle> bars[i]).data
+
+    if node.policy is None:
+        result = node.rule(*bars)
+    else:
+        for i in range(n):
+            if node.slots[i] >= 0:
+                wanted |= (<unsigned long long> 1) << min(i, 63)
+        ctx = node.policy.ctx
+        was_wanted, was_lifted, was_readable = ctx.wanted, ctx.lifted, ctx.readable
+        ctx.wanted, ctx.lifted, ctx.readable = wanted, lifted, True
+        try:
+            result = node.policy.backward(bars[0]) if node.outputs == 1 else node.policy.backward(*bars)
+        finally:        # put back, for this may be a walk inside a backward of the same op
+            ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
+    gradients = as_gradients(node, result)
+    if node.layouts is not None:
+        gradients = tuple([None if gradients[i] is None or node.slots[i] < 0 else check(node, i, gradients[i])
+                           for i in range(n)])
+    return gradients
+
+
+cdef object accumulate(object a, object b):
+    """The sum of two cotangents, either of which may be a LiteTensor: then the sum is one and is recorded."""
+    return b + a if is_handle(b) else a + b
+
+
+cdef tuple as_gradients(Node node, object result):
+    """What backward returned, as one entry per tensor input. Rule 9: a wrong number raises."""
+    cdef tuple gradients
+    if type(result) is tuple:
+        gradients = <tuple> result
+    elif type(result) is list:
+        gradients = tuple(result)
+    else:
+        gradients = (result,)
+    if len(gradients) == node.inputs:
+        return gradients
+    raise GradientError(
+        f"{node.name}.backward: expected {node.inputs} gradient{'s' if node.inputs != 1 else ''}, one per tensor "
+        f"input of forward, got {len(gradients)}. Return None where there is no gradient.")
+
+
+cdef object check(Node node, int i, object gradient):
+    """Rule 9: a gradient has the shape, dtype and device of its input; Policies that broadcast are summed to it."""
+    layout = node.layouts[i]
+    if layout is None:
+        return gradient
+    shape, dtype, device = layout
+    if not (isinstance(gradient, Tensor) or is_handle(gradient)):
+        raise GradientError(
+            f"{node.name}.backward: gradient {i} must be a tensor or None, got {type(gradient).__name__} {gradient!r}")
+    if node.policy is not None and node.policy.broadcasts:
+        if gradient.shape != shape:
+            gradient = gradient.sum_to_size(shape)
+        if gradient.dtype is not dtype:
+            gradient = gradient.to(dtype)
+    if gradient.shape != shape:
+        raise GradientError(
+            f"{node.name}.backward: gradient {i} has shape {tuple(gradient.shape)}, expected {tuple(shape)}, "
+            f"the shape of input {i}. Sum over the axes along which the input was broadcast.")
+    if gradient.dtype is not dtype:
+        raise GradientError(
+            f"{node.name}.backward: gradient {i} has dtype {gradient.dtype}, expected {dtype}, the dtype of "
+            f"input {i}. Cast it with .to(...).")
+    if gradient.device != device:
+        if gradient.ndim == 0 or not shape:     # a 0-dim input may meet tensors of another device, as in torch
+            return gradient.to(device)
+        raise GradientError(
+            f"{node.name}.backward: gradient {i} is on {gradient.device}, expected {device}, the device of input {i}.")
+    return gradient
+
+
+cdef bint saved_listened(Stack stack, Context ctx) except -1:
+    """Does an open tape have an interest in anything that forward saved (or that a replay would start from)?"""
+    for handle in ctx.handles:
+        if handle is not None and is_handle(handle) and stack.listens(handle):
+            return True
+    if ctx.arguments is not None:
+        for argument in flat(ctx.arguments):
+            if stack.listens(argument):
+                return True
+    return False
+
+
+cdef list flat(tuple arguments):
+    cdef list out = []
+    for argument in arguments:
+        if type(argument) is tuple or type(argument) is list:
+            out.extend(flat(tuple(argument)))
+        else:
+            out.append(argument)
+    return out
+
+
+cdef int refuse_stashed_tensors(PolicyBase policy) except -1:
+    """A tensor kept on self instead of ctx.save would be a silent constant at a higher order: refuse it."""
+    cdef str name = stashed(policy)
+    if name is not None:
+        raise SavedTensorError(
+            f"{type(policy).__name__}: forward keeps the tensor self.{name}, which a higher order would take for a "
+            f"constant. Keep it with self.ctx.save(...), or, if it is a constant, self.ctx.constant(...).")
+    return 0
+
+
+cdef int record_call(Tape tape, Node node, tuple outputs, tuple parents) except -1:
+    """Put a node with a plain bwd_fn on a tape, if the tape has an interest in a parent."""
+    cdef int i
+    cdef bint interest = False
+    node.allot(len(parents), len(outputs))
+    for i in range(node.inputs):
+        node.slots[i] = tape.slot_of(<Handle?> parents[i])
+        interest = interest or node.slots[i] >= 0
+    if not interest:
+        return 0
+    node.layouts = [layout(parent) for parent in parents]
+    node.output_layouts = [layout(output) for output in outputs]
+    for i in range(node.outputs):
+        node.slots[node.inputs + i] = tape.new_slot(<Handle?> outputs[i])
+    node.tensors = tape.tensors
+    tape.nodes.append(node)
+    return 1
+
+
+cdef tuple layout(object tensor):
+    return tensor.shape, tensor.dtype, tensor.device
+
+
+cdef class Stack:
+    """The open tapes of one thread."""
+
+    def __cinit__(self):
+        self.tapes = []
+        self.captured = {}
+
+    cdef bint listens(self, object value):
+        """Does any open tape have an interest in `value`?"""
+        cdef Py_ssize_t i
+        if not is_handle(value):
+            return False
+        for i in range(self.floor, len(self.tapes)):
+            if (<Tape> self.tapes[i]).slot_of(<Handle> value) >= 0:
+                return True
+        return False
+
+    cdef int capture(self, Handle handle) except -1:
+        """Under a checkpoint: note a tensor that a suspended tape has an interest in."""
+        cdef Py_ssize_t i
+        for i in range(self.floor):
+            if (<Tape> self.tapes[i]).slot_of(handle) >= 0:
+                self.captured[handle.serial] = handle
+                break
+        return 0
+
+
+cdef Stack open_stack():
+    return None if neo_thread_stack == NULL else <Stack> neo_thread_stack
+
+
+class TapeContext:
+    """This thread's stack of open tapes."""
+
+    @staticmethod
+    def push(Tape tape not None):
+        """Open `tape`: it records until it is popped."""
+        global neo_thread_stack
+        cdef Stack stack = open_stack()
+        if stack is None:
+            stack = Stack()
+            Py_INCREF(stack)
+            neo_thread_stack = <PyObject *> stack
+        stack.tapes.append(tape)
+
+    @staticmethod
+    def pop():
+        """Close the innermost open tape and return it. Raises IndexError when none is open."""
+        global neo_thread_stack
+        cdef Stack stack = open_stack()
+        if stack is None or len(stack.tapes) <= stack.floor:
+            raise IndexError("TapeContext.pop: no tape is open in this thread")
+        tape = stack.tapes.pop()
+        if not stack.tapes:
+            neo_thread_stack = NULL
+            Py_DECREF(stack)
+        return tape
+
+    @staticmethod
+    def current():
+        """The innermost open tape, None when there is none."""
+        cdef Stack stack = open_stack()
+        if stack is None or len(stack.tapes) <= stack.floor:
+            return None
+        return stack.tapes[len(stack.tapes) - 1]
+
+
+def fresh_handle(Handle handle not None):
+    """A new handle on the same data: what a session differentiates (rule 2).
+
+    Open tapes take it for the same tensor; the session about to be opened watches the new handle alone, so that
+    a closed-over use of the old one is a constant to it.
+    """
+    cdef Handle fresh = wrap(handle.data.detach())      # detach shares memory and the in-place version counter
+    cdef Stack stack = open_stack()
+    cdef Py_ssize_t i
+    cdef int32_t slot
+    cdef Tape tape
+    if stack is not None:
+        if stack.floor:
+            stack.capture(handle)
+        for i in range(stack.floor, len(stack.tapes)):
+            tape = <Tape> stack.tapes[i]
+            slot = tape.slot_of(handle)
+            if slot >= 0:
+                tape.set_slot(fresh, slot)
+    return fresh
+
+
+def suspended(fn):
+    """Run fn() with every open tape suspended; for checkpoint.
+
+    fn must return (list of leaves, anything). What it does is recorded nowhere, except on tapes that it opens itself.
+    Returns fn's result and the list of LiteTensors it took from the suspended tapes.
+    """
+    cdef Stack stack = open_stack()
+    cdef Py_ssize_t floor
+    cdef dict outer, taken
+    if stack is None:
+        return fn(), []
+    floor, outer = stack.floor, stack.captured
+    stack.floor, stack.captured = len(stack.tapes), {}
+    try:
+        result = fn()
+        for leaf in result[0]:
+            if is_handle(leaf):
+                stack.capture(leaf)
+        taken = stack.captured
+    finally:
+        stack.floor, stack.captured = floor, outer
+    if floor:       # a checkpoint within a checkpoint: what the inner one took, the outer one took too
+        for handle in taken.values():
+            stack.capture(handle)
+    return result, list(taken.values())
+
+
+def record(outputs, parents, bwd_fn):
+    """Record bwd_fn as the gradient rule from `outputs` to `parents` on every open tape with an interest."""
+    cdef Stack stack = open_stack()
+    cdef Py_ssize_t i
+    if stack is None:
+        return
+    for i in range(stack.floor, len(stack.tapes)):
+        record_call(<Tape> stack.tapes[i], Node(outputs, parents, bwd_fn), tuple(outputs), tuple(parents))

@@ -1,0 +1,41 @@
+"""Policy: what one op promises."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from neo.autograd._context import Context, PolicyBase
+
+__all__ = ["Context", "Policy"]
+
+
+class Policy(PolicyBase):
+    """One op and its gradient rule. Subclass it, then make it a function with `function(MyPolicy)`.
+
+    forward(self, *args) gets torch.Tensors (and non-tensor arguments as they are) and returns one torch.Tensor or a
+    tuple of them. backward(self, *cotangents) gets one cotangent per output and returns one gradient per tensor input,
+    in order, each in its input's shape, dtype and device, or None for "no gradient".
+
+    backward is the rule at every order: when an outer session listens, its tensors are LiteTensors and what it does is
+    recorded there; write it with operators, torch functions and Neo functions, and it serves both.
+
+    self.ctx:
+        save(*tensors)      in forward: keep for backward; inputs and outputs are best, intermediates cost a replay of
+                            forward at higher orders
+        constant(*tensors)  in forward: mark as constant by intention, and return them
+        release             in backward: the saved tensors, in order
+        needs_grad          one bool per tensor input: whether anybody asks for its gradient
+    """
+
+    broadcasts: ClassVar[bool] = False
+    """Inputs broadcast and promote against each other: the tape sums and casts gradients back to each input's layout."""
+
+    verified: ClassVar[bool] = False
+    """A test over this Policy shows that its gradients have the right layout, so that the tape need not look (Neo's
+    own ops). Leave it False in yours: a wrong shape, dtype or device then raises GradientError."""
+
+    def forward(self, *args: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, *cotangents: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no backward: it cannot be differentiated")

@@ -1,0 +1,397 @@
+"""Activations: rectifiers, sigmoids, softmaxes, dropout."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from neo.autograd._function import function
+from neo.autograd.policy import Policy
+from neo.functions._arguments import wrap_dim
+from neo.functions.elementwise import Unary
+from neo.functions.registry import implements
+
+# --- rectifiers ----------------------------------------------------------------------------------------------
+
+_threshold_backward = torch.ops.aten.threshold_backward.default
+
+
+@implements(torch.relu)
+class Relu(Unary):
+    """y = max(x, 0);  x̄ = ȳ where y > 0, else 0."""
+
+    def forward(self, x):
+        y = torch.relu(x)
+        self.ctx.save(y)
+        return y
+
+    def backward(self, y_bar):
+        (y,) = self.ctx.release
+        return rectified(y_bar, y)
+
+
+class Rectified(Policy):
+    """z = g where y > 0, else 0;  ḡ = z̄ where y > 0, else 0. y is flat here: no gradient."""
+
+    verified = True
+
+    def forward(self, g, y):
+        self.ctx.save(y)
+        return _threshold_backward(g, y, 0)
+
+    def backward(self, z_bar):
+        (y,) = self.ctx.release
+        return rectified(z_bar, y) if self.ctx.needs_grad[0] else None, None
+
+
+rectified = function(Rectified, "relu_gradient")
+
+
+@implements(F.relu6)
+def relu6(x, inplace=False):
+    """x brought into [0, 6]; its gradient at either end is 0."""
+    return hardtanh(x, 0.0, 6.0)
+
+
+class Hardtanh(Unary):
+    """y = x brought into [low, high];  x̄ = ȳ where low < x < high, else 0, also at the ends."""
+
+    def forward(self, x, low, high):
+        self.ctx.save((x > low) & (x < high))
+        return torch.clamp(x, low, high)
+
+    def backward(self, y_bar):
+        (inside,) = self.ctx.release
+        return torch.where(inside, y_bar, 0.0)
+
+
+_hardtanh = function(Hardtanh, "hardtanh")
+
+
+@implements(F.hardtanh)
+def hardtanh(x, min_val=-1.0, max_val=1.0, inplace=False):
+    """x brought into [min_val, max_val]."""
+    return _hardtanh(x, min_val, max_val)
+
+
+@implements(F.leaky_relu)
+class LeakyRelu(Unary):
+    """y = x where x > 0, else a x;  x̄ = ȳ where x > 0, else a ȳ."""
+
+    def forward(self, x, negative_slope=0.01, inplace=False):
+        self.ctx.save(x > 0, negative_slope)
+        return F.leaky_relu(x, negative_slope)
+
+    def backward(self, y_bar):
+        positive, slope = self.ctx.release
+        return torch.where(positive, y_bar, y_bar * slope)
+
+
+@implements(F.threshold, torch.threshold)
+class Threshold(Unary):
+    """y = x where x > t, else v;  x̄ = ȳ where x > t, else 0."""
+
+    def forward(self, x, threshold, value, inplace=False):
+        self.ctx.save(x > threshold)
+        return F.threshold(x, threshold, value)
+
+    def backward(self, y_bar):
+        (above,) = self.ctx.release
+        return torch.where(above, y_bar, 0.0)
+
+
+@implements(F.prelu, torch.prelu)
+def prelu(x, weight):
+    """x where x > 0, else a x, with a slope a for all or for each channel (dim 1)."""
+    if weight.numel() > 1:
+        weight = weight.reshape((-1,) + (1,) * (x.ndim - 2))
+    return torch.where(x > 0, x, x * weight)
+
+
+# --- smooth rectifiers ---------------------------------------------------------------------------------------
+
+
+class ScaledElu(Unary):
+    """y = s x where x > 0, else s a (e^(cx) − 1);  x̄ = s ȳ where x > 0, else s a c ȳ e^(cx)."""
+
+    def forward(self, x, alpha, scale, input_scale):
+        self.ctx.save(x, alpha, scale, input_scale)
+        return torch._C._nn.elu(x, alpha, scale, input_scale)
+
+    def backward(self, y_bar):
+        x, alpha, scale, input_scale = self.ctx.release
+        grown = torch.exp(torch.clamp(x, max=0.0) * input_scale) * (alpha * scale * input_scale)
+        return y_bar * torch.where(x > 0, scale, grown)
+
+
+_elu = function(ScaledElu, "elu")
+
+
+@implements(F.elu)
+def elu(x, alpha=1.0, inplace=False):
+    """x where x > 0, else α (eˣ − 1)."""
+    return _elu(x, alpha, 1.0, 1.0)
+
+
+@implements(F.celu)
+def celu(x, alpha=1.0, inplace=False):
+    """x where x > 0, else α (e^(x/α) − 1)."""
+    return _elu(x, alpha, 1.0, 1.0 / alpha)
+
+
+@implements(F.selu)
+def selu(x, inplace=False):
+    """λ x where x > 0, else λ α (eˣ − 1), which keep mean 0 and variance 1. Klambauer et al. 2017, arXiv:1706.02515."""
+    return _elu(x, 1.6732632423543772, 1.0507009873554805, 1.0)
+
+
+@implements(F.softplus)
+class Softplus(Unary):
+    """y = log(1 + e^(βx)) / β, x itself where β x > threshold;  x̄ = ȳ / (1 + e^(−βx)), ȳ itself there."""
+
+    def forward(self, x, beta=1, threshold=20):
+        self.ctx.save(x, beta, threshold)
+        return F.softplus(x, beta, threshold)
+
+    def backward(self, y_bar):
+        x, beta, threshold = self.ctx.release
+        scaled = x if beta == 1 else x * beta
+        return torch.where(scaled > threshold, y_bar, y_bar * torch.sigmoid(scaled))
+
+
+@implements(F.logsigmoid)
+class LogSigmoid(Unary):
+    """y = −log(1 + e⁻ˣ);  x̄ = ȳ / (1 + eˣ)."""
+
+    def forward(self, x):
+        self.ctx.save(x)
+        return F.logsigmoid(x)
+
+    def backward(self, y_bar):
+        (x,) = self.ctx.release
+        return y_bar * torch.sigmoid(-x)
+
+
+@implements(F.silu)
+class Silu(Unary):
+    """y = x σ(x);  x̄ = ȳ σ(x) (1 + x (1 − σ(x)))."""
+
+    def forward(self, x, inplace=False):
+        self.ctx.save(x)
+        return F.silu(x)
+
+    def backward(self, y_bar):
+        (x,) = self.ctx.release
+        s = torch.sigmoid(x)
+        return y_bar * s * (x * (1 - s) + 1)
+
+
+@implements(F.mish)
+class Mish(Unary):
+    """y = x t, t = tanh softplus(x);  x̄ = ȳ (t + x σ(x) (1 − t²))."""
+
+    def forward(self, x, inplace=False):
+        self.ctx.save(x)
+        return F.mish(x)
+
+    def backward(self, y_bar):
+        (x,) = self.ctx.release
+        t = torch.tanh(F.softplus(x))
+        return y_bar * (t + x * torch.sigmoid(x) * (1 - t * t))
+
+
+@implements(F.gelu)
+class Gelu(Unary):
+    """y = x Φ(x);  x̄ = ȳ (Φ(x) + x φ(x)). approximate="tanh": y = x (1 + t) / 2, t = tanh u, u = √(2/π) (x + 0.044715 x³);
+    x̄ = ȳ ((1 + t) + x (1 − t²) u′) / 2."""
+
+    def forward(self, x, approximate="none"):
+        self.ctx.save(x, approximate)
+        return F.gelu(x, approximate=approximate)
+
+    def backward(self, y_bar):
+        x, approximate = self.ctx.release
+        if approximate == "tanh":
+            t = torch.tanh((x + x**3 * 0.044715) * math.sqrt(2 / math.pi))
+            slope = (x * x * (3 * 0.044715) + 1) * math.sqrt(2 / math.pi)
+            return y_bar * (t + 1 + x * (1 - t * t) * slope) * 0.5
+        density = torch.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+        return y_bar * ((torch.erf(x * math.sqrt(0.5)) + 1) * 0.5 + x * density)
+
+
+@implements(F.softsign)
+def softsign(x):
+    """x / (1 + |x|)."""
+    return x / (torch.abs(x) + 1)
+
+
+@implements(F.tanhshrink)
+def tanhshrink(x):
+    """x − tanh x."""
+    return x - torch.tanh(x)
+
+
+@implements(F.hardsigmoid)
+def hardsigmoid(x, inplace=False):
+    """(x + 3) / 6 brought into [0, 1]."""
+    return _hardtanh(x + 3, 0.0, 6.0) / 6
+
+
+@implements(F.hardswish)
+def hardswish(x, inplace=False):
+    """x hardsigmoid(x): 0 up to −3, x from 3 on."""
+    middle = x * (x + 3) / 6
+    return torch.where(x <= -3, 0.0, torch.where(x >= 3, x, middle))
+
+
+@implements(F.glu)
+def glu(x, dim=-1):
+    """a σ(b), a and b the halves of x along dim."""
+    if x.shape[dim] % 2:
+        raise RuntimeError(f"glu: halving dim {dim} needs an even size, got {x.shape[dim]}")
+    a, b = torch.chunk(x, 2, dim)
+    return a * torch.sigmoid(b)
+
+
+# --- softmax -------------------------------------------------------------------------------------------------
+
+
+class Softmax(Policy):
+    """y = eˣ / Σ eˣ;  x̄ = y (ȳ − Σ ȳ y), sums over dim."""
+
+    verified = True
+
+    def forward(self, x, dim):
+        y = torch._softmax(x, dim, False)
+        self.ctx.save(y, dim)
+        return y
+
+    def backward(self, y_bar):
+        y, dim = self.ctx.release
+        return softmax_gradient(y_bar, y, dim)
+
+
+class SoftmaxGradient(Policy):
+    """z = y (g − Σ g y);  ḡ = y (z̄ − Σ z̄ y), ȳ = z̄ (g − Σ g y) − g Σ z̄ y."""
+
+    verified = True
+
+    def forward(self, g, y, dim):
+        self.ctx.save(g, y, dim)
+        return torch._softmax_backward_data(g, y, dim, g.dtype)
+
+    def backward(self, z_bar):
+        g, y, dim = self.ctx.release
+        need_g, need_y = self.ctx.needs_grad
+        y_bar = None
+        if need_y:
+            y_bar = z_bar * (g - (g * y).sum(dim, True)) - g * (z_bar * y).sum(dim, True)
+        return softmax_gradient(z_bar, y, dim) if need_g else None, y_bar
+
+
+class LogSoftmax(Policy):
+    """y = x − log Σ eˣ;  x̄ = ȳ − e^y Σ ȳ, sums over dim."""
+
+    verified = True
+
+    def forward(self, x, dim):
+        y = torch._log_softmax(x, dim, False)
+        self.ctx.save(y, dim)
+        return y
+
+    def backward(self, y_bar):
+        y, dim = self.ctx.release
+        return log_softmax_gradient(y_bar, y, dim)
+
+
+class LogSoftmaxGradient(Policy):
+    """z = g − e^y Σ g;  ḡ = z̄ − Σ z̄ e^y, ȳ = −z̄ e^y Σ g."""
+
+    verified = True
+
+    def forward(self, g, y, dim):
+        self.ctx.save(g, y, dim)
+        return torch._log_softmax_backward_data(g, y, dim, g.dtype)
+
+    def backward(self, z_bar):
+        g, y, dim = self.ctx.release
+        need_g, need_y = self.ctx.needs_grad
+        weighted = z_bar * torch.exp(y)
+        g_bar = z_bar - weighted.sum(dim, True) if need_g else None
+        return g_bar, -weighted * g.sum(dim, True) if need_y else None
+
+
+normalized_exp, softmax_gradient = function(Softmax, "softmax"), function(SoftmaxGradient, "softmax_gradient")
+log_normalized_exp = function(LogSoftmax, "log_softmax")
+log_softmax_gradient = function(LogSoftmaxGradient, "log_softmax_gradient")
+
+
+@implements(torch.softmax, F.softmax, torch.special.softmax)
+def softmax(x, dim=None, _stacklevel=3, dtype=None):
+    """eˣ / Σ eˣ over dim; torch.softmax(x, dim, dtype) and F.softmax(x, dim, dtype=dtype)."""
+    x, dim = _softmax_arguments(x, dim, _stacklevel, dtype, "softmax")
+    return normalized_exp(x, dim)
+
+
+@implements(torch.log_softmax, F.log_softmax, torch.special.log_softmax)
+def log_softmax(x, dim=None, _stacklevel=3, dtype=None):
+    """x − log Σ eˣ over dim."""
+    x, dim = _softmax_arguments(x, dim, _stacklevel, dtype, "log_softmax")
+    return log_normalized_exp(x, dim)
+
+
+@implements(F.softmin)
+def softmin(x, dim=None, _stacklevel=3, dtype=None):
+    """e⁻ˣ / Σ e⁻ˣ over dim."""
+    return softmax(-x, dim, _stacklevel, dtype)
+
+
+def _softmax_arguments(x, dim, stacklevel, dtype, name):
+    if dim is None:
+        raise TypeError(f"{name}: say over which dim, as in {name}(x, dim=-1)")
+    if isinstance(stacklevel, torch.dtype):
+        dtype = stacklevel
+    if dtype is not None and x.dtype is not dtype:
+        x = x.to(dtype)
+    return x, wrap_dim(dim, x.ndim)
+
+
+# --- dropout -------------------------------------------------------------------------------------------------
+
+
+class Dropout(Unary):
+    """y = m x / (1 − p), m = 1 with probability 1 − p and else 0, drawn by torch's generator;  x̄ = ȳ m / (1 − p)."""
+
+    def forward(self, x, p, shape):
+        kept = self.ctx.constant(torch.rand(shape, device=x.device) >= p)
+        scale = 1 / (1 - p) if p < 1 else 0.0
+        self.ctx.save(kept, scale)
+        return torch.where(kept, x * scale, 0.0)
+
+    def backward(self, y_bar):
+        kept, scale = self.ctx.release
+        return torch.where(kept, y_bar * scale, 0.0)
+
+
+_dropout = function(Dropout, "dropout")
+
+
+@implements(F.dropout)
+def dropout(x, p=0.5, training=True, inplace=False):
+    """x with entries set to 0 with probability p and the others divided by 1 − p; x itself when not training."""
+    _check_probability(p, "dropout")
+    return _dropout(x, p, tuple(x.shape)) if training and p else x
+
+
+@implements(F.dropout1d, F.dropout2d, F.dropout3d, name="dropout2d")
+def dropout2d(x, p=0.5, training=True, inplace=False):
+    """Dropout of whole channels: one draw for each sample and channel of x (n, c, *space)."""
+    _check_probability(p, "dropout2d")
+    return _dropout(x, p, (*x.shape[:2], *[1] * (x.ndim - 2))) if training and p else x
+
+
+def _check_probability(p, name):
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: probability has to be between 0 and 1, but got {p}")

@@ -1,0 +1,81 @@
+"""Arithmetic of several steps: fused multiply-add, interpolation, remainders, distances."""
+
+from __future__ import annotations
+
+import torch
+
+from neo.autograd._function import function
+from neo.functions.elementwise import Binary, is_number
+from neo.functions.registry import implements
+
+
+class AddCMul(Binary):
+    """y = x + c a b;  x̄ = ȳ, ā = c ȳ b, b̄ = c ȳ a."""
+
+    def forward(self, x, a, b, c=1):
+        self.ctx.save(a, b, c)
+        return torch.addcmul(x, a, b, value=c)
+
+    def backward(self, y_bar):
+        a, b, c = self.ctx.release
+        need_x, need_a, need_b = self.ctx.needs_grad
+        scaled = y_bar if c == 1 else y_bar * c
+        return y_bar if need_x else None, scaled * b if need_a else None, scaled * a if need_b else None
+
+
+_addcmul = function(AddCMul, "addcmul")
+
+
+@implements(torch.addcmul)
+def addcmul(x, tensor1, tensor2, *, value=1):
+    """x + value a b, broadcast."""
+    return _addcmul(x, tensor1, tensor2, value)
+
+
+@implements(torch.addcdiv)
+def addcdiv(x, tensor1, tensor2, *, value=1):
+    """x + value a / b, broadcast."""
+    quotient = tensor1 / tensor2
+    return x + (quotient if value == 1 else quotient * value)
+
+
+@implements(torch.lerp)
+def lerp(x, end, weight):
+    """x + weight (end − x), exact at both ends."""
+    return x + (end - x) * weight
+
+
+@implements(torch.hypot)
+def hypot(x, other):
+    """√(x² + y²)."""
+    return torch.sqrt(x * x + other * other)
+
+
+@implements(torch.logaddexp)
+def logaddexp(x, other):
+    """log(eˣ + eʸ), without overflow."""
+    return torch.maximum(x, other) + torch.log1p(torch.exp(-torch.abs(x - other)))
+
+
+class Remainder(Binary):
+    """z = x − y ⌊x / y⌋;  x̄ = z̄, ȳ = −z̄ ⌊x / y⌋."""
+
+    def forward(self, x, y):
+        self.ctx.save(x, y)
+        return torch.remainder(x, y)
+
+    def backward(self, z_bar):
+        x, y = self.ctx.release
+        need_x, need_y = self.ctx.needs_grad
+        return z_bar if need_x else None, -z_bar * torch.floor(x / y) if need_y else None
+
+
+_remainder = function(Remainder, "remainder")
+
+
+@implements(torch.remainder)
+def remainder(x, other):
+    """x − y ⌊x / y⌋, with the sign of y; tensors or numbers, broadcast."""
+    if is_number(x):
+        x = torch.full_like(other, x)
+    return _remainder(x, torch.tensor(other, dtype=x.dtype, device=x.device) if is_number(other) else other)

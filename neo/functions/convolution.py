@@ -1,0 +1,173 @@
+"""Convolutions and their transposes in one, two and three dimensions.
+
+Three maps, each linear in each of its two tensors, whose derivatives are one another: the convolution, its gradient with
+respect to the input, and its gradient with respect to the weight. That closes the rule at every order.
+
+`geometry` is (stride, padding, dilation, transposed, output_padding, groups), tuples with one number a spatial dim.
+Memory format is the kernel's choice from its arguments; nothing here makes a tensor contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from neo.autograd._function import function
+from neo.autograd.policy import Policy
+from neo.functions.registry import implements
+
+_backward = torch.ops.aten.convolution_backward.default
+
+
+class Convolution(Policy):
+    """y = x ∗ w + b;  x̄ = input_gradient(ȳ, w), w̄ = weight_gradient(x, ȳ), b̄ = Σ ȳ over all dims but the channels."""
+
+    verified = True
+
+    def forward(self, x, weight, bias, geometry):
+        self.ctx.save(x, weight, (tuple(x.shape), x.stride()), geometry)
+        return torch.convolution(x, weight, bias, *geometry)
+
+    def backward(self, y_bar):
+        x, weight, layout, geometry = self.ctx.release
+        needs = self.ctx.needs_grad
+        x_bar = input_gradient(y_bar, weight, layout, geometry) if needs[0] else None
+        w_bar = weight_gradient(x, y_bar, tuple(weight.shape), geometry) if needs[1] else None
+        if len(needs) == 2:
+            return x_bar, w_bar
+        return x_bar, w_bar, y_bar.sum((0, *range(2, y_bar.ndim))) if needs[2] else None
+
+
+class InputGradient(Policy):
+    """x̄ = the g of a convolution pulled back through w;  ḡ = x̿ ∗ w, w̄ = weight_gradient(x̿, g)."""
+
+    verified = True
+
+    def forward(self, g, weight, layout, geometry):
+        self.ctx.save(g, weight, geometry)
+        x = torch.empty_strided(*layout, dtype=g.dtype, device=g.device)  # the kernel reads its layout, not its numbers
+        return _backward(g, x, weight, None, *geometry, [True, False, False])[0]
+
+    def backward(self, x_bar):
+        g, weight, geometry = self.ctx.release
+        need_g, need_weight = self.ctx.needs_grad
+        return (
+            convolution(x_bar, weight, None, geometry) if need_g else None,
+            weight_gradient(x_bar, g, tuple(weight.shape), geometry) if need_weight else None,
+        )
+
+
+class WeightGradient(Policy):
+    """w̄ = the g of a convolution correlated with x;  x̄ = input_gradient(g, w̿), ḡ = x ∗ w̿."""
+
+    verified = True
+
+    def forward(self, x, g, shape, geometry):
+        self.ctx.save(x, g, (tuple(x.shape), x.stride()), geometry)
+        weight = torch.empty(shape, dtype=g.dtype, device=g.device)  # read for its layout alone
+        return _backward(g, x, weight, None, *geometry, [False, True, False])[1]
+
+    def backward(self, w_bar):
+        x, g, layout, geometry = self.ctx.release
+        need_x, need_g = self.ctx.needs_grad
+        return (
+            input_gradient(g, w_bar, layout, geometry) if need_x else None,
+            convolution(x, w_bar, None, geometry) if need_g else None,
+        )
+
+
+convolution = function(Convolution, "conv")
+input_gradient = function(InputGradient, "conv_input_gradient")
+weight_gradient = function(WeightGradient, "conv_weight_gradient")
+
+
+# --- torch's signatures --------------------------------------------------------------------------------------
+
+
+def per_dim(value: Any, count: int) -> tuple[int, ...]:
+    """A number as one number a spatial dim; a tuple as it is, a tuple of one stretched."""
+    if isinstance(value, int):
+        return (value,) * count
+    value = tuple(value)
+    return value * count if len(value) == 1 else value
+
+
+def _conv(x, weight, bias, stride, padding, dilation, groups, count):
+    name = f"conv{count}d"
+    batched = _batched(x, weight, count, name)
+    stride, dilation = per_dim(stride, count), per_dim(dilation, count)
+    if isinstance(padding, str):
+        batched, padding = _named_padding(batched, weight, stride, padding, dilation, count, name)
+    geometry = (stride, per_dim(padding, count), dilation, False, (0,) * count, groups)
+    y = convolution(batched, weight, bias, geometry)
+    return y if batched.ndim == x.ndim else y.squeeze(0)
+
+
+def _named_padding(x, weight, stride, padding, dilation, count, name):
+    """padding="valid" is none; "same" keeps the size, an odd remainder going to the end of the dim."""
+    if padding == "valid":
+        return x, (0,) * count
+    if padding != "same":
+        raise RuntimeError(f'{name}: padding must be "same", "valid", a number or a tuple, got {padding!r}')
+    if any(s != 1 for s in stride):
+        raise RuntimeError(f'{name}: padding="same" needs stride 1, got {stride}')
+    total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if any(n % 2 for n in total):
+        edges = [side for n in reversed(total) for side in (0, n % 2)]
+        x = F.pad(x, edges)
+    return x, tuple(n // 2 for n in total)
+
+
+def _batched(x, weight, count, name):
+    if weight.ndim != count + 2:
+        raise RuntimeError(f"{name}: expected a weight of {count + 2} dims, got shape {tuple(weight.shape)}")
+    if x.ndim not in (count + 1, count + 2):
+        raise RuntimeError(f"{name}: expected an input of {count + 1} (unbatched) or {count + 2} dims, got shape "
+                           f"{tuple(x.shape)}")
+    return x if x.ndim == count + 2 else x.unsqueeze(0)
+
+
+@implements(F.conv1d)
+def conv1d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """x (n, in, l), weight (out, in/groups, k) -> (n, out, l′)."""
+    return _conv(x, weight, bias, stride, padding, dilation, groups, 1)
+
+
+@implements(F.conv2d)
+def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """x (n, in, h, w), weight (out, in/groups, kh, kw) -> (n, out, h′, w′)."""
+    return _conv(x, weight, bias, stride, padding, dilation, groups, 2)
+
+
+@implements(F.conv3d)
+def conv3d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """x (n, in, d, h, w), weight (out, in/groups, kd, kh, kw) -> (n, out, d′, h′, w′)."""
+    return _conv(x, weight, bias, stride, padding, dilation, groups, 3)
+
+
+def _conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation, count):
+    batched = _batched(x, weight, count, f"conv_transpose{count}d")
+    geometry = (per_dim(stride, count), per_dim(padding, count), per_dim(dilation, count), True,
+                per_dim(output_padding, count), groups)
+    y = convolution(batched, weight, bias, geometry)
+    return y if batched.ndim == x.ndim else y.squeeze(0)
+
+
+@implements(F.conv_transpose1d)
+def conv_transpose1d(x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """The adjoint of conv1d in x; weight (in, out/groups, k)."""
+    return _conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation, 1)
+
+
+@implements(F.conv_transpose2d)
+def conv_transpose2d(x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """The adjoint of conv2d in x; weight (in, out/groups, kh, kw)."""
+    return _conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation, 2)
+
+
+@implements(F.conv_transpose3d)
+def conv_transpose3d(x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """The adjoint of conv3d in x; weight (in, out/groups, kd, kh, kw)."""
+    return _conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation, 3)

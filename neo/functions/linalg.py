@@ -1,0 +1,194 @@
+"""Products of matrices. Their gradients are products again, so that a few rules serve every order."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from neo.autograd._function import function
+from neo.autograd.policy import Policy
+from neo.functions.registry import implements
+
+
+class Product(Policy):
+    """C = A B for matrices, A = aᵀ if transpose_a else a, B likewise;  Ā = C̄ Bᵀ, B̄ = Aᵀ C̄.
+
+    The flags keep transposes off the tape: every gradient of a product is one product.
+    """
+
+    verified = True
+
+    def forward(self, a, b, transpose_a=False, transpose_b=False):
+        self.ctx.save(a, b, transpose_a, transpose_b)
+        return torch.mm(a.t() if transpose_a else a, b.t() if transpose_b else b)
+
+    def backward(self, c_bar):
+        a, b, transpose_a, transpose_b = self.ctx.release
+        need_a, need_b = self.ctx.needs_grad
+        a_bar = b_bar = None
+        if need_a:
+            a_bar = product(b, c_bar, transpose_b, True) if transpose_a else product(c_bar, b, False, not transpose_b)
+        if need_b:
+            b_bar = product(c_bar, a, True, transpose_a) if transpose_b else product(a, c_bar, not transpose_a, False)
+        return a_bar, b_bar
+
+
+class BatchProduct(Policy):
+    """C = A B over broadcast leading dims;  Ā = C̄ Bᵀ, B̄ = Aᵀ C̄, summed over the dims that were broadcast."""
+
+    broadcasts = True
+    verified = True
+
+    def forward(self, a, b):
+        self.ctx.save(a, b)
+        return torch.matmul(a, b)
+
+    def backward(self, c_bar):
+        a, b = self.ctx.release
+        need_a, need_b = self.ctx.needs_grad
+        a_bar = batch_product(c_bar, b.transpose(-1, -2)) if need_a else None
+        return a_bar, batch_product(a.transpose(-1, -2), c_bar) if need_b else None
+
+
+product, batch_product = function(Product, "matmul"), function(BatchProduct, "matmul")
+
+
+@implements(torch.matmul)
+def matmul(x, other):
+    """A B: vectors, matrices and stacks of matrices, leading dims broadcast."""
+    m, n = x.ndim, other.ndim
+    if m == 2 and n == 2:
+        return product(x, other)
+    if m == 0 or n == 0:
+        raise RuntimeError("matmul: both arguments need to be at least 1D, but they are "
+                           f"{m}D and {n}D")
+    if m == 1 and n == 1:
+        return dot(x, other)
+    if m == 1:
+        return matmul(x.unsqueeze(0), other).squeeze(-2)
+    if n == 1:
+        return matmul(x, other.unsqueeze(-1)).squeeze(-1)
+    if n == 2:      # one matrix for the whole stack: one large product
+        return product(x.flatten(0, -2), other).reshape((*x.shape[:-1], other.shape[-1]))
+    return batch_product(x, other)
+
+
+@implements(torch.mm)
+def mm(x, mat2):
+    """A B for two matrices."""
+    return product(x, mat2)
+
+
+@implements(torch.bmm)
+def bmm(x, mat2):
+    """A B for two stacks of matrices of one length."""
+    if x.ndim != 3 or mat2.ndim != 3 or x.shape[0] != mat2.shape[0]:
+        raise RuntimeError(f"bmm: expected two stacks of equally many matrices, got {tuple(x.shape)} and "
+                           f"{tuple(mat2.shape)}; matmul broadcasts")
+    return batch_product(x, mat2)
+
+
+@implements(torch.mv)
+def mv(x, vec):
+    """A v for a matrix and a vector."""
+    return product(x, vec.unsqueeze(-1)).squeeze(-1)
+
+
+class Dot(Policy):
+    """c = Σ aᵢ bᵢ;  ā = c̄ b, b̄ = c̄ a."""
+
+    verified = True
+
+    def forward(self, a, b):
+        self.ctx.save(a, b)
+        return torch.dot(a, b)
+
+    def backward(self, c_bar):
+        a, b = self.ctx.release
+        need_a, need_b = self.ctx.needs_grad
+        return c_bar * b if need_a else None, c_bar * a if need_b else None
+
+
+dot = function(Dot, "dot")
+implements(torch.dot)(Dot)
+
+
+@implements(torch.inner)
+def inner(x, other):
+    """Σ over the last dims of both."""
+    if x.ndim == 0 or other.ndim == 0:
+        return x * other
+    return torch.tensordot(x, other, dims=([-1], [-1]))
+
+
+@implements(torch.outer, torch.ger)
+def outer(x, vec2):
+    """aᵢ bⱼ."""
+    return x.unsqueeze(-1) * vec2.unsqueeze(0)
+
+
+@implements(torch.addmm)
+def addmm(x, mat1, mat2, *, beta=1, alpha=1):
+    """β x + α A B."""
+    return scaled(x, beta) + scaled(product(mat1, mat2), alpha)
+
+
+@implements(torch.addmv)
+def addmv(x, mat, vec, *, beta=1, alpha=1):
+    """β x + α A v."""
+    return scaled(x, beta) + scaled(mv(mat, vec), alpha)
+
+
+@implements(torch.baddbmm)
+def baddbmm(x, batch1, batch2, *, beta=1, alpha=1):
+    """β x + α A B for stacks of matrices."""
+    return scaled(x, beta) + scaled(bmm(batch1, batch2), alpha)
+
+
+def scaled(x, factor):
+    return x if factor == 1 else x * factor
+
+
+# --- the affine layer ----------------------------------------------------------------------------------------
+
+
+class Affine(Policy):
+    """y = x Wᵀ + b, x (n, in), W (out, in), b (out,);  x̄ = ȳ W, W̄ = ȳᵀ x, b̄ = Σₙ ȳ."""
+
+    verified = True
+
+    def forward(self, x, weight, bias):
+        self.ctx.save(x, weight)
+        return torch.addmm(bias, x, weight.t())
+
+    def backward(self, y_bar):
+        x, weight = self.ctx.release
+        need_x, need_weight, need_bias = self.ctx.needs_grad
+        return (
+            product(y_bar, weight) if need_x else None,
+            product(y_bar, x, True) if need_weight else None,
+            y_bar.sum(0) if need_bias else None,
+        )
+
+
+affine = function(Affine, "linear")
+
+
+@implements(F.linear)
+def linear(x, weight, bias=None):
+    """x Wᵀ + b over the last dim of x; weight (out, in), bias (out,)."""
+    if x.ndim == 2 and weight.ndim == 2:
+        if bias is None:
+            return product(x, weight, False, True)
+        if bias.ndim == 1 and x.dtype is weight.dtype is bias.dtype:
+            return affine(x, weight, bias)
+    y = matmul(x, weight.t())
+    return y if bias is None else y + bias
+
+
+@implements(F.bilinear)
+def bilinear(input1, input2, weight, bias=None):
+    """yₖ = x₁ᵀ Wₖ x₂ + bₖ over the last dims; weight (out, in1, in2)."""
+    first = matmul(input1, weight.permute(1, 0, 2).flatten(1)).unflatten(-1, (weight.shape[0], weight.shape[2]))
+    y = matmul(first, input2.unsqueeze(-1)).squeeze(-1)
+    return y if bias is None else y + bias

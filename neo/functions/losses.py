@@ -1,0 +1,209 @@
+"""Losses between predictions and targets. reduction is "none", "mean" or "sum"."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from neo.autograd._function import function
+from neo.autograd.policy import Policy
+from neo.functions.activations import log_softmax, normalized_exp, softmax_gradient
+from neo.functions.registry import implements, raw
+from neo.tensor import LiteTensor
+
+_nll_forward = torch.ops.aten.nll_loss_forward.default
+_nll_backward = torch.ops.aten.nll_loss_backward.default
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+def reduction_code(reduction, name):
+    if reduction not in REDUCTIONS:
+        raise ValueError(f'{name}: reduction must be "none", "mean" or "sum", got {reduction!r}')
+    return REDUCTIONS[reduction]
+
+
+def reduced(losses, reduction, name):
+    """A tensor of losses as it is, averaged or summed."""
+    code = reduction_code(reduction, name)
+    return losses if code == 0 else losses.mean() if code == 1 else losses.sum()
+
+
+# --- classes -------------------------------------------------------------------------------------------------
+
+
+class CrossEntropy(Policy):
+    """ℓ = −log softmax(x)[t] over rows of x (n, classes), summed, averaged or neither;
+    x̄ = ℓ̄ (softmax(x) − onehot(t)), over n if averaged.
+
+    log softmax(x) is marked constant: the rule of the gradient counts in that it comes from x.
+    """
+
+    verified = True
+
+    def forward(self, x, target, reduction, ignore_index):
+        log_p = torch._log_softmax(x, 1, False)
+        loss, count = _nll_forward(log_p, target, None, reduction, ignore_index)
+        self.ctx.constant(log_p, count)
+        self.ctx.save(x, target, log_p, count, reduction, ignore_index)
+        return loss
+
+    def backward(self, loss_bar):
+        return cross_entropy_gradient(loss_bar, *self.ctx.release), None
+
+
+class CrossEntropyGradient(Policy):
+    """z = m g (p − onehot(t)),  p = softmax(x), m = 1/n for the mean, 0 for ignored rows;
+    ḡ = Σ m z̄ (p − onehot(t)), x̄ = m g p (z̄ − Σ z̄ p)."""
+
+    verified = True
+
+    def forward(self, g, x, target, log_p, count, reduction, ignore_index):
+        self.ctx.save(g, x, target, log_p, count, reduction, ignore_index)
+        pulled = _nll_backward(g, log_p, target, None, reduction, ignore_index, count)
+        return torch._log_softmax_backward_data(pulled, log_p, 1, log_p.dtype)
+
+    def backward(self, z_bar):
+        g, x, target, log_p, count, reduction, ignore_index = self.ctx.release
+        needs = self.ctx.needs_grad
+        g_bar = x_bar = None
+        if needs[0]:
+            one = torch.ones_like(g)
+            residual = z_bar * cross_entropy_gradient(one, x, target, log_p, count, reduction, ignore_index)
+            g_bar = residual.sum(1) if reduction == 0 else residual.sum()
+        if needs[1]:
+            p = normalized_exp(x, 1) if isinstance(x, LiteTensor) else torch.exp(log_p)
+            x_bar = softmax_gradient(z_bar, p, 1) * row_weights(g, target, count, reduction, ignore_index)
+        return g_bar, x_bar, None, None, None
+
+
+def row_weights(g, target, count, reduction, ignore_index):
+    """m g for each row, as a column; or as one number where that is the same for all rows."""
+    if reduction == 1:
+        g = g / count
+    elif reduction == 0:
+        g = g.unsqueeze(1)
+    ignored = raw(target) == ignore_index
+    return torch.where(ignored.unsqueeze(1), 0.0, g) if ignored.any() else g
+
+
+row_cross_entropy = function(CrossEntropy, "cross_entropy")
+cross_entropy_gradient = function(CrossEntropyGradient, "cross_entropy_gradient")
+
+
+class RowNll(Policy):
+    """ℓₙ = −w[tₙ] x[n, tₙ], 0 for ignored rows, for log-probabilities x (n, classes); linear in x."""
+
+    verified = True
+
+    def forward(self, x, target, weight, ignore_index):
+        self.ctx.save(target, weight, tuple(x.shape), ignore_index)
+        return _nll_forward(x, target, weight, 0, ignore_index)[0]
+
+    def backward(self, loss_bar):
+        target, weight, shape, ignore_index = self.ctx.release
+        kept = raw(target) != ignore_index
+        column = torch.where(kept, raw(target), 0).unsqueeze(1)
+        pulled = torch.where(kept, -loss_bar, 0.0)
+        if weight is not None:
+            pulled = pulled * weight[column.squeeze(1)]
+        x_bar = torch.scatter_add(pulled.new_zeros(shape), 1, column, pulled.unsqueeze(1))
+        return (x_bar, None) if weight is None else (x_bar, None, None)
+
+
+row_nll = function(RowNll, "nll_loss")
+
+
+def _legacy(reduction, size_average, reduce, name):
+    if size_average is not None or reduce is not None:
+        raise TypeError(f"{name}: size_average and reduce are long deprecated; use reduction=")
+    return reduction
+
+
+def _rows(x, target, name):
+    """Scores (n, classes, *space) or (classes,) as (rows, classes), class indices as (rows,); and the loss shape."""
+    if x.ndim == 1:
+        return x.unsqueeze(0), target.reshape((1,)), ()
+    if x.ndim == 2:
+        if target.ndim != 1 or target.shape[0] != x.shape[0]:
+            raise ValueError(f"{name}: expected a target of shape ({x.shape[0]},) for scores {tuple(x.shape)}, got "
+                             f"{tuple(target.shape)}")
+        return x, target, None
+    shape = (x.shape[0], *x.shape[2:])
+    if tuple(target.shape) != shape:
+        raise ValueError(f"{name}: expected a target of shape {shape} for scores {tuple(x.shape)}, got "
+                         f"{tuple(target.shape)}")
+    return x.movedim(1, -1).reshape((-1, x.shape[1])), target.reshape((-1,)), shape
+
+
+@implements(F.cross_entropy)
+def cross_entropy(x, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean",
+                  label_smoothing=0.0):
+    """−Σ q log softmax(x), q the target: class indices (n, *space), or probabilities in the shape of x.
+
+    x: scores (n, classes, *space) or (classes,). weight: one factor a class. label_smoothing ε: q ← (1 − ε) q + ε / classes.
+    "mean" divides by the total weight of the targets that are not ignored.
+    """
+    reduction = _legacy(reduction, size_average, reduce, "cross_entropy")
+    code = reduction_code(reduction, "cross_entropy")
+    if target.is_floating_point():
+        return _soft_cross_entropy(x, target, weight, reduction, label_smoothing)
+    rows, labels, shape = _rows(x, target, "cross_entropy")
+    if weight is None and label_smoothing == 0.0:
+        losses = row_cross_entropy(rows, labels, code, ignore_index)
+        return losses if code or shape is None else losses.reshape(shape)
+    log_p = log_softmax(rows, 1)
+    losses = row_nll(log_p, labels, weight, ignore_index)
+    kept = raw(labels) != ignore_index
+    if label_smoothing:
+        spread = -(log_p if weight is None else log_p * weight).sum(1) / rows.shape[1]
+        losses = losses * (1 - label_smoothing) + torch.where(kept, spread, 0.0) * label_smoothing
+    if code == 0:
+        return losses if shape is None else losses.reshape(shape)
+    return losses.sum() if code == 2 else losses.sum() / _total_weight(labels, weight, kept, losses)
+
+
+def _total_weight(labels, weight, kept, losses):
+    kept = kept.to(losses.dtype)
+    if weight is None:
+        return kept.sum()
+    return (raw(weight)[torch.where(kept > 0, raw(labels), 0)] * kept).sum()
+
+
+def _soft_cross_entropy(x, target, weight, reduction, label_smoothing):
+    if target.shape != x.shape:
+        raise ValueError(f"cross_entropy: target probabilities must have the shape of the scores, {tuple(x.shape)}; got "
+                         f"{tuple(target.shape)}")
+    classes = 0 if x.ndim == 1 else 1
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / x.shape[classes]
+    terms = log_softmax(x, classes) * target
+    if weight is not None:
+        terms = terms * weight.reshape((-1,) + (1,) * (x.ndim - classes - 1))
+    losses = -terms.sum(classes)
+    if reduction == "mean":
+        return losses.sum() / (x.numel() // x.shape[classes])
+    return reduced(losses, reduction, "cross_entropy")
+
+
+@implements(F.nll_loss, torch.nn.functional.nll_loss)
+def nll_loss(x, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean"):
+    """−w[t] x[t] for log-probabilities x (n, classes, *space); "mean" divides by the sum of the weights met."""
+    reduction = _legacy(reduction, size_average, reduce, "nll_loss")
+    code = reduction_code(reduction, "nll_loss")
+    rows, labels, shape = _rows(x, target, "nll_loss")
+    losses = row_nll(rows, labels, weight, ignore_index)
+    if code == 0:
+        return losses if shape is None else losses.reshape(shape)
+    return losses.sum() if code == 2 else losses.sum() / _total_weight(labels, weight, raw(labels) != ignore_index, losses)
+
+
+# --- numbers -------------------------------------------------------------------------------------------------
+
+
+@implements(F.mse_loss)
+def mse_loss(x, target, size_average=None, reduce=None, reduction="mean", weight=None):
+    """(x − t)²."""
+    reduction = _legacy(reduction, size_average, reduce, "mse_loss")
+    away = x - target
+    losses = away * away
+    return reduced(losses if weight is None else losses * weight, reduction, "mse_loss")

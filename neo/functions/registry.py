@@ -1,0 +1,272 @@
+"""Which torch callable is answered by which Neo function: the one table behind torch functions, methods and operators."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+
+from neo.autograd import _handle
+from neo.autograd._function import Function
+from neo.autograd._function import function as make_function
+from neo.autograd.policy import Policy
+from neo.errors import InPlaceError
+from neo.tensor import LiteTensor
+
+__all__ = ["Function", "constant", "dispatch", "has_lite", "implements", "lite", "raw", "supported"]
+
+Implementation = TypeVar("Implementation", bound=Callable[..., Any])
+
+_handlers: dict[Any, Callable[..., Any]] = {}
+_OWN_METHODS = frozenset(vars(LiteTensor)) | frozenset(vars(_handle.Handle))  # the tensor answers these itself
+_apart: set[Any] = set()  # torch callables whose arguments differ from those of their namesakes
+_twins: dict[Any, list[Any]] = {}  # torch callable -> all callables registered together with it
+
+# Python's operators, by the name of the torch function that spells them; _handle.pyx looks them up by this name.
+_OPERATORS = frozenset(
+    "add sub mul div pow floor_divide remainder matmul neg abs eq ne lt le gt ge "
+    "bitwise_and bitwise_or bitwise_xor bitwise_not getitem".split()
+)
+_WITH_NUMBERS = frozenset(["add", "sub", "mul", "div", "pow"])
+# What torch calls the operator methods when a plain torch.Tensor stands on the left.
+_DUNDERS = {
+    "add": ("__add__", "__radd__"),
+    "sub": ("__sub__",),
+    "rsub": ("__rsub__",),
+    "mul": ("__mul__", "__rmul__"),
+    "div": ("__truediv__", "__div__"),
+    "pow": ("__pow__",),
+    "floor_divide": ("__floordiv__",),
+    "remainder": ("__mod__",),
+    "matmul": ("__matmul__",),
+    "eq": ("__eq__",),
+    "ne": ("__ne__",),
+    "lt": ("__lt__",),
+    "le": ("__le__",),
+    "gt": ("__gt__",),
+    "ge": ("__ge__",),
+    "neg": ("__neg__",),
+    "abs": ("__abs__",),
+    "getitem": ("__getitem__",),
+    "bitwise_and": ("__and__", "__rand__"),
+    "bitwise_or": ("__or__", "__ror__"),
+    "bitwise_xor": ("__xor__", "__rxor__"),
+    "bitwise_not": ("__invert__",),
+}
+
+
+def implements(
+    *targets: Any, name: str | None = None, only: bool = False
+) -> Callable[[Implementation], Implementation]:
+    """Answer torch callables on LiteTensors with a Policy class, or with a plain composition of Neo functions.
+
+        @implements(torch.relu)
+        class MyReLU(Policy): ...
+
+    Registers the callable itself, the tensor method and operator of the same name, `torch.nn.functional` and
+    `torch.special` functions of the same name, and `neo.functions.<name>`; given for a callable that Neo has an
+    implementation of, it replaces that in all those places. Gives back what it decorates.
+
+    Args:
+        targets: torch callables (torch.sin, torch.Tensor.sum, torch.nn.functional.conv2d, ...), at least one.
+        name: under which `neo.functions` shows it; by default the first target's own name.
+        only: answer these targets and nothing else, where torch's namesakes take their arguments in another order
+            (torch.batch_norm and F.batch_norm, torch.where and Tensor.where); `neo.functions` shows it only if named.
+    Raises: TypeError when a target is not callable, or what is decorated is neither a Policy nor a function.
+    """
+    if not targets or not all(callable(target) for target in targets):
+        raise TypeError(f"implements: expected torch callables, as in @implements(torch.relu); got {targets!r}")
+
+    def register(implementation: Implementation) -> Implementation:
+        label = name or (targets[0].__name__ if not only else None)
+        handler: Callable[..., Any] = implementation
+        if isinstance(implementation, type):
+            if not issubclass(implementation, Policy):
+                raise TypeError(f"implements({targets[0].__name__}): expected a Policy class or a function, got {implementation!r}")
+            handler = make_function(implementation, label or targets[0].__name__)
+        else:
+            handler = _with_torch_names(implementation)
+        _publish(label, targets, handler, only)
+        return implementation
+
+    return register
+
+
+def constant(*targets: Any) -> None:
+    """Register torch callables without a derivative (comparisons, argmax, ...): results are constants, never recorded."""
+    for target in targets:
+        _publish(target.__name__, (target,), _constant_handler(target))
+
+
+def supported() -> frozenset[Any]:
+    """The torch callables that have an implementation: functions, methods and operators."""
+    return frozenset(_handlers)
+
+
+def dispatch(func: Any, args: tuple, kwargs: dict[str, Any] | None) -> Any:
+    """Answer torch's call of `func` on LiteTensors. Rule 10: NotImplementedError for what has no Policy."""
+    handler = _handlers.get(func)
+    if handler is None:
+        raise _unsupported(func)
+    if not kwargs:
+        return handler(*args)
+    if kwargs.pop("inplace", False):
+        raise InPlaceError(f"torch.{func.__name__}: inplace=True would write in place; use the result of inplace=False")
+    if kwargs.pop("out", None) is not None:
+        raise InPlaceError(f"torch.{func.__name__}: out= would write in place; use the result instead")
+    kwargs.pop("_stacklevel", None)  # where torch's own warnings would point
+    return handler(*args, **kwargs)
+
+
+def raw(value: Any) -> Any:
+    """The torch tensor behind a LiteTensor, also in lists and tuples; anything else as it is."""
+    if isinstance(value, LiteTensor):
+        return value.data
+    if type(value) in (list, tuple):
+        return type(value)(raw(item) for item in value)
+    return value
+
+
+def lite(value: Any) -> Any:
+    """torch tensors as LiteTensors, also in tuples and lists (named tuples become tuples)."""
+    if isinstance(value, torch.Tensor):
+        return LiteTensor(value)
+    if isinstance(value, tuple):
+        return tuple(lite(item) for item in value)
+    return [lite(item) for item in value] if isinstance(value, list) else value
+
+
+def has_lite(values: Any) -> bool:
+    return any(isinstance(v, LiteTensor) or (type(v) in (list, tuple) and has_lite(v)) for v in values)
+
+
+def _constant_handler(target: Any) -> Callable[..., Any]:
+    def handler(*args: Any, **kwargs: Any) -> Any:
+        if not has_lite(args) and not has_lite(kwargs.values()):
+            return target(*args, **kwargs)
+        return lite(target(*raw(args), **{key: raw(value) for key, value in kwargs.items()}))
+
+    handler.__name__ = handler.__qualname__ = target.__name__
+    handler.__doc__ = f"torch.{target.__name__}, which has no derivative: the result is a constant."
+    return handler
+
+
+def _with_torch_names(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """A composition that takes keyword arguments under all the names that torch takes them under.
+
+    `input` and `other` are its first two parameters, whatever their names; `axis` and `keepdims` mean dim and keepdim.
+    """
+    parameters = list(inspect.signature(implementation).parameters)
+
+    @functools.wraps(implementation)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            for given, position in (("input", 0), ("self", 0), ("other", 1)):
+                if given in kwargs and given not in parameters and position < len(parameters):
+                    kwargs[parameters[position]] = kwargs.pop(given)
+            for given, torch_name in (("axis", "dim"), ("keepdims", "keepdim")):
+                if given in kwargs and given not in parameters and torch_name in parameters:
+                    kwargs[torch_name] = kwargs.pop(given)
+        return implementation(*args, **kwargs)
+
+    return call
+
+
+def _publish(label: str | None, targets: tuple[Any, ...], handler: Callable[..., Any], only: bool = False) -> None:
+    """Put `handler` everywhere that `targets` can be reached from."""
+    everywhere: list[Any] = []
+    for target in targets:
+        if only:
+            everywhere.append(target)
+            continue
+        everywhere.extend(_twins.get(target, [target]))
+        own_name = target.__name__
+        for home in (torch, torch.Tensor, F, torch.special):
+            twin = getattr(home, own_name, None)
+            if callable(twin) and twin not in _apart:
+                everywhere.append(twin)
+        for dunder in _DUNDERS.get(own_name, ()):
+            everywhere.append(getattr(torch.Tensor, dunder))
+    if only:
+        for target in targets:
+            _apart.add(target)
+            for group in _twins.values():
+                if target in group:
+                    group.remove(target)
+    everywhere = list(dict.fromkeys(everywhere))
+    for target in everywhere:
+        _handlers[target] = handler
+        _twins[target] = everywhere
+        method = target.__name__
+        if getattr(torch.Tensor, method, None) is target and not method.startswith("__") and method not in _OWN_METHODS:
+            setattr(LiteTensor, method, _as_method(method, handler))
+    if only and label is None:
+        return
+    for operator in set() if only else {label, *(target.__name__ for target in targets)} & _OPERATORS:
+        _handle.register_operator(operator, handler)
+        if operator in _WITH_NUMBERS:
+            for variant in (f"{operator}_number", f"number_{operator}"):
+                _handle.register_operator(variant, _number_variant(variant, handler))
+    setattr(sys.modules["neo.functions"], label, handler)
+
+
+def _number_variant(variant: str, handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The operator between a tensor and a number; number rules take the tensor first."""
+    if variant.startswith("number_"):
+        return lambda tensor, number: handler(number, tensor)
+    return handler
+
+
+def _as_method(method: str, handler: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: LiteTensor, *args: Any, **kwargs: Any) -> Any:
+        return handler(self, *args, **kwargs)
+
+    call.__name__ = method
+    call.__qualname__ = f"LiteTensor.{method}"
+    call.__doc__ = handler.__doc__
+    return call
+
+
+def _unsupported(func: Any) -> Exception:
+    spelled = _spell(func)
+    name = getattr(func, "__name__", str(func))
+    if name.endswith("_") and not name.endswith("__"):
+        functional = name[:-1]
+        return InPlaceError(
+            f"{spelled} works in place, and a LiteTensor never changes. Use its functional form, "
+            f"{_spell(func)[:-1]}: x = {'torch.' if hasattr(torch, functional) else 'x.'}{functional}(...)."
+        )
+    return NotImplementedError(
+        f"{spelled} has no Policy; give it one with @neo.functions.implements({spelled})"
+    )
+
+
+def _spell(func: Any) -> str:
+    """How a user writes a torch callable: torch.sin, torch.Tensor.sum, torch.nn.functional.relu."""
+    name = getattr(func, "__name__", None) or str(func)
+    for home, prefix in ((torch, "torch"), (F, "torch.nn.functional"), (torch.Tensor, "torch.Tensor")):
+        if getattr(home, name, None) is func:
+            return f"{prefix}.{name}"
+    module = getattr(func, "__module__", None)
+    if getattr(func, "__objclass__", None) is not None:
+        return f"torch.Tensor.{name}"
+    return f"{module}.{name}" if module and module.startswith("torch") else f"torch.{name}"
+
+
+def _forbid_in_place_methods() -> None:
+    """x.add_(1) and its like: methods that say what to use instead."""
+    for method in dir(torch.Tensor):
+        if method.endswith("_") and not method.endswith("__") and not hasattr(LiteTensor, method):
+            def refuse(self: LiteTensor, *args: Any, _method: str = method, **kwargs: Any) -> None:
+                raise _unsupported(getattr(torch.Tensor, _method))
+
+            refuse.__name__ = method
+            setattr(LiteTensor, method, refuse)
+
+
+_forbid_in_place_methods()

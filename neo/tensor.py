@@ -1,0 +1,204 @@
+"""LiteTensor: the data, and nothing about graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from neo.autograd import _handle
+from neo.errors import InPlaceError
+
+__all__ = ["LiteTensor"]
+
+
+class LiteTensor(_handle.Handle):
+    """A detached torch.Tensor, and nothing about graphs.
+
+    LiteTensor(data, dtype=None, device=None): data is a number, nested list, numpy array (copied), torch.Tensor
+    (detached, memory shared) or LiteTensor. Numbers and lists of floats become torch's default dtype. A new tensor is
+    a constant to every open session, also when it is made of another. Raises TypeError for complex numbers.
+
+    Operators, torch functions and torch's methods work on it and give LiteTensors; which tensor came from which is
+    known to the tape of an open session alone. LiteTensors are hashed by identity, so that they can be dict keys.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # numpy_array * tensor comes to our operators, not to numpy's
+
+    def __init__(self, data: Any, dtype: torch.dtype | None = None, device: str | torch.device | None = None):
+        if isinstance(data, LiteTensor):
+            data = data.data
+        if isinstance(data, torch.Tensor):
+            tensor = data.detach()
+            if dtype is not None or device is not None:
+                tensor = tensor.to(device=device, dtype=dtype)
+        else:
+            if isinstance(data, list | tuple):
+                data = _plain(data)
+            tensor = torch.tensor(data, dtype=dtype, device=device)
+        if tensor.is_complex():
+            raise TypeError(
+                f"LiteTensor: complex numbers are not supported, got {tensor.dtype}. "
+                f"Keep the real and the imaginary part as two tensors."
+            )
+        self._bind(tensor)
+
+    @staticmethod
+    def _wrap(tensor: torch.Tensor) -> LiteTensor:
+        """A LiteTensor on a fresh, detached tensor that nothing else holds."""
+        return _handle.wrap_tensor(tensor)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        from neo.functions import registry
+
+        return registry.dispatch(func, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """torch's methods that Neo has no method for: to call one is to call the torch function (rule 10)."""
+        from neo.functions import registry
+
+        method = getattr(torch.Tensor, name, None)
+        if name.startswith("_") or not callable(method):
+            raise AttributeError(f"LiteTensor has no attribute {name!r}{_ELSEWHERE.get(name, '')}")
+        return lambda *args, **kwargs: registry.dispatch(method, (self, *args), kwargs)
+
+    # what a tensor is ----------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.data.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def requires_grad(self) -> bool:
+        """Always False: whether a tensor is differentiated is a session's business."""
+        return False
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.data.is_cuda
+
+    @property
+    def itemsize(self) -> int:
+        return self.data.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    def dim(self) -> int:
+        return self.data.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.data.size() if dim is None else self.data.size(dim)
+
+    def numel(self) -> int:
+        return self.data.numel()
+
+    def element_size(self) -> int:
+        return self.data.element_size()
+
+    def stride(self, dim: int | None = None) -> Any:
+        return self.data.stride() if dim is None else self.data.stride(dim)
+
+    def is_contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> bool:
+        return self.data.is_contiguous(memory_format=memory_format)
+
+    def is_floating_point(self) -> bool:
+        return self.data.is_floating_point()
+
+    def is_complex(self) -> bool:
+        return self.data.is_complex()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    # its numbers, as Python or numpy ones: reading them is no op, and no gradient flows through it ---------------
+
+    def item(self) -> float | int | bool:
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        return self.data.tolist()
+
+    def numpy(self) -> np.ndarray:
+        return self.data.numpy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.data.cpu().numpy()
+        if dtype is not None and dtype != array.dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def __int__(self) -> int:
+        return int(self.data)
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __index__(self) -> int:
+        return self.data.__index__()
+
+    def __iter__(self) -> Iterator[LiteTensor]:
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-dim LiteTensor")
+        return iter([self[i] for i in range(len(self))])
+
+    def __str__(self) -> str:
+        data = self.data.float() if self.dtype is torch.bfloat16 else self.data  # numpy has no bfloat16
+        return str(data.cpu().numpy())
+
+    def __repr__(self) -> str:
+        body = repr(self.data).removeprefix("tensor(").removesuffix(")")
+        return f"LiteTensor({body})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and self.ndim == 0 else format(str(self), spec)
+
+    def __deepcopy__(self, memo: dict) -> LiteTensor:
+        return LiteTensor(self.data.clone())
+
+    # in-place work is refused -------------------------------------------------------------------------------------
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise InPlaceError(
+            "LiteTensor: x[i] = v would write in place, and a LiteTensor never changes. "
+            "Use torch.where(mask, v, x), torch.index_put(x, (i,), v) or torch.scatter(x, dim, index, v)."
+        )
+
+    def __delitem__(self, index: Any) -> None:
+        raise InPlaceError("LiteTensor: entries cannot be deleted; index what you want to keep")
+
+
+_ELSEWHERE = {  # attributes of torch.Tensor that are a session's business here
+    "grad": ": gradients are what a session returns, as in neo.grad(f)(x)",
+    "grad_fn": ": who came from whom is known to the tape of an open session, autograd.TapeContext.current()",
+}
+
+
+def _plain(data: Any) -> Any:
+    """Nested lists with the LiteTensors and torch tensors in them as plain numbers."""
+    if isinstance(data, list | tuple):
+        return [_plain(item) for item in data]
+    return data.tolist() if isinstance(data, LiteTensor | torch.Tensor) else data
+
+
+_handle.register_class(LiteTensor)
