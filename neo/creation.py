@@ -11,17 +11,37 @@ import torch
 from neo.tensor import LiteTensor
 
 __all__ = [
-    "arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "manual_seed", "ones", "ones_like", "rand",
-    "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "tensor", "zeros", "zeros_like",
-]  # fmt: skip
+    "arange",
+    "empty",
+    "empty_like",
+    "eye",
+    "full",
+    "full_like",
+    "linspace",
+    "manual_seed",
+    "ones",
+    "ones_like",
+    "rand",
+    "rand_like",
+    "randint",
+    "randint_like",
+    "randn",
+    "randn_like",
+    "randperm",
+    "tensor",
+    "zeros",
+    "zeros_like",
+]
 
 
 def _lite(make: Callable[..., torch.Tensor], name: str) -> Callable[..., LiteTensor]:
     @functools.wraps(make)
     def factory(*args: Any, **kwargs: Any) -> LiteTensor:
         if kwargs.pop("requires_grad", False):
-            raise TypeError(f"{name}: LiteTensors have no requires_grad; what is differentiated is for "
-                            f"value_and_grad's arguments to say")
+            raise TypeError(
+                f"{name}: LiteTensors have no requires_grad; what is differentiated is for "
+                f"value_and_grad's arguments to say"
+            )
         args = tuple(arg.data if isinstance(arg, LiteTensor) else arg for arg in args)
         return LiteTensor._wrap(make(*args, **kwargs).detach())
 
@@ -49,7 +69,9 @@ zeros = _lite(torch.zeros, "zeros")
 zeros_like = _lite(torch.zeros_like, "zeros_like")
 
 
-def tensor(data: Any, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> LiteTensor:
+def tensor(
+    data: Any, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+) -> LiteTensor:
     """A copy of data (number, nested list, numpy array, tensor) as a LiteTensor."""
     made = LiteTensor(data, dtype=dtype, device=device)
     return LiteTensor._wrap(made.data.clone()) if isinstance(data, torch.Tensor | LiteTensor) else made

@@ -2,24 +2,29 @@
 on LiteTensors all lead to the same implementation."""
 
 from neo.autograd._function import function
-from neo.functions.registry import implements, supported
-from neo.functions import (  # noqa: F401, I001  (importing a subject registers its ops)
-    elementwise,
-    transcendental,
-    compound,
-    piecewise,
-    comparison,
-    shaping,
-    joining,
-    indexing,
-    casting,
-    reduction,
-    linalg,
-    convolution,
-    pooling,
-    normalization,
+from neo.functions import (  # noqa: F401  (importing a subject registers its ops)
     activations,
+    casting,
+    comparison,
+    compound,
+    contraction,
+    convolution,
+    elementwise,
+    extremes,
+    indexing,
+    joining,
+    linalg,
     losses,
+    normalization,
+    padding,
+    piecewise,
+    pooling,
+    reduction,
+    scattering,
+    shaping,
+    softmaxes,
+    transcendental,
 )
+from neo.functions.registry import implements, supported
 
 __all__ = ["function", "implements", "supported"]

@@ -12,7 +12,9 @@ def wrap_dim(dim: int, ndim: int) -> int:
     """A dimension counted from the front. Raises torch's IndexError beyond what a tensor of ndim has (0-dim: as 1)."""
     count = max(ndim, 1)
     if not -count <= dim < count:
-        raise IndexError(f"Dimension out of range (expected to be in range of [{-count}, {count - 1}], but got {dim})")
+        raise IndexError(
+            f"Dimension out of range (expected to be in range of [{-count}, {count - 1}], but got {dim})"
+        )
     return dim % count
 
 
@@ -27,7 +29,9 @@ def dim_tuple(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
         return ()
     dims = tuple(wrap_dim(d, ndim) for d in dims)
     if len(set(dims)) != len(dims):
-        raise RuntimeError(f"dim {next(d for d in dims if dims.count(d) > 1)} appears multiple times in the list of dims")
+        raise RuntimeError(
+            f"dim {next(d for d in dims if dims.count(d) > 1)} appears multiple times in the list of dims"
+        )
     return dims
 
 

@@ -63,18 +63,24 @@ def to(x, *args, dtype=None, device=None, non_blocking=False, copy=False, memory
             dtype = arg
         elif isinstance(arg, torch.Tensor | LiteTensor):
             dtype, device = arg.dtype, arg.device
-        elif isinstance(arg, str | torch.device) or (isinstance(arg, int) and not isinstance(arg, bool)):
+        elif isinstance(arg, torch.device | str) or (isinstance(arg, int) and not isinstance(arg, bool)):
             device = arg
     if dtype is not None and not dtype.is_floating_point:
         if dtype.is_complex:
             raise NotImplementedError(f"to({dtype}): Neo has no rules for complex numbers")
         return _constant(x, lambda data: data.to(device=device, dtype=dtype, copy=copy))
-    changes = (dtype is not None and dtype is not x.dtype) or (device is not None and torch.device(device) != x.device)
+    changes = (dtype is not None and dtype is not x.dtype) or (
+        device is not None and torch.device(device) != x.device
+    )
     if changes:
         x = cast(x, dtype, device)
     elif copy:
         return laid_out(x, memory_format or torch.preserve_format, True)
-    return x if memory_format is None or memory_format is torch.preserve_format else laid_out(x, memory_format, False)
+    return (
+        x
+        if memory_format is None or memory_format is torch.preserve_format
+        else laid_out(x, memory_format, False)
+    )
 
 
 def _constant(x: Any, change: Any) -> Any:
@@ -87,23 +93,23 @@ def type_as(x, other):
 
 
 @implements(torch.Tensor.float)
-def float(x):
-    return to(x, torch.float32)
+def float(x, memory_format=None):
+    return to(x, torch.float32, memory_format=memory_format)
 
 
 @implements(torch.Tensor.double)
-def double(x):
-    return to(x, torch.float64)
+def double(x, memory_format=None):
+    return to(x, torch.float64, memory_format=memory_format)
 
 
 @implements(torch.Tensor.half)
-def half(x):
-    return to(x, torch.float16)
+def half(x, memory_format=None):
+    return to(x, torch.float16, memory_format=memory_format)
 
 
 @implements(torch.Tensor.bfloat16)
-def bfloat16(x):
-    return to(x, torch.bfloat16)
+def bfloat16(x, memory_format=None):
+    return to(x, torch.bfloat16, memory_format=memory_format)
 
 
 @implements(torch.Tensor.cpu)

@@ -79,3 +79,25 @@ def remainder(x, other):
     if is_number(x):
         x = torch.full_like(other, x)
     return _remainder(x, torch.tensor(other, dtype=x.dtype, device=x.device) if is_number(other) else other)
+
+
+class Fmod(Binary):
+    """z = x − y trunc(x / y);  x̄ = z̄, ȳ = −z̄ trunc(x / y)."""
+
+    def forward(self, x, y):
+        self.ctx.save(x, y)
+        return torch.fmod(x, y)
+
+    def backward(self, z_bar):
+        x, y = self.ctx.release
+        need_x, need_y = self.ctx.needs_grad
+        return z_bar if need_x else None, -z_bar * torch.trunc(x / y) if need_y else None
+
+
+_fmod = function(Fmod, "fmod")
+
+
+@implements(torch.fmod)
+def fmod(x, other):
+    """x − y trunc(x / y), with the sign of x; a tensor by a tensor or number, broadcast."""
+    return _fmod(x, torch.tensor(other, dtype=x.dtype, device=x.device) if is_number(other) else other)

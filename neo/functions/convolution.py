@@ -1,7 +1,7 @@
 """Convolutions and their transposes in one, two and three dimensions.
 
-Three maps, each linear in each of its two tensors, whose derivatives are one another: the convolution, its gradient with
-respect to the input, and its gradient with respect to the weight. That closes the rule at every order.
+Three maps, each linear in each of its two tensors, whose derivatives are one another: the convolution, its gradient
+with respect to the input, and its gradient with respect to the weight. That closes the rule at every order.
 
 `geometry` is (stride, padding, dilation, transposed, output_padding, groups), tuples with one number a spatial dim.
 Memory format is the kernel's choice from its arguments; nothing here makes a tensor contiguous.
@@ -47,7 +47,9 @@ class InputGradient(Policy):
 
     def forward(self, g, weight, layout, geometry):
         self.ctx.save(g, weight, geometry)
-        x = torch.empty_strided(*layout, dtype=g.dtype, device=g.device)  # the kernel reads its layout, not its numbers
+        x = torch.empty_strided(
+            *layout, dtype=g.dtype, device=g.device
+        )  # the kernel reads its layout, not its numbers
         return _backward(g, x, weight, None, *geometry, [True, False, False])[0]
 
     def backward(self, x_bar):
@@ -124,8 +126,10 @@ def _batched(x, weight, count, name):
     if weight.ndim != count + 2:
         raise RuntimeError(f"{name}: expected a weight of {count + 2} dims, got shape {tuple(weight.shape)}")
     if x.ndim not in (count + 1, count + 2):
-        raise RuntimeError(f"{name}: expected an input of {count + 1} (unbatched) or {count + 2} dims, got shape "
-                           f"{tuple(x.shape)}")
+        raise RuntimeError(
+            f"{name}: expected an input of {count + 1} (unbatched) or {count + 2} dims, got shape "
+            f"{tuple(x.shape)}"
+        )
     return x if x.ndim == count + 2 else x.unsqueeze(0)
 
 
@@ -149,8 +153,14 @@ def conv3d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
 def _conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation, count):
     batched = _batched(x, weight, count, f"conv_transpose{count}d")
-    geometry = (per_dim(stride, count), per_dim(padding, count), per_dim(dilation, count), True,
-                per_dim(output_padding, count), groups)
+    geometry = (
+        per_dim(stride, count),
+        per_dim(padding, count),
+        per_dim(dilation, count),
+        True,
+        per_dim(output_padding, count),
+        groups,
+    )
     y = convolution(batched, weight, bias, geometry)
     return y if batched.ndim == x.ndim else y.squeeze(0)
 

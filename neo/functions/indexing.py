@@ -37,7 +37,7 @@ class AddAt(Policy):
         x = y.new_zeros(shape)
         if all(entry is None or entry is Ellipsis or isinstance(entry, int | slice) for entry in index):
             x[index] = y
-        elif len(index) == 1 and isinstance(index[0], torch.Tensor):
+        elif len(index) == 1 and isinstance(index[0], torch.Tensor) and shape:
             x.index_put_(index, y, accumulate=True)
         else:  # anything that torch can read: read the places instead, and add there
             places = torch.arange(x.numel(), device=y.device).view(shape)[index]
@@ -82,42 +82,51 @@ def select(x, dim, index):
     return read_at(x, *[slice(None)] * dim, int(index))
 
 
-# --- places along one dim ------------------------------------------------------------------------------------
+# --- masks and tables ----------------------------------------------------------------------------------------
 
 
-class Gather(Policy):
-    """y[.., i, ..] = x[.., index[.., i, ..], ..] along dim;  x̄ = zeros with ȳ added there."""
-
-    verified = True
-
-    def forward(self, x, dim, index, sparse_grad=False):
-        self.ctx.save(tuple(x.shape), dim, index)
-        return torch.gather(x, dim, index)
-
-    def backward(self, y_bar):
-        shape, dim, index = self.ctx.release
-        return torch.scatter_add(y_bar.new_zeros(shape), dim, index, y_bar), None
+@implements(torch.masked_select)
+def masked_select(x, mask):
+    """The entries of x where the mask holds, as a vector; both broadcast."""
+    x, mask = torch.broadcast_tensors(x, mask)
+    return read_at(x, raw(mask))
 
 
-class ScatterAdd(Policy):
-    """y = x with src added at index along dim;  x̄ = ȳ, src̄ = ȳ read there."""
-
-    verified = True
-
-    def forward(self, x, dim, index, src):
-        self.ctx.save(dim, index, tuple(src.shape))
-        return torch.scatter_add(x, dim, index, src)
-
-    def backward(self, y_bar):
-        dim, index, shape = self.ctx.release
-        need_x, _, need_src = self.ctx.needs_grad
-        src_bar = None
-        if need_src:
-            src_bar = y_bar.gather(dim, index)
-            if tuple(src_bar.shape) != shape:  # a source larger than the index is read in part
-                src_bar = added_at(src_bar, shape, *(slice(n) for n in src_bar.shape))
-        return y_bar if need_x else None, None, src_bar
+@implements(torch.take_along_dim)
+def take_along_dim(x, indices, dim=None):
+    """gather, broadcasting over the other dims; without dim, the flattened x at indices."""
+    indices = raw(indices)
+    if dim is None:
+        return read_at(x.reshape((-1,)), indices.reshape(-1))
+    dim = dim % x.ndim
+    indices = torch.where(indices < 0, indices + x.shape[dim], indices)
+    sizes = torch.broadcast_shapes(*((*t.shape[:dim], 1, *t.shape[dim + 1 :]) for t in (x, indices)))
+    wide = torch.Size((*sizes[:dim], x.shape[dim], *sizes[dim + 1 :]))
+    if x.shape != wide:
+        x = x.expand(wide)
+    return torch.gather(x, dim, indices.expand((*sizes[:dim], indices.shape[dim], *sizes[dim + 1 :])))
 
 
-implements(torch.gather)(Gather)
-implements(torch.scatter_add)(ScatterAdd)
+@implements(torch.take)
+def take(x, index):
+    """The entries of the flattened x at index."""
+    return read_at(x.reshape((-1,)), raw(index))
+
+
+@implements(torch.nn.functional.embedding, only=True, name="embedding")
+def embedding(
+    x, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
+):
+    """The rows of weight that x names; the row padding_idx gets no gradient."""
+    if max_norm is not None:
+        raise NotImplementedError(
+            "embedding: max_norm renormalises the weight in place; normalise a copy of it instead"
+        )
+    if scale_grad_by_freq or sparse:
+        raise NotImplementedError("embedding: scale_grad_by_freq and sparse are not supported")
+    places = raw(x)
+    rows = read_at(weight, places)
+    if padding_idx is None:
+        return rows
+    padding = (places == padding_idx % weight.shape[0]).unsqueeze(-1)
+    return torch.where(padding, rows.detach(), rows)

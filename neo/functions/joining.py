@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
 
 from neo.autograd._function import function
@@ -24,7 +27,8 @@ class Cat(Policy):
 
     def backward(self, y_bar):
         shapes, dim = self.ctx.release
-        gradients, start = [], 0
+        gradients: list[Any] = []
+        start = 0
         for shape, need in zip(shapes, self.ctx.needs_grad, strict=True):
             if shape == (0,) and y_bar.ndim != 1:  # torch skips empty vectors among tensors of more dims
                 gradients.append(None)
@@ -83,7 +87,7 @@ class Narrow(Policy):
     verified = True
 
     def forward(self, x, dim, start, length):
-        self.ctx.save(tuple(x.shape), dim, start)
+        self.ctx.save(tuple(x.shape), dim, start % max(x.shape[dim], 1) if start < 0 else start)
         return torch.narrow(x, dim, start, length)
 
     def backward(self, y_bar):
@@ -105,9 +109,14 @@ class Widen(Policy):
         return part(x_bar, *self.ctx.release)
 
 
-implements(torch.narrow)(Narrow)
 joined, stacked, pieces = function(Cat, "cat"), function(Stack, "stack"), function(Split, "split")
 unbound, part, widened = function(Unbind, "unbind"), function(Narrow, "narrow"), function(Widen, "widen")
+
+
+@implements(torch.narrow)
+def narrow(x, dim, start, length):
+    """x from start, length long, along dim."""
+    return part(x, wrap_dim(dim, x.ndim), int(start), length)
 
 
 @implements(torch.cat, torch.concat, torch.concatenate)
@@ -122,7 +131,13 @@ def stack(tensors, dim=0):
     return stacked(tuple(tensors), dim)
 
 
-@implements(torch.hstack, torch.column_stack)
+@implements(torch.column_stack)
+def column_stack(tensors):
+    """Matrices side by side along dim 1; vectors and numbers are columns."""
+    return cat([x.reshape((-1, 1)) if x.ndim < 2 else x for x in tensors], 1)
+
+
+@implements(torch.hstack)
 def hstack(tensors):
     """Tensors side by side: along dim 1, vectors along their only one."""
     tensors = torch.atleast_1d(*tensors) if len(tensors) > 1 else (torch.atleast_1d(*tensors),)
@@ -166,9 +181,11 @@ def tensor_split(x, indices_or_sections, dim=0):
     """x cut along dim into so many nearly equal pieces, or before each of the given places."""
     dim = wrap_dim(dim, x.ndim)
     length = x.shape[dim]
+    if getattr(indices_or_sections, "ndim", None) == 0:
+        indices_or_sections = int(indices_or_sections)
     if isinstance(indices_or_sections, int):
         each, more = divmod(length, indices_or_sections)
         return split(x, [each + (i < more) for i in range(indices_or_sections)], dim)
     edges = indices_or_sections.tolist() if hasattr(indices_or_sections, "tolist") else indices_or_sections
     bounds = [0, *(min(max(e if e >= 0 else e + length, 0), length) for e in edges), length]
-    return tuple(part(x, dim, a, max(b - a, 0)) for a, b in zip(bounds, bounds[1:], strict=False))
+    return tuple(part(x, dim, a, max(b - a, 0)) for a, b in itertools.pairwise(bounds))

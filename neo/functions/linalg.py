@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from neo.autograd import _handle
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.registry import implements
@@ -27,9 +29,17 @@ class Product(Policy):
         need_a, need_b = self.ctx.needs_grad
         a_bar = b_bar = None
         if need_a:
-            a_bar = product(b, c_bar, transpose_b, True) if transpose_a else product(c_bar, b, False, not transpose_b)
+            a_bar = (
+                product(b, c_bar, transpose_b, True)
+                if transpose_a
+                else product(c_bar, b, False, not transpose_b)
+            )
         if need_b:
-            b_bar = product(c_bar, a, True, transpose_a) if transpose_b else product(a, c_bar, not transpose_a, False)
+            b_bar = (
+                product(c_bar, a, True, transpose_a)
+                if transpose_b
+                else product(a, c_bar, not transpose_a, False)
+            )
         return a_bar, b_bar
 
 
@@ -60,17 +70,24 @@ def matmul(x, other):
     if m == 2 and n == 2:
         return product(x, other)
     if m == 0 or n == 0:
-        raise RuntimeError("matmul: both arguments need to be at least 1D, but they are "
-                           f"{m}D and {n}D")
+        raise RuntimeError(f"matmul: both arguments need to be at least 1D, but they are {m}D and {n}D")
     if m == 1 and n == 1:
         return dot(x, other)
     if m == 1:
         return matmul(x.unsqueeze(0), other).squeeze(-2)
     if n == 1:
         return matmul(x, other.unsqueeze(-1)).squeeze(-1)
-    if n == 2:      # one matrix for the whole stack: one large product
+    if n == 2:  # one matrix for the whole stack: one large product
         return product(x.flatten(0, -2), other).reshape((*x.shape[:-1], other.shape[-1]))
     return batch_product(x, other)
+
+
+def matmul_operator(x, other):
+    """x @ other, where a numpy array may stand on either side."""
+    return matmul(*(torch.from_numpy(t.copy()) if isinstance(t, np.ndarray) else t for t in (x, other)))
+
+
+_handle.register_operator("matmul", matmul_operator)
 
 
 @implements(torch.mm)
@@ -83,8 +100,10 @@ def mm(x, mat2):
 def bmm(x, mat2):
     """A B for two stacks of matrices of one length."""
     if x.ndim != 3 or mat2.ndim != 3 or x.shape[0] != mat2.shape[0]:
-        raise RuntimeError(f"bmm: expected two stacks of equally many matrices, got {tuple(x.shape)} and "
-                           f"{tuple(mat2.shape)}; matmul broadcasts")
+        raise RuntimeError(
+            f"bmm: expected two stacks of equally many matrices, got {tuple(x.shape)} and "
+            f"{tuple(mat2.shape)}; matmul broadcasts"
+        )
     return batch_product(x, mat2)
 
 
@@ -99,9 +118,9 @@ class Dot(Policy):
 
     verified = True
 
-    def forward(self, a, b):
-        self.ctx.save(a, b)
-        return torch.dot(a, b)
+    def forward(self, a, tensor):
+        self.ctx.save(a, tensor)
+        return torch.dot(a, tensor)
 
     def backward(self, c_bar):
         a, b = self.ctx.release
@@ -189,6 +208,59 @@ def linear(x, weight, bias=None):
 @implements(F.bilinear)
 def bilinear(input1, input2, weight, bias=None):
     """yₖ = x₁ᵀ Wₖ x₂ + bₖ over the last dims; weight (out, in1, in2)."""
-    first = matmul(input1, weight.permute(1, 0, 2).flatten(1)).unflatten(-1, (weight.shape[0], weight.shape[2]))
+    first = matmul(input1, weight.permute(1, 0, 2).flatten(1)).unflatten(
+        -1, (weight.shape[0], weight.shape[2])
+    )
     y = matmul(first, input2.unsqueeze(-1)).squeeze(-1)
     return y if bias is None else y + bias
+
+
+# --- inverses ------------------------------------------------------------------------------------------------
+
+
+@implements(torch.linalg.inv, torch.inverse)
+class Inverse(Policy):
+    """Y = A⁻¹;  Ā = −Yᵀ Ȳ Yᵀ."""
+
+    verified = True
+
+    def forward(self, A):
+        Y = torch.linalg.inv(A)
+        self.ctx.save(Y)
+        return Y
+
+    def backward(self, Y_bar):
+        (Y,) = self.ctx.release
+        Yt = Y.transpose(-1, -2)
+        return -(Yt @ Y_bar @ Yt)
+
+
+class Solve(Policy):
+    """A X = B for matrices or stacks of them;  B̄ = A⁻ᵀ X̄, Ā = −B̄ Xᵀ."""
+
+    broadcasts = True
+    verified = True
+
+    def forward(self, A, B):
+        X = torch.linalg.solve(A, B)
+        self.ctx.save(A, X)
+        return X
+
+    def backward(self, X_bar):
+        A, X = self.ctx.release
+        need_A, _ = self.ctx.needs_grad
+        B_bar = _solve(A.transpose(-1, -2), X_bar)
+        return -(B_bar @ X.transpose(-1, -2)) if need_A else None, B_bar
+
+
+_solve = function(Solve, "solve")
+
+
+@implements(torch.linalg.solve)
+def solve(A, B, *, left=True):
+    """X with A X = B, or X A = B with left=False. B is a vector where torch takes it for one."""
+    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and tuple(B.shape) == tuple(A.shape[:-1]))
+    if vector:
+        B = B.unsqueeze(-1)
+    X = _solve(A, B) if left else _solve(A.transpose(-1, -2), B.transpose(-1, -2)).transpose(-1, -2)
+    return X.squeeze(-1) if vector else X

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
-from neo.functions.activations import log_softmax, normalized_exp, softmax_gradient
 from neo.functions.registry import implements, raw
+from neo.functions.softmaxes import log_softmax, normalized_exp, softmax_gradient
 from neo.tensor import LiteTensor
 
 _nll_forward = torch.ops.aten.nll_loss_forward.default
@@ -91,23 +91,20 @@ cross_entropy_gradient = function(CrossEntropyGradient, "cross_entropy_gradient"
 
 
 class RowNll(Policy):
-    """ℓₙ = −w[tₙ] x[n, tₙ], 0 for ignored rows, for log-probabilities x (n, classes); linear in x."""
+    """ℓₙ = −x[n, tₙ], 0 for ignored rows, for log-probabilities x (n, classes); linear in x."""
 
     verified = True
 
-    def forward(self, x, target, weight, ignore_index):
-        self.ctx.save(target, weight, tuple(x.shape), ignore_index)
-        return _nll_forward(x, target, weight, 0, ignore_index)[0]
+    def forward(self, x, target, ignore_index):
+        self.ctx.save(target, tuple(x.shape), ignore_index)
+        return _nll_forward(x, target, None, 0, ignore_index)[0]
 
     def backward(self, loss_bar):
-        target, weight, shape, ignore_index = self.ctx.release
+        target, shape, ignore_index = self.ctx.release
         kept = raw(target) != ignore_index
         column = torch.where(kept, raw(target), 0).unsqueeze(1)
-        pulled = torch.where(kept, -loss_bar, 0.0)
-        if weight is not None:
-            pulled = pulled * weight[column.squeeze(1)]
-        x_bar = torch.scatter_add(pulled.new_zeros(shape), 1, column, pulled.unsqueeze(1))
-        return (x_bar, None) if weight is None else (x_bar, None, None)
+        pulled = torch.where(kept, -loss_bar, 0.0).unsqueeze(1)
+        return torch.scatter_add(pulled.new_zeros(shape), 1, column, pulled), None
 
 
 row_nll = function(RowNll, "nll_loss")
@@ -125,22 +122,35 @@ def _rows(x, target, name):
         return x.unsqueeze(0), target.reshape((1,)), ()
     if x.ndim == 2:
         if target.ndim != 1 or target.shape[0] != x.shape[0]:
-            raise ValueError(f"{name}: expected a target of shape ({x.shape[0]},) for scores {tuple(x.shape)}, got "
-                             f"{tuple(target.shape)}")
+            raise ValueError(
+                f"{name}: expected a target of shape ({x.shape[0]},) for scores {tuple(x.shape)}, got "
+                f"{tuple(target.shape)}"
+            )
         return x, target, None
     shape = (x.shape[0], *x.shape[2:])
     if tuple(target.shape) != shape:
-        raise ValueError(f"{name}: expected a target of shape {shape} for scores {tuple(x.shape)}, got "
-                         f"{tuple(target.shape)}")
+        raise ValueError(
+            f"{name}: expected a target of shape {shape} for scores {tuple(x.shape)}, got "
+            f"{tuple(target.shape)}"
+        )
     return x.movedim(1, -1).reshape((-1, x.shape[1])), target.reshape((-1,)), shape
 
 
 @implements(F.cross_entropy)
-def cross_entropy(x, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean",
-                  label_smoothing=0.0):
+def cross_entropy(
+    x,
+    target,
+    weight=None,
+    size_average=None,
+    ignore_index=-100,
+    reduce=None,
+    reduction="mean",
+    label_smoothing=0.0,
+):
     """−Σ q log softmax(x), q the target: class indices (n, *space), or probabilities in the shape of x.
 
-    x: scores (n, classes, *space) or (classes,). weight: one factor a class. label_smoothing ε: q ← (1 − ε) q + ε / classes.
+    x: scores (n, classes, *space) or (classes,). weight: one factor a class.
+    label_smoothing: ε, in q ← (1 − ε) q + ε / classes.
     "mean" divides by the total weight of the targets that are not ignored.
     """
     reduction = _legacy(reduction, size_average, reduce, "cross_entropy")
@@ -152,27 +162,30 @@ def cross_entropy(x, target, weight=None, size_average=None, ignore_index=-100, 
         losses = row_cross_entropy(rows, labels, code, ignore_index)
         return losses if code or shape is None else losses.reshape(shape)
     log_p = log_softmax(rows, 1)
-    losses = row_nll(log_p, labels, weight, ignore_index)
-    kept = raw(labels) != ignore_index
+    losses, factors, kept = _weighted_nll(log_p, labels, weight, ignore_index)
     if label_smoothing:
         spread = -(log_p if weight is None else log_p * weight).sum(1) / rows.shape[1]
         losses = losses * (1 - label_smoothing) + torch.where(kept, spread, 0.0) * label_smoothing
     if code == 0:
         return losses if shape is None else losses.reshape(shape)
-    return losses.sum() if code == 2 else losses.sum() / _total_weight(labels, weight, kept, losses)
+    return losses.sum() if code == 2 else losses.sum() / factors.sum()
 
 
-def _total_weight(labels, weight, kept, losses):
-    kept = kept.to(losses.dtype)
+def _weighted_nll(log_p, labels, weight, ignore_index):
+    """The losses of the rows, the weights they have in the mean, and the mask of the rows not ignored."""
+    losses, kept = row_nll(log_p, labels, ignore_index), raw(labels) != ignore_index
     if weight is None:
-        return kept.sum()
-    return (raw(weight)[torch.where(kept > 0, raw(labels), 0)] * kept).sum()
+        return losses, kept.to(losses.dtype), kept
+    factors = torch.where(kept, weight[torch.where(kept, raw(labels), 0)], 0.0)
+    return losses * factors, factors, kept
 
 
 def _soft_cross_entropy(x, target, weight, reduction, label_smoothing):
     if target.shape != x.shape:
-        raise ValueError(f"cross_entropy: target probabilities must have the shape of the scores, {tuple(x.shape)}; got "
-                         f"{tuple(target.shape)}")
+        raise ValueError(
+            f"cross_entropy: target probabilities must have the shape of the scores, {tuple(x.shape)}; got "
+            f"{tuple(target.shape)}"
+        )
     classes = 0 if x.ndim == 1 else 1
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / x.shape[classes]
@@ -185,16 +198,16 @@ def _soft_cross_entropy(x, target, weight, reduction, label_smoothing):
     return reduced(losses, reduction, "cross_entropy")
 
 
-@implements(F.nll_loss, torch.nn.functional.nll_loss)
+@implements(F.nll_loss)
 def nll_loss(x, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean"):
     """−w[t] x[t] for log-probabilities x (n, classes, *space); "mean" divides by the sum of the weights met."""
     reduction = _legacy(reduction, size_average, reduce, "nll_loss")
     code = reduction_code(reduction, "nll_loss")
     rows, labels, shape = _rows(x, target, "nll_loss")
-    losses = row_nll(rows, labels, weight, ignore_index)
+    losses, factors, _ = _weighted_nll(rows, labels, weight, ignore_index)
     if code == 0:
         return losses if shape is None else losses.reshape(shape)
-    return losses.sum() if code == 2 else losses.sum() / _total_weight(labels, weight, raw(labels) != ignore_index, losses)
+    return losses.sum() if code == 2 else losses.sum() / factors.sum()
 
 
 # --- numbers -------------------------------------------------------------------------------------------------
@@ -207,3 +220,97 @@ def mse_loss(x, target, size_average=None, reduce=None, reduction="mean", weight
     away = x - target
     losses = away * away
     return reduced(losses if weight is None else losses * weight, reduction, "mse_loss")
+
+
+@implements(F.l1_loss)
+def l1_loss(x, target, size_average=None, reduce=None, reduction="mean", weight=None):
+    """|x − t|, with gradient 0 where they are equal."""
+    reduction = _legacy(reduction, size_average, reduce, "l1_loss")
+    losses = torch.abs(x - target)
+    return reduced(losses if weight is None else losses * weight, reduction, "l1_loss")
+
+
+@implements(F.smooth_l1_loss)
+def smooth_l1_loss(x, target, size_average=None, reduce=None, reduction="mean", beta=1.0):
+    """(x − t)² / 2β where |x − t| < β, else |x − t| − β/2."""
+    reduction = _legacy(reduction, size_average, reduce, "smooth_l1_loss")
+    if beta < 0:
+        raise RuntimeError(f"smooth_l1_loss does not support negative values for beta, got {beta}")
+    if beta == 0:
+        return l1_loss(x, target, reduction=reduction)
+    away = x - target
+    far = torch.abs(away)
+    losses = torch.where(raw(far) < beta, away * away * (0.5 / beta), far - 0.5 * beta)
+    return reduced(losses, reduction, "smooth_l1_loss")
+
+
+@implements(F.huber_loss)
+def huber_loss(x, target, reduction="mean", delta=1.0, weight=None):
+    """(x − t)² / 2 where |x − t| ≤ δ, else δ (|x − t| − δ/2)."""
+    away = x - target
+    far = torch.abs(away)
+    losses = torch.where(raw(far) <= delta, away * away * 0.5, (far - 0.5 * delta) * delta)
+    return reduced(losses if weight is None else losses * weight, reduction, "huber_loss")
+
+
+@implements(F.binary_cross_entropy_with_logits)
+def binary_cross_entropy_with_logits(
+    x, target, weight=None, size_average=None, reduce=None, reduction="mean", pos_weight=None
+):
+    """−w (p t log σ(x) + (1 − t) log σ(−x)), p = pos_weight."""
+    name = "binary_cross_entropy_with_logits"
+    reduction = _legacy(reduction, size_average, reduce, name)
+    if target.shape != x.shape:
+        raise ValueError(
+            f"{name}: target size {tuple(target.shape)} must be the same as input size {tuple(x.shape)}"
+        )
+    log_yes = F.logsigmoid(x)
+    if pos_weight is None:  # log σ(−x) = log σ(x) − x
+        losses = (1 - target) * x - log_yes
+    else:
+        losses = (1 - target) * x - log_yes * ((pos_weight - 1) * target + 1)
+    return reduced(losses if weight is None else losses * weight, reduction, name)
+
+
+class Xent(Policy):
+    """ℓ = −t max(log x, −100) − (1 − t) max(log(1 − x), −100);
+    x̄ = ℓ̄ (x − t) / max(x (1 − x), 1e−12), t̄ = ℓ̄ (log(1 − x) − log x)."""
+
+    broadcasts = True
+    verified = True
+
+    def forward(self, x, target):
+        self.ctx.save(x, target)
+        return F.binary_cross_entropy(x, target, reduction="none")
+
+    def backward(self, loss_bar):
+        x, target = self.ctx.release
+        need_x, need_target = self.ctx.needs_grad
+        x_bar = loss_bar * (x - target) / torch.clamp(x * (1 - x), min=1e-12) if need_x else None
+        return x_bar, loss_bar * (torch.log1p(-x) - torch.log(x)) if need_target else None
+
+
+_xent = function(Xent, "binary_cross_entropy")
+
+
+@implements(F.binary_cross_entropy)
+def binary_cross_entropy(x, target, weight=None, size_average=None, reduce=None, reduction="mean"):
+    """−w (t log x + (1 − t) log(1 − x)) for probabilities x; logarithms no lower than −100."""
+    reduction = _legacy(reduction, size_average, reduce, "binary_cross_entropy")
+    if target.shape != x.shape:
+        raise ValueError(
+            f"binary_cross_entropy: target size {tuple(target.shape)} must be the same as input size "
+            f"{tuple(x.shape)}"
+        )
+    losses = _xent(x, target)
+    return reduced(losses if weight is None else losses * weight, reduction, "binary_cross_entropy")
+
+
+@implements(F.kl_div, only=True, name="kl_div")
+def kl_div(x, target, size_average=None, reduce=None, reduction="mean", log_target=False):
+    """t (log t − x) for log-probabilities x; reduction "batchmean" divides the sum by the size of dim 0."""
+    reduction = _legacy(reduction, size_average, reduce, "kl_div")
+    losses = torch.exp(target) * (target - x) if log_target else torch.xlogy(target, target) - target * x
+    if reduction == "batchmean":
+        return losses.sum() / x.shape[0] if x.ndim else losses
+    return reduced(losses, reduction, "kl_div")

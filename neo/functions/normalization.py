@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -60,14 +62,18 @@ class BatchNormGradient(Policy):
         n = x.numel() // x.shape[1]
         per_channel = (1, -1) + (1,) * (x.ndim - 2)
         P_X, sum_Xx, sum_X = batch_norm_gradient(X, x, weight, mean, scale, eps)
-        if isinstance(x, LiteTensor):  # third order: μ and r as functions of x, which above counted as constants
+        if isinstance(
+            x, LiteTensor
+        ):  # third order: μ and r as functions of x, which above counted as constants
             mean, scale = batch_statistics(x, eps)
         a = (X * g).sum((0, *range(2, x.ndim))) - (sum_X * sum_g + sum_Xx * sum_gx) / n
         wr = scale if weight is None else weight * scale
         g_bar = x_bar = None
         if need_g:
             slope = W * scale
-            g_bar = torch.addcmul(P_X + (B - slope * mean).reshape(per_channel), x, slope.reshape(per_channel))
+            g_bar = torch.addcmul(
+                P_X + (B - slope * mean).reshape(per_channel), x, slope.reshape(per_channel)
+            )
         if need_x:
             # x̄ is linear in g, X and x̂: a coefficient for each, channel by channel, from sums that are there already.
             of_g = W - wr * sum_Xx / n
@@ -104,10 +110,16 @@ def batch_norm(
     Neo never writes in place, so that running statistics are not updated; momentum is there for torch's signature.
     Raises: InPlaceError for running statistics with training=True; ValueError for a batch of one value a channel.
     """
+    if x.ndim < 2:
+        raise NotImplementedError(
+            f"batch_norm: expected an input (n, channels, *space), got shape {tuple(x.shape)}"
+        )
     if not training:
         if running_mean is None or running_var is None:
-            raise RuntimeError("batch_norm: training=False normalises by running_mean and running_var, got None; "
-                               "give them, or pass training=True to use the statistics of the batch")
+            raise RuntimeError(
+                "batch_norm: training=False normalises by running_mean and running_var, got None; "
+                "give them, or pass training=True to use the statistics of the batch"
+            )
         return _by_running_statistics(x, running_mean, running_var, weight, bias, eps)
     if running_mean is not None or running_var is not None:
         raise InPlaceError(
@@ -115,7 +127,9 @@ def batch_norm(
             "place. Pass running_mean=None, running_var=None, and compute running statistics apart."
         )
     if x.numel() == x.shape[1]:
-        raise ValueError(f"batch_norm: expected more than 1 value per channel when training, got input size {x.shape}")
+        raise ValueError(
+            f"batch_norm: expected more than 1 value per channel when training, got input size {x.shape}"
+        )
     return batch_normalize(x, weight, bias, eps)
 
 
@@ -130,15 +144,22 @@ def _by_running_statistics(x, mean, var, weight, bias, eps):
 
 @implements(F.instance_norm, only=True, name="instance_norm")
 def instance_norm(
-    x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
+    x,
+    running_mean=None,
+    running_var=None,
+    weight=None,
+    bias=None,
+    use_input_stats=True,
+    momentum=0.1,
+    eps=1e-5,
 ):
     """Each channel of each sample of x brought to mean 0 and variance 1, then scaled and shifted."""
     if not use_input_stats:
         return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    n, c = x.shape[:2]
-    y = batch_norm(x.reshape((1, n * c, *x.shape[2:])), training=True, eps=eps).reshape(tuple(x.shape))
     if running_mean is not None or running_var is not None:
         raise InPlaceError("instance_norm: would update running statistics in place; pass None for them")
+    n, c = x.shape[:2]
+    y = batch_norm(x.reshape((1, n * c, *x.shape[2:])), training=True, eps=eps).reshape(tuple(x.shape))
     return _affine(y, weight, bias, (1, c) + (1,) * (x.ndim - 2))
 
 
@@ -148,7 +169,9 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=Tr
     n, c = x.shape[:2]
     if c % num_groups:
         raise RuntimeError(f"group_norm: {c} channels do not divide into {num_groups} groups")
-    y = _normalized(x.reshape((n, num_groups, -1)), (2,), eps).reshape(tuple(x.shape))
+    y = _normalized(x.reshape((n, num_groups, c // num_groups * math.prod(x.shape[2:]))), (2,), eps).reshape(
+        tuple(x.shape)
+    )
     return _affine(y, weight, bias, (1, c) + (1,) * (x.ndim - 2))
 
 
@@ -157,7 +180,9 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enab
     """The last dims, of shape normalized_shape, brought to mean 0 and variance 1, then scaled and shifted."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if tuple(x.shape[x.ndim - len(shape) :]) != shape:
-        raise RuntimeError(f"layer_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}")
+        raise RuntimeError(
+            f"layer_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}"
+        )
     return _affine(_normalized(x, tuple(range(-len(shape), 0)), eps), weight, bias, shape)
 
 

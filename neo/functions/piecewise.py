@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from neo.autograd._function import function
-from neo.autograd.policy import Policy
 from neo.functions.elementwise import Binary, Unary, is_number
-from neo.functions.registry import implements, raw
+from neo.functions.registry import implements
 
 # --- one or the other ----------------------------------------------------------------------------------------
 
@@ -21,7 +22,9 @@ class Where(Binary):
 
     def backward(self, z_bar):
         (condition,) = self.ctx.release
-        _, *needs = self.ctx.needs_grad  # of those of x and y that are tensors, and the first is x if that is one
+        _, *needs = (
+            self.ctx.needs_grad
+        )  # of those of x and y that are tensors, and the first is x if that is one
         return None, *self.parts(condition, z_bar, needs)
 
     def parts(self, condition, z_bar, needs):
@@ -51,7 +54,7 @@ _where_number = function(WhereNumber, "where")
 
 @implements(torch.where)
 def where(condition, x=None, y=None):
-    """x where the condition holds, else y: tensors or numbers, broadcast. where(condition) gives the places that hold."""
+    """x where the condition holds, else y: tensors or numbers, broadcast. where(condition) gives the places."""
     if x is None and y is None:
         return torch.nonzero(condition, as_tuple=True)
     if is_number(x):
@@ -70,7 +73,9 @@ def masked_fill(x, mask, value):
     """value, a number or 0-dim tensor, where the mask holds, else x."""
     if not is_number(value):
         if value.ndim:
-            raise RuntimeError(f"masked_fill only supports a 0-dimensional value tensor, got shape {tuple(value.shape)}")
+            raise RuntimeError(
+                f"masked_fill only supports a 0-dimensional value tensor, got shape {tuple(value.shape)}"
+            )
         value = value if value.dtype is x.dtype else value.to(x.dtype)
     elif not (x.is_floating_point() or isinstance(value, int)):
         raise RuntimeError(f"masked_fill: value {value} does not fit a tensor of {x.dtype}")
@@ -83,9 +88,11 @@ def masked_fill(x, mask, value):
 class Extreme(Binary):
     """z = the extreme of x and y;  x̄ = z̄ where z is x, ȳ = z̄ where z is y, half of z̄ to each where they tie."""
 
-    def forward(self, x, y):
-        z = self.pick(x, y)
-        self.ctx.constant(share := self.share(x, y, z).to(z.dtype))  # the derivative of which is 0
+    pick: Any
+
+    def forward(self, x, other):
+        z = self.pick(x, other)
+        share = self.ctx.constant(self.share(x, other, z).to(z.dtype))  # flat: its derivative is 0
         self.ctx.save(share)
         return z
 
@@ -161,7 +168,9 @@ class ClampBetween(Binary):
     """y = min(max(x, l), h) for tensors;  x̄ = ȳ where l ≤ x ≤ h, l̄ = ȳ where x < l < h, h̄ = ȳ where x > h or l ≥ h."""
 
     def forward(self, x, low, high):
-        self.ctx.save((x >= low) & (x <= high), (x < low) & (low < high), (x > high) | (low >= high) & (x < low))
+        self.ctx.save(
+            (x >= low) & (x <= high), (x < low) & (low < high), (x > high) | (low >= high) & (x < low)
+        )
         return torch.clamp(x, low, high)
 
     def backward(self, y_bar):
@@ -197,7 +206,7 @@ _clamp_above, _clamp_below = function(ClampAbove, "clamp"), function(ClampBelow,
 
 @implements(torch.clamp, torch.clip)
 def clamp(x, min=None, max=None):
-    """x brought into [min, max]: numbers, tensors, or None for no bound. A gradient passes where x is within, ends included."""
+    """x brought into [min, max]: numbers, tensors, or None. The gradient passes where x is within, ends included."""
     if min is None and max is None:
         raise RuntimeError("clamp: at least one of 'min' or 'max' must not be None")
     if (min is None or is_number(min)) and (max is None or is_number(max)):
@@ -317,8 +326,8 @@ def frac(x):
 class FloorDivide(Binary):
     """z = ⌊x / y⌋;  x̄ = 0, ȳ = 0."""
 
-    def forward(self, x, y):
-        return torch.floor_divide(x, y)
+    def forward(self, x, other):
+        return torch.floor_divide(x, other)
 
     def backward(self, z_bar):
         return tuple(torch.zeros_like(z_bar) for _ in self.ctx.needs_grad)

@@ -1,4 +1,4 @@
-"""Sums, means and extremes over dims. dim is an int, a tuple, or None for all dims; negative dims count from the end."""
+"""Sums, means and spreads over dims. dim is an int, a tuple, or None for all dims; negative dims count from the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
-from neo.functions._arguments import dim_tuple, given_dims, wrap_dim
+from neo.functions._arguments import dim_tuple, given_dims
 from neo.functions.registry import implements, raw
 
 
@@ -122,7 +122,9 @@ def var_mean(x, *dims, dim=None, unbiased=None, correction=None, keepdim=False):
     n = math.prod([shape[d] for d in over])
     scale = max(n - correction, 0)
     spread = summed(away * away, over, keepdim, None) / float(scale)
-    return spread, centre if keepdim else centre.reshape(tuple(s for i, s in enumerate(shape) if i not in over))
+    return spread, centre if keepdim else centre.reshape(
+        tuple(s for i, s in enumerate(shape) if i not in over)
+    )
 
 
 @implements(torch.std)

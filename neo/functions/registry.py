@@ -1,4 +1,4 @@
-"""Which torch callable is answered by which Neo function: the one table behind torch functions, methods and operators."""
+"""Which torch callable is answered by which Neo function: the table behind torch functions, methods and operators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -23,14 +24,37 @@ __all__ = ["Function", "constant", "dispatch", "has_lite", "implements", "lite",
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 
 _handlers: dict[Any, Callable[..., Any]] = {}
-_OWN_METHODS = frozenset(vars(LiteTensor)) | frozenset(vars(_handle.Handle))  # the tensor answers these itself
+_OWN_METHODS = frozenset(vars(LiteTensor)) | frozenset(
+    vars(_handle.Handle)
+)  # the tensor answers these itself
 _apart: set[Any] = set()  # torch callables whose arguments differ from those of their namesakes
 _twins: dict[Any, list[Any]] = {}  # torch callable -> all callables registered together with it
 
 # Python's operators, by the name of the torch function that spells them; _handle.pyx looks them up by this name.
 _OPERATORS = frozenset(
-    "add sub mul div pow floor_divide remainder matmul neg abs eq ne lt le gt ge "
-    "bitwise_and bitwise_or bitwise_xor bitwise_not getitem".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "pow",
+        "floor_divide",
+        "remainder",
+        "matmul",
+        "neg",
+        "abs",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_xor",
+        "bitwise_not",
+        "getitem",
+    ]
 )
 _WITH_NUMBERS = frozenset(["add", "sub", "mul", "div", "pow"])
 # What torch calls the operator methods when a plain torch.Tensor stands on the left.
@@ -80,14 +104,18 @@ def implements(
     Raises: TypeError when a target is not callable, or what is decorated is neither a Policy nor a function.
     """
     if not targets or not all(callable(target) for target in targets):
-        raise TypeError(f"implements: expected torch callables, as in @implements(torch.relu); got {targets!r}")
+        raise TypeError(
+            f"implements: expected torch callables, as in @implements(torch.relu); got {targets!r}"
+        )
 
     def register(implementation: Implementation) -> Implementation:
         label = name or (targets[0].__name__ if not only else None)
         handler: Callable[..., Any] = implementation
         if isinstance(implementation, type):
             if not issubclass(implementation, Policy):
-                raise TypeError(f"implements({targets[0].__name__}): expected a Policy class or a function, got {implementation!r}")
+                raise TypeError(
+                    f"implements({targets[0].__name__}): expected a Policy class or a function, got {implementation!r}"
+                )
             handler = make_function(implementation, label or targets[0].__name__)
         else:
             handler = _with_torch_names(implementation)
@@ -98,7 +126,7 @@ def implements(
 
 
 def constant(*targets: Any) -> None:
-    """Register torch callables without a derivative (comparisons, argmax, ...): results are constants, never recorded."""
+    """Register torch callables without a derivative (comparisons, argmax, ...): results are constants, not recorded."""
     for target in targets:
         _publish(target.__name__, (target,), _constant_handler(target))
 
@@ -116,7 +144,9 @@ def dispatch(func: Any, args: tuple, kwargs: dict[str, Any] | None) -> Any:
     if not kwargs:
         return handler(*args)
     if kwargs.pop("inplace", False):
-        raise InPlaceError(f"torch.{func.__name__}: inplace=True would write in place; use the result of inplace=False")
+        raise InPlaceError(
+            f"torch.{func.__name__}: inplace=True would write in place; use the result of inplace=False"
+        )
     if kwargs.pop("out", None) is not None:
         raise InPlaceError(f"torch.{func.__name__}: out= would write in place; use the result instead")
     kwargs.pop("_stacklevel", None)  # where torch's own warnings would point
@@ -124,9 +154,11 @@ def dispatch(func: Any, args: tuple, kwargs: dict[str, Any] | None) -> Any:
 
 
 def raw(value: Any) -> Any:
-    """The torch tensor behind a LiteTensor, also in lists and tuples; anything else as it is."""
+    """The torch tensor behind a LiteTensor or array, also in lists and tuples; anything else as it is."""
     if isinstance(value, LiteTensor):
         return value.data
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
     if type(value) in (list, tuple):
         return type(value)(raw(item) for item in value)
     return value
@@ -177,7 +209,9 @@ def _with_torch_names(implementation: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _publish(label: str | None, targets: tuple[Any, ...], handler: Callable[..., Any], only: bool = False) -> None:
+def _publish(
+    label: str | None, targets: tuple[Any, ...], handler: Callable[..., Any], only: bool = False
+) -> None:
     """Put `handler` everywhere that `targets` can be reached from."""
     everywhere: list[Any] = []
     for target in targets:
@@ -203,9 +237,13 @@ def _publish(label: str | None, targets: tuple[Any, ...], handler: Callable[...,
         _handlers[target] = handler
         _twins[target] = everywhere
         method = target.__name__
-        if getattr(torch.Tensor, method, None) is target and not method.startswith("__") and method not in _OWN_METHODS:
+        if (
+            getattr(torch.Tensor, method, None) is target
+            and not method.startswith("__")
+            and method not in _OWN_METHODS
+        ):
             setattr(LiteTensor, method, _as_method(method, handler))
-    if only and label is None:
+    if label is None:
         return
     for operator in set() if only else {label, *(target.__name__ for target in targets)} & _OPERATORS:
         _handle.register_operator(operator, handler)
@@ -262,6 +300,7 @@ def _forbid_in_place_methods() -> None:
     """x.add_(1) and its like: methods that say what to use instead."""
     for method in dir(torch.Tensor):
         if method.endswith("_") and not method.endswith("__") and not hasattr(LiteTensor, method):
+
             def refuse(self: LiteTensor, *args: Any, _method: str = method, **kwargs: Any) -> None:
                 raise _unsupported(getattr(torch.Tensor, _method))
 

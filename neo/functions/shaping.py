@@ -47,17 +47,17 @@ to_shape, to_view = function(Reshape, "reshape"), function(View, "view")
 
 
 @implements(torch.reshape)
-def reshape(x, *shape):
+def reshape(x, *sizes, shape=None):
     """x in another shape, a view where that can be: reshape(x, 2, -1) or reshape(x, (2, -1))."""
-    return to_shape(x, spread(shape))
+    return to_shape(x, spread(sizes, shape))
 
 
 @implements(torch.Tensor.view)
-def view(x, *shape):
+def view(x, *sizes, size=None):
     """x in another shape, never a copy. Raises RuntimeError where that cannot be."""
-    if shape and isinstance(shape[0], torch.dtype):
+    if sizes and isinstance(sizes[0], torch.dtype):
         raise NotImplementedError("view(dtype) reads the bits of one type as another: that has no gradient")
-    return to_view(x, spread(shape))
+    return to_view(x, spread(sizes, size))
 
 
 @implements(torch.Tensor.view_as)
@@ -94,14 +94,16 @@ def unflatten(x, dim, sizes):
         known = -math.prod(sizes)
         sizes = tuple(shape[dim] // known if size == -1 else size for size in sizes)
     if math.prod(sizes) != shape[dim]:
-        raise RuntimeError(f"unflatten: sizes {sizes} do not multiply up to {shape[dim]}, the size of dim {dim}")
+        raise RuntimeError(
+            f"unflatten: sizes {sizes} do not multiply up to {shape[dim]}, the size of dim {dim}"
+        )
     return to_shape(x, (*shape[:dim], *sizes, *shape[dim + 1 :]))
 
 
 @implements(torch.squeeze)
-def squeeze(x, *dim):
+def squeeze(x, *args, dim=None):
     """Without the dims of size 1, or without those of the given ones that have size 1."""
-    dims = range(x.ndim) if not dim else [wrap_dim(d, x.ndim) for d in spread(dim)]
+    dims = range(x.ndim) if not args and dim is None else [wrap_dim(d, x.ndim) for d in spread(args, dim)]
     return to_shape(x, tuple(size for i, size in enumerate(x.shape) if size != 1 or i not in dims))
 
 
@@ -123,9 +125,10 @@ def _at_least(ndim: int, widen: Any) -> Any:
     return at_least
 
 
-implements(torch.atleast_1d)(_at_least(1, lambda shape: (1,)))
-implements(torch.atleast_2d)(_at_least(2, lambda shape: (1, *shape) if shape else (1, 1)))
-implements(torch.atleast_3d)(
+_VF: Any = torch._VF  # the C functions that torch's Python ones call; a list of tensors reaches those
+implements(torch.atleast_1d, _VF.atleast_1d)(_at_least(1, lambda shape: (1,)))
+implements(torch.atleast_2d, _VF.atleast_2d)(_at_least(2, lambda shape: (1, *shape) if shape else (1, 1)))
+implements(torch.atleast_3d, _VF.atleast_3d)(
     _at_least(3, lambda shape: {0: (1, 1, 1), 1: (1, *shape, 1), 2: (*shape, 1)}[len(shape)])
 )
 
@@ -162,9 +165,9 @@ to_order = function(Permute, "permute")
 
 
 @implements(torch.permute)
-def permute(x, *dims):
+def permute(x, *args, dims=None):
     """Dims in another order: permute(x, 1, 0) or permute(x, (1, 0))."""
-    return to_order(x, spread(dims))
+    return to_order(x, spread(args, dims))
 
 
 @implements(torch.t)
@@ -182,7 +185,9 @@ def movedim(x, source, destination):
     sources = [wrap_dim(d, ndim) for d in spread((source,))]
     places = [wrap_dim(d, ndim) for d in spread((destination,))]
     if len(sources) != len(places) or len(set(sources)) != len(sources) or len(set(places)) != len(places):
-        raise RuntimeError(f"movedim: source {source} and destination {destination} must pair off distinct dims")
+        raise RuntimeError(
+            f"movedim: source {source} and destination {destination} must pair off distinct dims"
+        )
     rest = iter([d for d in range(ndim) if d not in sources])
     at = dict(zip(places, sources, strict=True))
     return to_order(x, tuple(at[i] if i in at else next(rest) for i in range(ndim)))
@@ -192,8 +197,11 @@ def _reversed_dims(x):
     return x.t() if x.ndim == 2 else to_order(x, tuple(reversed(range(x.ndim))))
 
 
-LiteTensor.T = property(_reversed_dims, doc="The transpose: dims in reverse order.")
-LiteTensor.mT = property(lambda x: swap(x, -2, -1), doc="The last two dims swapped.")
+for _name, _attribute in {
+    "T": property(_reversed_dims, doc="The transpose: dims in reverse order."),
+    "mT": property(lambda x: swap(x, -2, -1), doc="The last two dims swapped."),
+}.items():
+    setattr(LiteTensor, _name, _attribute)
 
 
 # --- the same numbers again ----------------------------------------------------------------------------------
@@ -227,9 +235,9 @@ to_size, summed_to = function(Expand, "expand"), function(SumToSize, "sum_to_siz
 
 
 @implements(torch.Tensor.expand)
-def expand(x, *size):
+def expand(x, *sizes, size=None):
     """x repeated, without a copy, to a shape it broadcasts to; -1 leaves a size as it is."""
-    return to_size(x, spread(size))
+    return to_size(x, spread(sizes, size))
 
 
 @implements(torch.Tensor.expand_as)
@@ -252,18 +260,20 @@ def broadcast_tensors(*tensors):
 
 
 @implements(torch.Tensor.sum_to_size)
-def sum_to_size(x, *size):
+def sum_to_size(x, *sizes, size=None):
     """The adjoint of broadcasting: x summed to a shape that broadcasts to its own."""
-    return summed_to(x, spread(size))
+    return summed_to(x, spread(sizes, size))
 
 
 @implements(torch.Tensor.repeat)
-def repeat(x, *repeats):
+def repeat(x, *counts, repeats=None):
     """x laid side by side: repeats[i] times along dim i; more repeats than dims make leading dims."""
-    counts = spread(repeats)
+    counts = spread(counts, repeats)
     sizes = (1,) * (len(counts) - x.ndim) + tuple(x.shape)
     if len(sizes) != len(counts):
-        raise RuntimeError(f"repeat: {len(counts)} repeats for a tensor of {x.ndim} dims; give one for each dim")
+        raise RuntimeError(
+            f"repeat: {len(counts)} repeats for a tensor of {x.ndim} dims; give one for each dim"
+        )
     apart = tuple(n for size in sizes for n in (1, size))
     wide = tuple(n for count, size in zip(counts, sizes, strict=True) for n in (count, size))
     together = tuple(count * size for count, size in zip(counts, sizes, strict=True))
@@ -271,9 +281,9 @@ def repeat(x, *repeats):
 
 
 @implements(torch.tile)
-def tile(x, *dims):
+def tile(x, *counts, dims=None):
     """Like repeat, with missing counts taken as 1."""
-    counts = spread(dims)
+    counts = spread(counts, dims)
     return repeat(x, (1,) * (x.ndim - len(counts)) + counts)
 
 
@@ -324,6 +334,6 @@ reverse = function(Flip, "flip")
 
 
 @implements(torch.flip)
-def flip(x, *dims):
+def flip(x, *args, dims=None):
     """x reversed along dims: flip(x, 0, 1) or flip(x, (0, 1))."""
-    return reverse(x, spread(dims))
+    return reverse(x, spread(args, dims))

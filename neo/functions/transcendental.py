@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -17,6 +18,9 @@ LN2, LN10 = math.log(2), math.log(10)
 class OfInput(Unary):
     """A rule that needs the input alone: `value(x)` and `slope(x)`."""
 
+    value: Any
+    slope: Any
+
     def forward(self, x):
         self.ctx.save(x)
         return self.value(x)
@@ -28,6 +32,9 @@ class OfInput(Unary):
 
 class OfOutput(Unary):
     """A rule that needs the output alone: `value(x)` and `slope(y)`."""
+
+    value: Any
+    slope: Any
 
     def forward(self, x):
         y = self.value(x)
@@ -265,7 +272,9 @@ class Logit(Unary):
         x, eps = self.ctx.release
         low = 0.0 if eps is None else eps
         inside = (x >= low) & (x <= 1 - low)
-        return torch.where(inside, y_bar / torch.where(inside, x * (1 - x), 1.0), torch.nan if eps is None else 0.0)
+        return torch.where(
+            inside, y_bar / torch.where(inside, x * (1 - x), 1.0), torch.nan if eps is None else 0.0
+        )
 
 
 implements(torch.logit)(Logit)

@@ -1,0 +1,103 @@
+"""Sums of products over named or numbered indices."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from neo.autograd._function import function
+from neo.autograd.policy import Policy
+from neo.functions.linalg import product
+from neo.functions.registry import implements
+
+
+@implements(torch.tensordot)
+def tensordot(x, other, dims=2):
+    """Σ over the given dims of both: a number n (the last n with the first n), or two lists of dims."""
+    if isinstance(dims, int):
+        left, right = list(range(x.ndim - dims, x.ndim)), list(range(dims))
+    else:
+        left, right = (
+            [d % t.ndim for d in (ds if isinstance(ds, list | tuple) else [ds])]
+            for t, ds in zip((x, other), dims, strict=True)
+        )
+    for d, e in zip(left, right, strict=True):  # torch takes a size of 1 for a broadcast one
+        if x.shape[d] != other.shape[e] and 1 in (x.shape[d], other.shape[e]):
+            x = x.sum(d, True)
+            other = other.sum(e, True)
+    rest_left = [d for d in range(x.ndim) if d not in left]
+    rest_right = [d for d in range(other.ndim) if d not in right]
+    shape = [x.shape[d] for d in rest_left] + [other.shape[d] for d in rest_right]
+    inside = math.prod([x.shape[d] for d in left])
+    a = x.permute((*rest_left, *left)).reshape((math.prod([x.shape[d] for d in rest_left]), inside))
+    b = other.permute((*right, *rest_right)).reshape(
+        (inside, math.prod([other.shape[d] for d in rest_right]))
+    )
+    return product(a, b).reshape(tuple(shape))
+
+
+class Einsum(Policy):
+    """y = Σ Π xᵢ by an equation without "..." or repeated letters in an operand;  x̄ᵢ = the same sum with ȳ in the place
+    of xᵢ, repeated along letters that only xᵢ has."""
+
+    verified = True
+
+    def forward(self, inputs, output, *operands):
+        self.ctx.save(inputs, output, *operands)
+        return torch.einsum(f"{','.join(inputs)}->{output}", *operands)
+
+    def backward(self, y_bar):
+        inputs, output, *operands = self.ctx.release
+        gradients: list[Any] = []
+        for i, need in enumerate(self.ctx.needs_grad):
+            if not need:
+                gradients.append(None)
+                continue
+            others = [(inputs[j], operands[j]) for j in range(len(operands)) if j != i]
+            known = set(output).union(*(letters for letters, _ in others))
+            kept = "".join(letter for letter in inputs[i] if letter in known)
+            x_bar = _einsum(
+                (output, *(letters for letters, _ in others)), kept, y_bar, *(x for _, x in others)
+            )
+            if kept != inputs[i]:
+                shape = tuple(operands[i].shape)
+                ones = tuple(n if letter in known else 1 for letter, n in zip(inputs[i], shape, strict=True))
+                x_bar = x_bar.reshape(ones).expand(shape)
+            gradients.append(x_bar)
+        return tuple(gradients)
+
+
+_einsum = function(Einsum, "einsum")
+
+
+@implements(torch.einsum)
+def einsum(equation, *operands):
+    """Einstein's sum, as in einsum("ij,jk->ik", a, b). No "...", no letter twice in one operand."""
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = tuple(operands[0])
+    left, arrow, output = equation.replace(" ", "").partition("->")
+    inputs = tuple(left.split(","))
+    if not arrow:
+        output = "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
+    if "." in equation or any(len(set(letters)) != len(letters) for letters in inputs):
+        raise NotImplementedError(
+            f"einsum: {equation!r} has '...' or a letter twice in one operand; write it out with "
+            f"matmul, diagonal and sum"
+        )
+    sizes: dict[str, int] = {}
+    for letters, x in zip(inputs, operands, strict=True):
+        if len(letters) != x.ndim:
+            raise RuntimeError(
+                f"einsum: {letters!r} names {len(letters)} dims, its operand has shape {tuple(x.shape)}"
+            )
+        for letter, size in zip(letters, x.shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                kind = (
+                    NotImplementedError if 1 in (sizes[letter], size) else RuntimeError
+                )  # torch broadcasts the 1
+                raise kind(
+                    f"einsum: {letter!r} is {sizes[letter]} in one operand and {size} in another; expand first"
+                )
+    return _einsum(inputs, output, *operands)

@@ -1,0 +1,111 @@
+"""Softmax and its logarithm, over a dim."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from neo.autograd._function import function
+from neo.autograd.policy import Policy
+from neo.functions._arguments import wrap_dim
+from neo.functions.registry import implements
+
+
+class Softmax(Policy):
+    """y = eˣ / Σ eˣ;  x̄ = y (ȳ − Σ ȳ y), sums over dim."""
+
+    verified = True
+
+    def forward(self, x, dim):
+        y = torch._softmax(x, dim, False)
+        self.ctx.save(y, dim)
+        return y
+
+    def backward(self, y_bar):
+        y, dim = self.ctx.release
+        return softmax_gradient(y_bar, y, dim)
+
+
+class SoftmaxGradient(Policy):
+    """z = y (g − Σ g y);  ḡ = y (z̄ − Σ z̄ y), ȳ = z̄ (g − Σ g y) − g Σ z̄ y."""
+
+    verified = True
+
+    def forward(self, g, y, dim):
+        self.ctx.save(g, y, dim)
+        return torch._softmax_backward_data(g, y, dim, g.dtype)
+
+    def backward(self, z_bar):
+        g, y, dim = self.ctx.release
+        need_g, need_y = self.ctx.needs_grad
+        y_bar = None
+        if need_y:
+            y_bar = z_bar * (g - (g * y).sum(dim, True)) - g * (z_bar * y).sum(dim, True)
+        return softmax_gradient(z_bar, y, dim) if need_g else None, y_bar
+
+
+class LogSoftmax(Policy):
+    """y = x − log Σ eˣ;  x̄ = ȳ − e^y Σ ȳ, sums over dim."""
+
+    verified = True
+
+    def forward(self, x, dim):
+        y = torch._log_softmax(x, dim, False)
+        self.ctx.save(y, dim)
+        return y
+
+    def backward(self, y_bar):
+        y, dim = self.ctx.release
+        return log_softmax_gradient(y_bar, y, dim)
+
+
+class LogSoftmaxGradient(Policy):
+    """z = g − e^y Σ g;  ḡ = z̄ − Σ z̄ e^y, ȳ = −z̄ e^y Σ g."""
+
+    verified = True
+
+    def forward(self, g, y, dim):
+        self.ctx.save(g, y, dim)
+        return torch._log_softmax_backward_data(g, y, dim, g.dtype)
+
+    def backward(self, z_bar):
+        g, y, dim = self.ctx.release
+        need_g, need_y = self.ctx.needs_grad
+        weighted = z_bar * torch.exp(y)
+        g_bar = z_bar - weighted.sum(dim, True) if need_g else None
+        return g_bar, -weighted * g.sum(dim, True) if need_y else None
+
+
+normalized_exp, softmax_gradient = function(Softmax, "softmax"), function(SoftmaxGradient, "softmax_gradient")
+log_normalized_exp = function(LogSoftmax, "log_softmax")
+log_softmax_gradient = function(LogSoftmaxGradient, "log_softmax_gradient")
+
+
+@implements(torch.softmax, F.softmax, torch.special.softmax)
+def softmax(x, dim=None, _stacklevel=3, dtype=None):
+    """eˣ / Σ eˣ over dim; torch.softmax(x, dim, dtype) and F.softmax(x, dim, dtype=dtype)."""
+    x, dim = _softmax_arguments(x, dim, _stacklevel, dtype, "softmax")
+    return normalized_exp(x, dim)
+
+
+@implements(torch.log_softmax, F.log_softmax, torch.special.log_softmax)
+def log_softmax(x, dim=None, _stacklevel=3, dtype=None):
+    """x − log Σ eˣ over dim."""
+    x, dim = _softmax_arguments(x, dim, _stacklevel, dtype, "log_softmax")
+    return log_normalized_exp(x, dim)
+
+
+@implements(F.softmin)
+def softmin(x, dim=None, _stacklevel=3, dtype=None):
+    """e⁻ˣ / Σ e⁻ˣ over dim."""
+    return softmax(-x, dim, _stacklevel, dtype)
+
+
+def _softmax_arguments(x, dim, stacklevel, dtype, name):
+    if dim is None:
+        raise TypeError(f"{name}: say over which dim, as in {name}(x, dim=-1)")
+    if isinstance(stacklevel, torch.dtype):
+        dtype = stacklevel
+    if dtype is not None and x.dtype is not dtype:
+        x = x.to(dtype)
+    return x, wrap_dim(dim, x.ndim)

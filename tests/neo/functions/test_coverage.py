@@ -1,0 +1,66 @@
+"""The table of samples leaves out no rule: every Policy's own methods and every composition run while it is walked."""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+import neo.functions
+from neo.functions import registry
+from tests.neo.functions.orders import neo_orders
+from tests.neo.functions.samples import SAMPLES
+
+# Answered, but without a derivative to examine here, or examined by a test of its own (test_rules.py).
+ELSEWHERE = {"dropout", "dropout2d", "cuda", "empty", "max_pool2d_with_indices", "max_pool1d_with_indices"}
+
+
+def code_run_by_the_table() -> set[CodeType]:
+    seen: set[CodeType] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            seen.add(frame.f_code)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        for case in SAMPLES:
+            neo_orders(case.fn, case.args, case.orders)
+    finally:
+        sys.setprofile(before)
+    return seen
+
+
+def rules() -> dict[str, list[FunctionType]]:
+    """Name of each answered op and of each inner rule -> the Python functions that make it up."""
+    found: dict[str, list[FunctionType]] = {}
+    modules: list[ModuleType] = [
+        sys.modules[f"neo.functions.{info.name}"] for info in pkgutil.iter_modules(neo.functions.__path__)
+    ]
+    functions = [
+        value for module in modules for value in vars(module).values() if isinstance(value, registry.Function)
+    ]
+    handlers = set(registry._handlers.values())
+    for function in {*functions, *(h for h in handlers if isinstance(h, registry.Function))}:
+        own = [value for value in vars(function.policy).values() if isinstance(value, FunctionType)]
+        found[f"{function.policy.__module__}.{function.policy.__qualname__}"] = own
+    for handler in handlers:
+        implementation = getattr(handler, "__wrapped__", None)
+        if isinstance(implementation, FunctionType) and implementation.__name__ not in ELSEWHERE:
+            found[f"{implementation.__module__}.{implementation.__name__}"] = [implementation]
+    return found
+
+
+def test_table_of_samples_runs_every_rule_of_the_library():
+    library = {name: parts for name, parts in rules().items() if name.startswith("neo.functions.")}
+    assert len(library) > 200
+    seen = code_run_by_the_table()
+    missed = {
+        f"{name}.{part.__name__}"
+        for name, parts in library.items()
+        for part in parts
+        if part.__code__ not in seen
+    }
+    assert not {name for name in missed if "Dropout" not in name}, sorted(missed)
