@@ -1,1 +1,1 @@
-"""Entry points: compose a configuration and call meta."""
+"""The commands: each composes its configuration and calls what does the work."""

@@ -1,4 +1,4 @@
-"""The real Omniglot, where it is; and one torch thread for each test process."""
+"""The real Omniglot, where it is."""
 
 from __future__ import annotations
 

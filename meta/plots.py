@@ -1,0 +1,191 @@
+"""The pictures of a run: its learning curve, and tasks with what the adapted model made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+from tasks import Task
+
+__all__ = ["learning_curve", "tasks"]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+DPI = 200
+CLASSES, SHOTS, QUERIES = 8, 5, 8  # at most so many of each are drawn
+
+
+def learning_curve(
+    lines: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    title: str,
+    chance: float | None = None,
+    result: Mapping[str, Any] | None = None,
+) -> None:
+    """Loss and accuracy over the iterations: every logged meta-batch as a dot, their running mean, validation, test.
+
+    Args:
+        lines: of metrics.jsonl.
+        chance: the accuracy of guessing, drawn as a dotted line.
+        result: with test/accuracy and test/ci95, both fractions, and test/tasks; drawn as a line with its interval.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    for axes, key, label in zip(
+        figure.subplots(1, 2), ("loss", "accuracy"), ("query loss (nats)", "query accuracy"), strict=True
+    ):
+        _curve(axes, lines, key)
+        axes.set_xlabel("iteration (meta-update)")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if key == "loss":
+            axes.set_ylim(bottom=0)
+        else:
+            axes.set_ylim(0, 1.02)
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            if chance is not None:
+                axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label=f"chance, {chance:.0%}")
+            if result is not None:
+                _test_line(axes, result)
+        if axes.get_legend_handles_labels()[0]:
+            place = "upper right" if key == "loss" else "lower right"
+            axes.legend(fontsize=8, loc=place, framealpha=0.9)
+    _save(figure, path)
+
+
+def tasks(pictured: Sequence[tuple[Task, torch.Tensor]], path: Path, *, title: str) -> None:
+    """Tasks side by side, a class a row: its support images, then queries with the predictions, right or wrong.
+
+    Args:
+        pictured: each a single task of images x (n, 1, height, width) in [0, 1], class by class, and the predicted
+            labels of its queries (n,). Of large tasks the first classes and images are drawn.
+    """
+    ways = [int(task.support.y.max()) + 1 for task, _ in pictured]
+    rows = min(max(ways), CLASSES)
+    columns = [_columns(task) for task, _ in pictured]
+    width = sum(shots + queries for shots, queries in columns) + 1.3 * len(pictured)
+    scale = 0.48  # inches for each image
+    figure = Figure(figsize=(max(5.0, width * scale), rows * scale * 1.32 + 1.4), layout="constrained")
+    grid = figure.subplots(1, len(pictured), width_ratios=[s + q + 1 for s, q in columns], squeeze=False)[0]
+    for number, (axes, (task, predicted)) in enumerate(zip(grid, pictured, strict=True)):
+        _task(axes, task, predicted.cpu(), f"task {number + 1}")
+    figure.suptitle(title, fontsize=11)
+    figure.legend(
+        handles=[
+            Line2D([], [], color=GREEN, linewidth=3, label="✓ right"),
+            Line2D([], [], color=RED, linewidth=3, linestyle=":", label="✗ n wrong, n was predicted"),
+        ],
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+    )
+    _save(figure, path)
+
+
+def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str) -> None:
+    train = [(line["step"], line[f"train/{key}"]) for line in lines if line.get(f"train/{key}") is not None]
+    val = [line for line in lines if line.get(f"val/{key}") is not None]
+    if train:
+        steps, values = np.array(train, dtype=float).T
+        axes.plot(steps, values, ".", color=BLUE, alpha=0.3, markersize=4, label="training meta-batch")
+        axes.plot(steps, _running_mean(values), color=BLUE, linewidth=1.8, label="training, running mean")
+    if val:
+        margin = [line.get("val/ci95") or 0.0 for line in val] if key == "accuracy" else None
+        axes.errorbar(
+            [line["step"] for line in val],
+            [line[f"val/{key}"] for line in val],
+            yerr=margin,
+            color=ORANGE,
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            capsize=2.5,
+            label="validation" if margin is None else "validation, 95% interval",
+        )
+
+
+def _test_line(axes: Axes, result: Mapping[str, Any]) -> None:
+    mean, ci95 = result["test/accuracy"], result["test/ci95"] or 0.0
+    axes.axhspan(mean - ci95, mean + ci95, color=RED, alpha=0.15, linewidth=0)
+    label = f"test, {mean:.1%} ± {100 * ci95:.1f}, {result['test/tasks']} tasks"
+    axes.axhline(mean, color=RED, linestyle="--", linewidth=1.4, label=label)
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """The mean over a window of a tenth of the curve around each point; the window is cut off at the ends."""
+    reach = max(1, len(values) // 20)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(0, np.arange(len(values)) - reach)
+    last = np.minimum(len(values), np.arange(len(values)) + reach + 1)
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def _columns(task: Task) -> tuple[int, int]:
+    """How many support and how many query images of a class are drawn."""
+    ways = int(task.support.y.max()) + 1
+    return min(len(task.support) // ways, SHOTS), min(len(task.query) // ways, QUERIES)
+
+
+def _task(axes: Axes, task: Task, predicted: torch.Tensor, title: str) -> None:
+    shots, queries = _columns(task)
+    classes = min(int(task.support.y.max()) + 1, CLASSES)
+    support_y, query_y = task.support.y.cpu(), task.query.y.cpu()
+    gap = 0.4  # between support and query
+    for label in range(classes):
+        axes.text(-0.28, label * 1.32 + 0.5, str(label), ha="right", va="center", fontsize=9, weight="bold")
+        for column, index in enumerate((support_y == label).nonzero().flatten()[:shots].tolist()):
+            _image(axes, task.support.x[index], column, label, GREY, "-")
+        for column, index in enumerate((query_y == label).nonzero().flatten()[:queries].tolist()):
+            right = int(predicted[index]) == label
+            colour, x = GREEN if right else RED, shots + gap + column
+            _image(axes, task.query.x[index], x, label, colour, "-" if right else ":")
+            mark = "✓" if right else f"✗ {int(predicted[index])}"
+            axes.text(
+                x + 0.5, label * 1.32 + 1.14, mark, ha="center", va="center", fontsize=6.5, color=colour
+            )
+    accuracy = float((predicted == query_y).to(torch.float32).mean())
+    ways = int(support_y.max()) + 1
+    shown = f", {classes} of {ways} classes shown" if classes < ways else ""
+    axes.text(shots / 2, -0.25, "support", ha="center", va="bottom", fontsize=8)
+    axes.text(shots + gap + queries / 2, -0.25, "query", ha="center", va="bottom", fontsize=8)
+    axes.set_title(f"{title}: {accuracy:.0%} of {len(query_y)} queries right{shown}", fontsize=9, pad=20)
+    axes.set_xlim(-0.7, shots + gap + queries + 0.1)
+    axes.set_ylim(classes * 1.32, -0.1)
+    axes.set_aspect("equal")
+    axes.axis("off")
+
+
+def _image(axes: Axes, x: torch.Tensor, left: float, label: int, colour: str, style: str) -> None:
+    top, margin = label * 1.32, 0.05
+    extent = (left + margin, left + 1 - margin, top + 1 - margin, top + margin)
+    axes.imshow(x[0].cpu().numpy(), cmap="gray_r", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    side = 1 - 2 * margin
+    axes.add_patch(
+        Rectangle(
+            (left + margin, top + margin),
+            side,
+            side,
+            fill=False,
+            edgecolor=colour,
+            linewidth=1.2,
+            linestyle=style,
+        )
+    )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_figure(str(path), dpi=DPI)

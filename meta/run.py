@@ -1,0 +1,224 @@
+"""A run from its first step to its result, and everything it leaves in its folder.
+
+metrics.jsonl               a line for each logged step
+checkpoints/                step-*.safetensors, best.safetensors
+plots/learning_curve.png, plots/tasks.png
+result.json                 the test accuracy and its protocol, at the end
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from meta import checkpoint, plots
+from meta.checkpoint import CheckpointError, Checkpoints, write_whole
+from meta.evaluate import Evaluation
+from meta.experiment import Experiment, device_name, versions
+from meta.loggers import Progress
+from meta.metrics import Metrics, plain, read_metrics
+from meta.trainer import Log, State
+from neo.typing import Params
+
+__all__ = ["evaluate_run", "resumed_config", "train"]
+
+PICTURED = 2  # test tasks in tasks.png
+
+
+def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Meta-train as configured, test once at the end, and give the content of result.json.
+
+    Args:
+        config: conf/train.yaml, composed; with resume, the one of the run: resumed_config(folder).
+        folder: the run's; without resume it must hold no other run.
+        resume: continue from the last checkpoint in folder, bit for bit on the CPU.
+    Raises: FileExistsError for a folder that holds a run; CheckpointError where it cannot be resumed; TrainingError;
+        what Experiment raises. What the run has written by then stays.
+    """
+    experiment = Experiment(config)
+    trainer = experiment.trainer
+    sampler, validation = experiment.sampler("train"), experiment.sampler("val")
+    test = experiment.sampler(
+        "test"
+    )  # built now, so that a protocol it cannot hold is known before hours of training
+    checkpoints = Checkpoints(folder / "checkpoints", trainer.keep)
+    state, spent_s = trainer.start(config.seed, experiment.device), 0.0
+    if resume:
+        state, spent_s = _restore(experiment, checkpoints, state)
+        if state.step >= trainer.iterations and (folder / "result.json").is_file():
+            return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
+    about = experiment.about()
+    began = time.monotonic() - spent_s
+    best = _best_so_far(checkpoints, state.step)
+
+    def described(result: Evaluation | None) -> dict[str, Any]:
+        scores = {"val/accuracy": result.mean, "val/ci95": result.ci95} if result else {}
+        return plain({**about, **scores, "seconds": time.monotonic() - began})
+
+    def keep(state: State, result: Evaluation | None) -> None:
+        nonlocal best
+        if result is not None and result.mean > best:
+            best = result.mean
+            checkpoints.save_best(state, described(result))
+        if state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations:
+            checkpoints.save(state, described(result))
+
+    experiment.logger.start(folder, about["config"], resume)
+    try:
+        if not resume:
+            checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
+        with Progress(trainer.iterations, state.step) as progress:
+
+            def log(line: Log) -> None:
+                numbers = line.metrics()
+                metrics.write({"step": line.step, "seconds": time.monotonic() - began, **numbers})
+                experiment.logger.log(line.step, numbers)
+                progress.log(line.step, numbers)
+
+            state = trainer.fit(
+                sampler,
+                state,
+                validate=lambda params: experiment.evaluate(params, validation, trainer.val_tasks),
+                log=log,
+                checkpoint=keep,
+                tick=progress.tick,
+            )
+    finally:
+        metrics.close()
+
+    tested = experiment.evaluate(state.params, test, config.evaluation.tasks)
+    result = plain(
+        {
+            "test/accuracy": tested.mean,
+            "test/ci95": tested.ci95,
+            "test/loss": tested.loss,
+            "test/tasks": len(tested.scores),
+            "iterations": state.step,
+            "seconds": time.monotonic() - began,
+            "seed": config.seed,
+            "protocol": experiment.protocol(),
+            "data": about["data"],
+            "versions": about["versions"],
+            "device": device_name(experiment.device),
+        }
+    )
+    pictures = draw(experiment, state.params, folder, result)
+    write_json(folder / "result.json", result)
+    experiment.logger.finish(result, pictures)
+    return result
+
+
+def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
+    """The configuration of the run in folder, from its last good checkpoint, with some values replaced.
+
+    overrides: dotted key → value, of keys that do not change what has been computed already.
+    """
+    about = checkpoint.read_header(Checkpoints(folder / "checkpoints").last())
+    config = OmegaConf.create(about["composed"])
+    for key, value in overrides.items():
+        OmegaConf.update(config, key, value)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def evaluate_run(
+    folder: Path,
+    *,
+    tasks: int,
+    part: str = "test",
+    which: str = "last",
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run's checkpoint on unseen tasks; write and give the content of its evaluation.json.
+
+    Args:
+        tasks: how many, ≥ 1.
+        part: "test" or "val".
+        which: "last" or "best" (by validation).
+        overrides: dotted key → value, in place of those that the run was configured with (device, evaluation.seed ...).
+    Raises: CheckpointError for a folder without such a checkpoint, or other data than the run was trained on.
+    """
+    if part not in ("val", "test"):
+        raise ValueError(f"part={part!r} is no part to evaluate on; expected 'test' or 'val'.")
+    if which not in ("last", "best"):
+        raise ValueError(f"checkpoint={which!r} is none that is kept; expected 'last' or 'best'.")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    config = resumed_config(folder, {**(overrides or {}), "evaluation.tasks": tasks})
+    path = checkpoints.last() if which == "last" else checkpoints.best()
+    if path is None:
+        raise CheckpointError(
+            f"{checkpoints.folder} holds no best checkpoint: no validation ran. Use checkpoint=last."
+        )
+    experiment = Experiment(config)
+    _same_data(experiment, path)
+    state = checkpoint.load(path, experiment.trainer.start(config.seed, experiment.device))
+    evaluation = experiment.evaluate(state.params, experiment.sampler(part), tasks)
+    result = plain(
+        {
+            f"{part}/accuracy": evaluation.mean,
+            f"{part}/ci95": evaluation.ci95,
+            f"{part}/loss": evaluation.loss,
+            f"{part}/tasks": len(evaluation.scores),
+            "iterations": state.step,
+            "checkpoint": path.name,
+            "protocol": experiment.protocol(),
+            "versions": versions(),
+            "device": device_name(experiment.device),
+        }
+    )
+    write_json(folder / "evaluation.json", result)
+    return result
+
+
+def draw(experiment: Experiment, params: Params, folder: Path, result: Mapping[str, Any]) -> dict[str, Path]:
+    """The pictures of a finished run: name → path."""
+    paths = {name: folder / "plots" / f"{name}.png" for name in ("learning_curve", "tasks")}
+    ways = experiment.config.task.ways
+    title = f"{experiment.dataset.name}, {ways}-way {experiment.config.task.shots}-shot"
+    plots.learning_curve(
+        read_metrics(folder / "metrics.jsonl"),
+        paths["learning_curve"],
+        title=title,
+        chance=1 / ways,
+        result=result,
+    )
+    pictured = []
+    for task in experiment.sampler("test").sample(0, PICTURED):
+        adapted = experiment.learner.adapt(params, task.support, experiment.config.evaluation.inner_steps)
+        prediction = experiment.learner.model(adapted, task.query.x)
+        pictured.append((task, prediction.data.argmax(1)))
+    plots.tasks(pictured, paths["tasks"], title=f"{title}: test tasks after adaptation")
+    return paths
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _restore(experiment: Experiment, checkpoints: Checkpoints, like: State) -> tuple[State, float]:
+    path = checkpoints.last()
+    _same_data(experiment, path)
+    return checkpoint.load(path, like), float(checkpoint.read_header(path)["seconds"])
+
+
+def _same_data(experiment: Experiment, path: Path) -> None:
+    was, now = checkpoint.read_header(path)["data"], experiment.dataset.describe()
+    for key in ("dataset", "split", "checksum"):
+        if was[key] != now[key]:
+            raise CheckpointError(
+                f"{path} is of a run on other data: {key} was {was[key]!r}, here it is {now[key]!r}. Give the "
+                "data_dir that it was trained on."
+            )
+
+
+def _best_so_far(checkpoints: Checkpoints, step: int) -> float:
+    """The best validation accuracy up to a step; one found later, by a run that was then killed, does not count."""
+    path = checkpoints.best()
+    about = checkpoint.read_header(path) if path else {"step": step + 1}
+    return about["val/accuracy"] if about["step"] <= step else float("-inf")

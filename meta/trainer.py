@@ -1,0 +1,182 @@
+"""The outer loop: draw a meta-batch, take its meta-gradient, step the meta-parameters."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import optree
+import torch
+
+from meta.algorithms.base import MetaGradient, MetaLearner
+from meta.evaluate import Evaluation, Sampler
+from neo.optim import Optimizer
+from neo.typing import Params, PyTree
+
+__all__ = ["Log", "State", "Trainer", "TrainingError"]
+
+
+class TrainingError(RuntimeError):
+    """The numbers stopped being numbers; the message names step and task, and what to try."""
+
+
+class State(NamedTuple):
+    """All that a run is, between two steps: with it, and tasks that are a function of the step, a run continues."""
+
+    step: int  # meta-updates taken
+    params: Params
+    optimizer: Any  # the outer optimiser's state, a pytree
+
+
+@dataclass(frozen=True)
+class Log:
+    """What one logged step has to say; loss in nats, accuracy in [0, 1]."""
+
+    step: int
+    loss: float
+    accuracy: float
+    validation: Evaluation | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """As a flat dict: train/loss, train/accuracy, and val/... where validation ran."""
+        val = self.validation
+        return {"train/loss": self.loss, "train/accuracy": self.accuracy} | (
+            {} if val is None else {"val/loss": val.loss, "val/accuracy": val.mean, "val/ci95": val.ci95}
+        )
+
+
+class Trainer:
+    """θ ← step(θ, meta-gradient of the meta-batch of this step), `iterations` times; Finn et al. 2017, Algorithm 2.
+
+    Knows nothing of which algorithm, model or tasks it runs. Step s (from 1) takes the tasks of iteration s − 1, slots
+    0 to meta_batch − 1, so that a state and its sampler determine all that follows.
+
+    Args:
+        learner: supplies the meta-gradient.
+        optimizer: a neo.optim pair, for the meta-parameters.
+        iterations: meta-updates in all, ≥ 1.
+        meta_batch: tasks of one meta-update, ≥ 1.
+        log_every: steps between two logs, ≥ 1; the last step is logged too.
+        checkpoint_every: steps between two checkpoints, ≥ 1; the last state is kept too.
+        val_every: steps between two validations, ≥ 0; 0 for none. Validation runs with the first log that is due at
+            or after each multiple, and with the last.
+        val_tasks: tasks of each validation, ≥ 1, the same every time.
+        keep: checkpoints kept besides the best by validation, ≥ 1.
+    Raises: ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        optimizer: Optimizer,
+        *,
+        iterations: int,
+        meta_batch: int,
+        log_every: int = 10,
+        checkpoint_every: int = 100,
+        val_every: int = 100,
+        val_tasks: int = 100,
+        keep: int = 3,
+    ) -> None:
+        self.learner, self.optimizer = learner, optimizer
+        self.iterations = _at_least(1, "iterations", iterations)
+        self.meta_batch = _at_least(1, "meta_batch", meta_batch)
+        self.log_every = _at_least(1, "log_every", log_every)
+        self.checkpoint_every = _at_least(1, "checkpoint_every", checkpoint_every)
+        self.val_every = _at_least(0, "val_every", val_every)
+        self.val_tasks = _at_least(1, "val_tasks", val_tasks)
+        self.keep = _at_least(1, "keep", keep)
+
+    def start(self, seed: int, device: str | torch.device = "cpu") -> State:
+        """The state before the first step: a pure function of seed."""
+        params = self.learner.init(seed, device)
+        return State(0, params, self.optimizer.init(params))
+
+    def steps(self, sampler: Sampler, state: State) -> Iterator[tuple[State, MetaGradient]]:
+        """Each further state, with the meta-gradient that led there; nothing is checked or waited for."""
+        for step in range(state.step + 1, self.iterations + 1):
+            gradient = self.learner.meta_gradient(state.params, sampler.sample(step - 1, self.meta_batch))
+            params, inner = self.optimizer.step(state.params, gradient.gradient, state.optimizer)
+            state = State(step, params, inner)
+            yield state, gradient
+
+    def fit(
+        self,
+        sampler: Sampler,
+        start: State,
+        *,
+        validate: Callable[[Params], Evaluation] | None = None,
+        log: Callable[[Log], None] = lambda line: None,
+        checkpoint: Callable[[State, Evaluation | None], None] = lambda state, validation: None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> State:
+        """Train to the end and give the last state.
+
+        Args:
+            start: what self.start(...) gives, or the state of a checkpoint.
+            validate: meta-parameters → their results on held-out tasks; None for no validation.
+            log: called with every log that is due.
+            checkpoint: called after log, with the state where one is due or validation has just run.
+            tick: called after every step.
+        Raises: TrainingError at a loss or a gradient that is NaN or infinite: in the very step on the CPU, on a GPU at
+            the next log, because looking at every number would stop the GPU at every step.
+        """
+        state = start
+        unseen: list[tuple[int, MetaGradient]] = []
+        for state, gradient in self.steps(sampler, start):
+            last = state.step == self.iterations
+            due = last or state.step % self.log_every == 0
+            kept = last or state.step % self.checkpoint_every == 0
+            unseen.append((state.step, gradient))
+            if due or kept or gradient.loss.device.type == "cpu":
+                for step, seen in unseen:
+                    check_finite(step, seen)
+                unseen.clear()
+            validation = None
+            if due:
+                if validate is not None and self._validates(state.step):
+                    validation = validate(state.params)
+                log(Log(state.step, float(gradient.loss.mean()), float(gradient.score.mean()), validation))
+            if kept or validation is not None:
+                checkpoint(state, validation)
+            tick()
+        return state
+
+    def _validates(self, step: int) -> bool:
+        """Whether a multiple of val_every lies behind the log before this one, up to here."""
+        if self.val_every == 0:
+            return False
+        before = (step - 1) // self.log_every * self.log_every
+        return step == self.iterations or step // self.val_every > before // self.val_every
+
+
+def check_finite(step: int, gradient: MetaGradient) -> None:
+    """Raise TrainingError unless every task's loss and every meta-gradient is finite."""
+    remedy = "try a smaller algorithm.inner_lr or optimizer.lr, or fewer inner steps"
+    finite = torch.isfinite(gradient.loss)
+    if not bool(finite.all()):
+        slot = int(finite.to(torch.uint8).argmin())
+        raise TrainingError(
+            f"step {step}: the query loss of task {slot} (iteration {step - 1}, slot {slot}) is "
+            f"{float(gradient.loss[slot])}, expected a finite number; {remedy}."
+        )
+    tree: PyTree = gradient.gradient
+    for path, leaf in zip(optree.tree_paths(tree), optree.tree_leaves(tree), strict=True):
+        if not bool(torch.isfinite(leaf.data).all()):
+            name = ".".join(map(str, path))
+            raise TrainingError(
+                f"step {step}: the meta-gradient of {name!r} has entries that are NaN or infinite, while the "
+                f"losses are finite; {remedy}."
+            )
+
+
+def _at_least(least: int, name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"Trainer: {name}={value!r} must be an integer.") from None
+    if number < least:
+        raise ValueError(f"Trainer: {name}={value} is too small; choose trainer.{name} ≥ {least}.")
+    return number

@@ -1,0 +1,101 @@
+"""What every command shares: composing its configuration, and failing in one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from meta.checkpoint import CheckpointError
+from meta.trainer import TrainingError
+from neo.errors import NeoError
+from scripts import _overrides
+from tasks import DataError
+
+__all__ = ["run"]
+
+# What a user can do something about: their message is the whole story. Anything else is a fault of ours, and its
+# traceback is shown.
+EXPECTED = (
+    CheckpointError,
+    DataError,
+    HydraException,
+    NeoError,
+    NotImplementedError,
+    OmegaConfBaseException,
+    OSError,
+    TrainingError,
+    ValueError,
+)
+
+
+def run(
+    config_name: str,
+    job: Callable[[DictConfig], None],
+    before: Callable[[Sequence[Override]], Sequence[str]] = lambda overrides: (),
+) -> None:
+    """Compose conf/<config_name>.yaml with the command line, call job with it; exit 1 with a sentence where that fails.
+
+    Args:
+        job: is called once, or with -m once an arm of the sweep, in a process that keeps its working directory.
+        before: looks at the overrides before hydra has written anything, and gives further ones.
+    """
+    debug = bool(os.environ.get("HYDRA_FULL_ERROR")) or "debug=true" in sys.argv[1:]
+
+    def guarded(config: DictConfig) -> None:
+        try:
+            job(config)
+        except KeyboardInterrupt:
+            _interrupted()
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the other arms go on; hydra says which one failed, and the sentence comes at the end
+            _fail(error, debug)
+
+    given = sys.argv
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises its errors instead of printing them
+    try:
+        arguments = get_args_parser().parse_args()
+        overrides = _overrides.parse(arguments.overrides)
+        if not (arguments.hydra_help or arguments.info or arguments.config_dir or arguments.config_name):
+            _overrides.check(config_name, overrides, arguments.multirun)
+            sys.argv = [*given, *before(overrides)]
+        hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(guarded)()
+    except KeyboardInterrupt:
+        _interrupted()
+    except Exception as error:
+        _fail(error, debug)
+    finally:
+        sys.argv = given
+        GlobalHydra.instance().clear()
+        if full_error is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _fail(error: Exception, debug: bool) -> NoReturn:
+    if debug or not isinstance(error, EXPECTED):
+        traceback.print_exception(error)
+    if isinstance(error, FileNotFoundError | PermissionError | OSError) and error.filename:
+        sentence = f"{error.filename}: {error.strerror}"
+    else:
+        sentence = " ".join(str(error).split())
+    print(f"error: {sentence or type(error).__name__}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _interrupted() -> NoReturn:
+    print("interrupted.", file=sys.stderr)
+    sys.exit(130)

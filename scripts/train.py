@@ -1,0 +1,91 @@
+"""Meta-train, test on unseen tasks, and leave a run folder: python scripts/train.py task=omniglot seed=1
+
+Everything in conf/train.yaml and its groups can be overridden; -m sweeps. To continue a run that was stopped:
+python scripts/train.py resume=RUN_DIR
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from meta.run import resumed_config, train
+from scripts import _command
+from scripts._overrides import ConfigError, value_of
+
+# What may change when a run is resumed: nothing that its past steps depended on.
+RESUMABLE = (
+    "resume",
+    "data_dir",
+    "debug",
+    "device",
+    "evaluation.batch",
+    "trainer.checkpoint_every",
+    "trainer.iterations",
+    "trainer.keep",
+)
+
+
+def job(config: DictConfig) -> None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    resume = config.resume is not None
+    if resume:
+        given = [override.split("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
+        config = resumed_config(
+            folder, {key: OmegaConf.select(config, key) for key in given if key != "resume"}
+        )
+    try:
+        result = train(config, folder, resume=resume)
+    except FileExistsError as error:
+        raise ConfigError(_taken(folder)) from error
+    except KeyboardInterrupt:
+        print(f"\nstopped; continue with: resume={folder}", file=sys.stderr)
+        raise
+    accuracy, ci95 = result["test/accuracy"], result["test/ci95"] or 0.0
+    print(
+        f"test accuracy {100 * accuracy:.2f}% ± {100 * ci95:.2f} (95% interval over {result['test/tasks']} unseen "
+        f"tasks), {result['iterations']} iterations, {result['seconds']:.0f} s\n"
+        f"pictures: {folder / 'plots' / 'learning_curve.png'}\n"
+        f"          {folder / 'plots' / 'tasks.png'}"
+    )
+
+
+def before(overrides: Sequence[Override]) -> Sequence[str]:
+    """Point hydra at the folder of a run to be resumed, and away from one that another run has filled."""
+    resume = value_of(overrides, "resume")
+    if resume is None:
+        taken = value_of(overrides, "hydra.run.dir")
+        if isinstance(taken, str) and (Path(taken) / "metrics.jsonl").exists():
+            raise ConfigError(_taken(Path(taken)))
+        return ()
+    folder = Path(str(resume))
+    if not (folder / "checkpoints").is_dir():
+        raise ConfigError(
+            f"resume={folder} is not the folder of a run: it has no checkpoints/. Name one that has."
+        )
+    for override in overrides:
+        key = override.key_or_group
+        if key not in RESUMABLE and not key.startswith("hydra."):
+            raise ConfigError(
+                f"{key} cannot change when a run is resumed, for its past steps depended on it; leave it out, or "
+                f"start a new run. What may change: {', '.join(RESUMABLE[1:])}."
+            )
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"
+
+
+def _taken(folder: Path) -> str:
+    return f"{folder} holds a run already; continue it with resume={folder}, or choose another hydra.run.dir."
+
+
+def main() -> None:
+    _command.run("train", job, before)
+
+
+if __name__ == "__main__":
+    main()

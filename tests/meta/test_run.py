@@ -1,0 +1,220 @@
+"""A run and its folder: repeatable, resumable, and whole in what it leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from meta import experiment
+from meta.checkpoint import CheckpointError, Checkpoints, read_header
+from meta.metrics import read_metrics
+from meta.run import evaluate_run, resumed_config, train
+
+TINY = [
+    "task.dataset.alphabets=4",
+    "task.dataset.characters=6",
+    "task.ways=3",
+    "task.queries=2",
+    "model.hidden=4",
+    "trainer.meta_batch=2",
+    "trainer.iterations=4",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=2",
+    "trainer.val_every=2",
+    "trainer.val_tasks=3",
+    "evaluation.tasks=5",
+    "device=cpu",
+]
+
+
+def tiny(*overrides: str) -> DictConfig:
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose("train", [*TINY, *overrides])
+
+
+def numbers(folder: Path) -> list[dict]:
+    """The metrics without the one thing that may differ, time."""
+    return [
+        {k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(Checkpoints(folder / "checkpoints").last())
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert numbers(one) == numbers(other)
+    assert tensors(one).keys() == tensors(other).keys()
+    for name, tensor in tensors(one).items():
+        assert torch.equal(tensor, tensors(other)[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train(tiny(), folder)
+    return folder
+
+
+def test_run_leaves_the_whole_folder(finished):
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
+    assert names == {
+        "checkpoints/best.safetensors",
+        "checkpoints/step-00000000.safetensors",
+        "checkpoints/step-00000002.safetensors",
+        "checkpoints/step-00000004.safetensors",
+        "metrics.jsonl",
+        "plots/learning_curve.png",
+        "plots/tasks.png",
+        "result.json",
+    }
+
+
+def test_metrics_have_a_line_for_each_logged_step(finished):
+    lines = read_metrics(finished / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if "val/accuracy" in line] == [2, 4]
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+    assert all(0 <= line["train/accuracy"] <= 1 and line["train/loss"] > 0 for line in lines)
+
+
+def test_result_has_the_accuracy_with_its_protocol(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert 0 <= result["test/accuracy"] <= 1
+    assert result["test/ci95"] >= 0
+    assert (result["test/tasks"], result["iterations"], result["seed"]) == (5, 4, 0)
+    assert result["seconds"] > 0
+    protocol = result["protocol"]
+    assert (protocol["ways"], protocol["shots"], protocol["queries"]) == (3, 1, 2)
+    assert protocol["test_inner_steps"] == protocol["inner_steps"] == 1
+    assert protocol["inner_reduction"] == "mean"
+    assert protocol["split"] == result["data"]["split"]
+
+
+def test_checkpoint_carries_the_resolved_config(finished):
+    header = read_header(Checkpoints(finished / "checkpoints").last())
+    assert header["config"]["model"]["ways"] == 3
+    assert header["config"]["task"]["seed"] == 0
+
+
+def test_same_seed_gives_the_same_run_bit_for_bit(finished, tmp_path):
+    train(tiny(), tmp_path)
+    assert_same_run(finished, tmp_path)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (finished, tmp_path)]
+    assert results[0]["test/accuracy"] == results[1]["test/accuracy"]
+
+
+def test_another_seed_gives_another_run_on_the_same_test_tasks(finished, tmp_path):
+    train(tiny("seed=1"), tmp_path)
+    assert numbers(finished)[0]["train/loss"] != numbers(tmp_path)[0]["train/loss"]
+    test = [experiment.Experiment(tiny(seed)).sampler("test").sample(0, 3) for seed in ("seed=0", "seed=1")]
+    assert torch.equal(test[0].query.x, test[1].query.x)
+    training = [
+        experiment.Experiment(tiny(seed)).sampler("train").sample(0, 3) for seed in ("seed=0", "seed=1")
+    ]
+    assert not torch.equal(training[0].query.x, training[1].query.x)
+
+
+def test_arms_with_one_seed_meet_the_same_training_tasks():
+    arms = [
+        experiment.Experiment(tiny(arm)).sampler("train").sample(3, 2)
+        for arm in ("algorithm=maml", "algorithm=fomaml")
+    ]
+    assert torch.equal(arms[0].support.x, arms[1].support.x)
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_resumed_run_equals_the_uninterrupted_one(finished, tmp_path, stop):
+    """Stopped after the log of a step by what a kill leaves: later metrics, but no later checkpoint."""
+
+    class Killed(BaseException):
+        pass
+
+    class KillingLogger(experiment.Logger):
+        def log(self, step, metrics):
+            if step == stop:
+                raise Killed
+
+    config = tiny()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment.Experiment, "logger", KillingLogger())
+        with pytest.raises(Killed):
+            train(config, tmp_path)
+    assert [line["step"] for line in numbers(tmp_path)] == list(range(1, stop + 1))
+    assert not (tmp_path / "result.json").exists()
+    train(resumed_config(tmp_path, {}), tmp_path, resume=True)
+    assert_same_run(finished, tmp_path)
+
+
+def test_run_refuses_a_folder_that_holds_a_run_and_leaves_it_alone(finished):
+    before = numbers(finished)
+    with pytest.raises(FileExistsError):
+        train(tiny("seed=3"), finished)
+    assert numbers(finished) == before
+    assert json.loads((finished / "result.json").read_text())["seed"] == 0
+
+
+def test_resume_of_a_finished_run_gives_its_result_without_testing_again(finished, monkeypatch):
+    monkeypatch.setattr(
+        experiment.Experiment, "evaluate", lambda *arguments: pytest.fail("the test split was touched")
+    )
+    result = train(resumed_config(finished, {}), finished, resume=True)
+    assert result == json.loads((finished / "result.json").read_text())
+
+
+def test_resume_on_other_data_is_refused(finished):
+    with pytest.raises(
+        CheckpointError, match=r"is of a run on other data: split was .*seed=0.*here it is .*seed=5"
+    ):
+        train(
+            resumed_config(finished, {"task.dataset.seed": 5, "trainer.iterations": 9}), finished, resume=True
+        )
+
+
+def test_evaluate_run_repeats_the_final_test(finished):
+    evaluation = evaluate_run(finished, tasks=5)
+    assert evaluation["test/accuracy"] == json.loads((finished / "result.json").read_text())["test/accuracy"]
+    assert evaluation == json.loads((finished / "evaluation.json").read_text())
+    (finished / "evaluation.json").unlink()
+
+
+def test_evaluate_run_says_the_protocol_that_it_used(finished):
+    evaluation = evaluate_run(
+        finished, tasks=2, which="best", part="val", overrides={"evaluation.inner_steps": 3}
+    )
+    assert evaluation["checkpoint"] == "best.safetensors"
+    assert (evaluation["protocol"]["test_inner_steps"], evaluation["protocol"]["inner_steps"]) == (3, 1)
+    assert evaluation["protocol"]["test_tasks"] == evaluation["val/tasks"] == 2
+    (finished / "evaluation.json").unlink()
+
+
+def test_evaluate_run_says_so_when_there_is_no_run(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint that can be read"):
+        evaluate_run(tmp_path, tasks=2)
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_diverging_run_keeps_what_it_has_written(tmp_path):
+    with pytest.raises(RuntimeError, match=r"step \d+: .* try a smaller algorithm\.inner_lr or optimizer.lr"):
+        train(tiny("optimizer.lr=1e30", "trainer.checkpoint_every=1"), tmp_path)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")][:1] == [1]
+    assert read_header(Checkpoints(tmp_path / "checkpoints").last())["step"] >= 1
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "cuda:99"])
+def test_device_that_is_not_there_is_refused(device):
+    with pytest.raises(ValueError, match=rf"device={device} .*choose device="):
+        experiment.resolve_device(device)
+
+
+def test_batch_norm_policy_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"evaluation\.batch_norm='running' is no policy"):
+        experiment.Experiment(tiny("evaluation.batch_norm=running"))

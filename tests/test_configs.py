@@ -1,0 +1,154 @@
+"""Every configuration composes and builds, and what it does not know is refused by name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+import meta
+import neo
+import tasks
+from meta.experiment import Experiment, build
+from meta.loggers import Logger, Wandb
+from meta.trainer import Trainer
+from scripts._overrides import ConfigError, check, groups, leaves, parse
+
+CONF = Path(__file__).parents[1] / "conf"
+COMMANDS = ("train", "evaluate", "mnist")
+CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def checked(name: str, *overrides: str, sweeping: bool = False) -> None:
+    check(name, parse(overrides), sweeping)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_composes(name):
+    assert leaves(composed(name))
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_choice_composes_and_resolves(group, choice):
+    config = composed("train", f"{group}={choice}")
+    resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert group == "experiment" or resolved[group]
+
+
+@pytest.mark.parametrize("choice", groups()["model"])
+@pytest.mark.parametrize("algorithm", groups()["algorithm"])
+def test_algorithm_builds_with_every_model(algorithm, choice):
+    experiment = Experiment(composed("train", f"algorithm={algorithm}", f"model={choice}", "model.hidden=4"))
+    assert isinstance(experiment.learner, meta.MetaLearner)
+    assert experiment.learner.init(seed=0)["conv0.weight"].shape == (4, 1, 3, 3)
+    assert isinstance(experiment.trainer, Trainer)
+
+
+@pytest.mark.parametrize("choice", groups()["optimizer"])
+def test_optimizer_builds(choice):
+    assert isinstance(build(composed("train", f"optimizer={choice}").optimizer), neo.optim.Optimizer)
+
+
+def test_fomaml_is_maml_at_first_order():
+    maml, first = (Experiment(composed("train", f"algorithm={name}")).learner for name in ("maml", "fomaml"))
+    assert (maml.first_order, first.first_order) == (False, True)
+    assert maml.inner_steps == first.inner_steps
+
+
+def test_loggers_build():
+    assert type(build(composed("train").logger)) is Logger
+    assert isinstance(build(composed("train", "logger=wandb").logger), Wandb)
+
+
+def test_glyphs_build_a_sampler_of_the_configured_protocol():
+    experiment = Experiment(
+        composed("train", "task.ways=3", "task.shots=2", "task.queries=4", "task.rotations=false")
+    )
+    assert isinstance(experiment.dataset, tasks.Glyphs)
+    train, test = experiment.sampler("train"), experiment.sampler("test")
+    assert (train.ways, train.shots, train.queries, train.rotations, test.rotations) == (3, 2, 4, False, True)
+
+
+def test_omniglot_is_named_with_the_configured_folder_and_split():
+    config = composed("train", "task=omniglot", "data_dir=elsewhere").task.dataset
+    assert (config._target_, config.data_dir, config.split) == ("tasks.Omniglot", "elsewhere", "maml")
+    assert config.split in tasks.SPLITS
+
+
+def test_overrides_of_the_design_are_all_known():
+    checked(
+        "train",
+        "task=omniglot",
+        "task.ways=5",
+        "task.shots=1",
+        "task.queries=15",
+        "algorithm=maml",
+        "algorithm.inner_lr=0.4",
+        "algorithm.inner_steps=1",
+        "algorithm.first_order=false",
+        "trainer.iterations=1000",
+        "trainer.meta_batch=32",
+        "trainer.log_every=10",
+        "trainer.checkpoint_every=100",
+        "device=auto",
+        "seed=0",
+        "logger=wandb",
+        "data_dir=data",
+        "hydra.run.dir=outputs/x",
+    )
+    checked("train", "resume=some/folder")
+    checked("train", "algorithm.inner_lr=0.1,0.4", "seed=0,1,2", "algorithm=maml,fomaml", sweeping=True)
+    checked("train", "seed=range(3)", sweeping=True)
+    checked("evaluate", "run_dir=some/folder", "tasks=10")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("task.wayss=5", r"task\.wayss is no key of this configuration; did you mean task\.ways\?"),
+        ("inner_lr=0.1", r"inner_lr is no key .* did you mean algorithm\.inner_lr\?"),
+        ("tsk=omniglot", r"tsk is no key .* did you mean task\?"),
+        ("+trainer.epochs=3", r"trainer\.epochs is no key"),
+        ("protocol.ways=20", r"protocol\.ways is no key"),
+        (
+            "task=omniglto",
+            r"task=omniglto is no choice .* did you mean omniglot\?; expected one of glyphs, omniglot",
+        ),
+        ("task.ways=five", r"task\.ways=five is not an integer; expected one like task\.ways=5"),
+        ("seed=1.5", r"seed=1\.5 is not an integer"),
+        ("algorithm.inner_lr=high", r"algorithm\.inner_lr=high is not a number"),
+        ("algorithm.first_order=1", r"algorithm\.first_order=1 is not true or false"),
+        ("seed=1,2", r"seed=1,2 gives several values; add -m"),
+        ("seed", r"'seed' is no override; write key=value"),
+    ],
+)
+def test_unknown_override_is_refused_with_the_nearest_known(override, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        checked("train", override)
+
+
+def test_bad_value_among_those_of_a_sweep_is_refused():
+    with pytest.raises(ConfigError, match=r"task\.ways=x is not an integer"):
+        checked("train", "task.ways=5,x", sweeping=True)
+
+
+def test_every_value_of_a_new_key_has_a_comment():
+    """Units and ranges sit beside the value. A file that starts from another (defaults) repeats none of it."""
+    bare = []
+    for path in CONF.rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8").partition("\nhydra:")[0]
+        if path.parent != CONF and "defaults:" in text:
+            continue
+        for line in text.splitlines():
+            value = re.match(r"\s*(\w+): [^$]", line)
+            if value and value[1] not in ("_target_", "project") and "#" not in line:
+                bare.append(f"{path.relative_to(CONF)}: {line.strip()}")
+    assert not bare
