@@ -26,7 +26,9 @@ class Sampler(Protocol):
 class Evaluation:
     """Results over tasks."""
 
-    scores: torch.Tensor  # (tasks,) float64 on the CPU: mean score over each task's queries, accuracy in [0, 1]
+    scores: (
+        torch.Tensor
+    )  # (tasks,) float64 on the CPU: mean score over each task's queries, accuracy in [0, 1]
     losses: torch.Tensor  # (tasks,) float64 on the CPU: query loss after adaptation, in nats
 
     @property

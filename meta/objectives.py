@@ -29,12 +29,14 @@ class Classification:
     Args:
         inner_reduction: of the support loss, and with it the meaning of the inner rate α. "mean" over the support
             set, as the usual PyTorch ports have it; "shots" divides the sum by the number of shots (so `ways` times
-            the mean), as the MAML paper's code does: its published α = 0.4 (5-way) and 0.1 (20-way) are 2.0 with "mean".
+            the mean), as the MAML paper's code does: its published α, 0.4 (5-way) and 0.1 (20-way), is 2.0 with "mean".
     """
 
     def __init__(self, inner_reduction: str = "mean"):
         if inner_reduction not in ("mean", "shots"):
-            raise ValueError(f"Classification: inner_reduction must be 'mean' or 'shots', got {inner_reduction!r}")
+            raise ValueError(
+                f"Classification: inner_reduction must be 'mean' or 'shots', got {inner_reduction!r}"
+            )
         self.inner_reduction = inner_reduction
 
     def support_loss(self, prediction: Any, y: torch.Tensor) -> Any:

@@ -65,14 +65,14 @@ class MAML(MetaLearner):
 
     def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
         gradient_of_task = neo.value_and_grad(self._query_loss, argnums=0, has_aux=True)
-        total, losses, scores = None, [], []
-        for task in batch:
-            (loss, score), gradient = gradient_of_task(params, task)
-            total = gradient if total is None else optree.tree_map(lambda a, b: a + b, total, gradient)
-            losses.append(loss.data)
-            scores.append(score)
-        mean = optree.tree_map(lambda g: g / len(losses), total)
-        return MetaGradient(mean, torch.stack(losses), torch.stack(scores))
+        results = [gradient_of_task(params, task) for task in batch]
+        gradients = [gradient for _, gradient in results]
+        mean: Any = optree.tree_map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *gradients)
+        return MetaGradient(
+            mean,
+            torch.stack([loss.data for (loss, _), _ in results]),
+            torch.stack([score for (_, score), _ in results]),
+        )
 
     def _support_loss(self, params: Params, support: Batch) -> Any:
         return self.objective.support_loss(self.model(params, support.x), support.y)

@@ -9,6 +9,7 @@ from neo.functions import (  # noqa: F401  (importing a subject registers its op
     compound,
     contraction,
     convolution,
+    arithmetic,
     elementwise,
     extremes,
     indexing,

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from neo.nn import init
 from neo.nn.module import Module
-from neo.typing import Params
 
 __all__ = ["BatchNorm2d", "Conv2d", "Flatten", "Lambda", "Linear", "MaxPool2d", "ReLU", "SpatialMean"]
 
@@ -25,7 +24,7 @@ class Linear(Module):
         weights = {"weight": init.glorot_uniform((self.outputs, self.inputs), generator)}
         return {**weights, "bias": init.zeros((self.outputs,))} if self.bias else weights
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         return F.linear(x, params["weight"], params.get("bias"))
 
 
@@ -42,7 +41,7 @@ class Conv2d(Module):
         weights = {"weight": init.glorot_uniform(self.shape, generator)}
         return {**weights, "bias": init.zeros((self.shape[0],))} if self.bias else weights
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         return F.conv2d(x, params["weight"], params.get("bias"), self.stride, self.padding)
 
 
@@ -64,14 +63,14 @@ class BatchNorm2d(Module):
         weights = {"weight": torch.ones(self.channels)} if self.scale else {}
         return {**weights, "bias": init.zeros((self.channels,))}
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         return F.batch_norm(x, None, None, params.get("weight"), params["bias"], training=True, eps=self.eps)
 
 
 class ReLU(Module):
     """y = max(x, 0)."""
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         return torch.relu(x)
 
 
@@ -81,21 +80,21 @@ class MaxPool2d(Module):
     def __init__(self, kernel: int = 2):
         self.kernel = kernel
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         return F.max_pool2d(x, self.kernel)
 
 
 class Flatten(Module):
     """(batch, ...) → (batch, product of the rest)."""
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         return torch.flatten(x, 1)
 
 
 class SpatialMean(Module):
     """(batch, channels, height, width) → (batch, channels), the mean over space."""
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         return torch.mean(x, (2, 3))
 
 
@@ -105,5 +104,5 @@ class Lambda(Module):
     def __init__(self, fn: Callable[[Any], Any]):
         self.fn = fn
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         return self.fn(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from neo.nn.layers import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU, SpatialMean
 from neo.nn.module import Module, Sequential
@@ -17,7 +18,7 @@ class MLP(Sequential):
         if len(sizes) < 2:
             raise ValueError(f"MLP: expected at least an input and an output size, got {sizes}")
         layers: list[tuple[str, Module]] = [("flatten", Flatten())]
-        for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
             layers.append((f"linear{i}", Linear(inputs, outputs)))
             layers.append((f"relu{i}", ReLU()))
         super().__init__(layers[:-1])
@@ -51,19 +52,28 @@ class Conv4(Sequential):
         scale: bool = True,
         blocks: int = 4,
     ):
+        if min(ways, channels, hidden, blocks) < 1:
+            raise ValueError(
+                f"Conv4: ways, channels, hidden and blocks must be at least 1, got ways={ways}, channels={channels}, "
+                f"hidden={hidden}, blocks={blocks}"
+            )
         _expect("pool", pool, ("stride", "max"))
         _expect("head", head, ("mean", "flatten"))
         layers: list[tuple[str, Module]] = []
         for i in range(blocks):
             inputs = channels if i == 0 else hidden
-            layers.append((f"conv{i}", Conv2d(inputs, hidden, stride=2 if pool == "stride" else 1, padding=1)))
+            layers.append(
+                (f"conv{i}", Conv2d(inputs, hidden, stride=2 if pool == "stride" else 1, padding=1))
+            )
             layers.append((f"norm{i}", BatchNorm2d(hidden, scale=scale)))
             layers.append((f"relu{i}", ReLU()))
             if pool == "max":
                 layers.append((f"pool{i}", MaxPool2d(2)))
             size = (size + 1) // 2 if pool == "stride" else size // 2
             if size < 1:
-                raise ValueError(f"Conv4: the image is used up after {i + 1} blocks; expected size of 2^{blocks} or more")
+                raise ValueError(
+                    f"Conv4: the image is used up after {i + 1} blocks; expected size of 2^{blocks} or more"
+                )
         features = hidden if head == "mean" else hidden * size * size
         layers.append(("features", SpatialMean() if head == "mean" else Flatten()))
         layers.append(("head", Linear(features, ways)))

@@ -25,7 +25,8 @@ class Module:
         """Initial params, name → LiteTensor: a pure function of `seed`, the same on every device."""
         generator = torch.Generator().manual_seed(seed)
         return {
-            name: LiteTensor(weight, dtype=dtype, device=device) for name, weight in self.draw(generator).items()
+            name: LiteTensor(weight, dtype=dtype, device=device)
+            for name, weight in self.draw(generator).items()
         }
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -47,13 +48,13 @@ class Sequential(Module):
             raise ValueError(f"Sequential: layer names must differ, got {sorted(twice)} more than once")
         # Which params belong to which layer, found once and not at every call.
         probe = torch.Generator()
-        self._local = [
-            (f"{name}.", layer, tuple(layer.draw(probe))) for name, layer in self.layers
-        ]
+        self._local = [(f"{name}.", layer, tuple(layer.draw(probe))) for name, layer in self.layers]
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         return {
-            f"{name}.{key}": weight for name, layer in self.layers for key, weight in layer.draw(generator).items()
+            f"{name}.{key}": weight
+            for name, layer in self.layers
+            for key, weight in layer.draw(generator).items()
         }
 
     def __call__(self, params: Params, x: Any) -> Any:

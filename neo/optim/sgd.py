@@ -21,13 +21,18 @@ def sgd(lr: Rate, weight_decay: float = 0.0) -> Optimizer:
     check_rate("sgd", lr)
 
     def step(params: PyTree, grads: PyTree, state: None) -> tuple[PyTree, None]:
-        return optree.tree_map(lambda p, g, a: p - a * _decayed(g, p, weight_decay), params, grads, rates_for(lr, params)), None
+        return optree.tree_map(
+            lambda p, g, a: p - a * _decayed(g, p, weight_decay), params, grads, rates_for(lr, params)
+        ), None
 
     return Optimizer(lambda params: None, step)
 
 
 def momentum(lr: Rate, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
-    """v ← μ v + g;  θ ← θ − α v, or θ − α (g + μ v) with nesterov. As torch.optim.SGD. State: v, like the parameters."""
+    """v ← μ v + g;  θ ← θ − α v, or θ − α (g + μ v) with nesterov. As torch.optim.SGD.
+
+    State: v, like the parameters.
+    """
     check_rate("momentum", lr)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: expected a momentum in [0, 1), got {momentum}")

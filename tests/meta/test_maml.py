@@ -28,9 +28,7 @@ def quadratic_meta_gradient(first_order: bool, steps: int) -> tuple[torch.Tensor
         return 0.5 * (theta - c) @ A @ (theta - c)
 
     def query_loss(theta):
-        adapted = adapt(
-            support_loss, theta, None, optimizer=sgd(alpha), steps=steps, first_order=first_order
-        )
+        adapted = adapt(support_loss, theta, None, optimizer=sgd(alpha), steps=steps, first_order=first_order)
         return 0.5 * ((adapted - q) ** 2).sum()
 
     gradient = neo.grad(query_loss, argnums=0)(neo.LiteTensor(start)).data
@@ -56,7 +54,9 @@ def test_first_order_differs_from_second_order_on_quadratics() -> None:
 # --- conv-4 with batch norm, against torch's double backward and learn2learn -----------------------------------
 
 
-def random_tasks(ways: int, count: int, dtype: torch.dtype, size: int = 28, shots: int = 1, queries: int = 3) -> Task:
+def random_tasks(
+    ways: int, count: int, dtype: torch.dtype, size: int = 28, shots: int = 1, queries: int = 3
+) -> Task:
     """Tasks of uniform noise, the same at every call."""
     generator = torch.Generator().manual_seed(11)
 
@@ -72,10 +72,18 @@ def as_tuples(batch: Task) -> list[torch_reference.Task]:
 
 
 def neo_and_reference(
-    reference: Callable, model: neo.nn.Conv4, batch: Task, dtype: torch.dtype, steps: int, first_order: bool, **options
+    reference: Callable,
+    model: neo.nn.Conv4,
+    batch: Task,
+    dtype: torch.dtype,
+    steps: int,
+    first_order: bool,
+    **options,
 ) -> tuple[MetaGradient, dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
     params = model.init(seed=5, dtype=dtype)
-    result = MAML(model, inner_lr=0.4, inner_steps=steps, first_order=first_order).meta_gradient(params, batch)
+    result = MAML(model, inner_lr=0.4, inner_steps=steps, first_order=first_order).meta_gradient(
+        params, batch
+    )
     got = {name: gradient.data for name, gradient in result.gradient.items()}
     raw = {name: value.data for name, value in params.items()}
     loss, expected, _ = reference.meta_gradient(raw, as_tuples(batch), 0.4, steps, first_order, **options)
@@ -96,7 +104,9 @@ def test_conv4_meta_gradient_matches_torch_double_backward(
     )
     assert float(result.loss.mean()) == pytest.approx(float(loss), rel=1e-12)
     assert relative_difference(got, expected) < 1e-8
-    _, _, _, other = neo_and_reference(torch_reference, model, batch, torch.float64, 3, not first_order, **options)
+    _, _, _, other = neo_and_reference(
+        torch_reference, model, batch, torch.float64, 3, not first_order, **options
+    )
     assert relative_difference(got, other) > 1e-2  # first and second order are told apart
 
 
@@ -107,7 +117,14 @@ def test_conv4_meta_gradient_matches_learn2learn(pool: str, downsample: str, fir
     model = neo.nn.Conv4(ways=5, hidden=64, pool=pool, head="flatten")
     batch = random_tasks(5, 2, torch.float32, queries=15)
     result, got, loss, expected = neo_and_reference(
-        learn2learn_reference, model, batch, torch.float32, 1, first_order, downsample=downsample, readout="flatten"
+        learn2learn_reference,
+        model,
+        batch,
+        torch.float32,
+        1,
+        first_order,
+        downsample=downsample,
+        readout="flatten",
     )
     assert float(result.loss.mean()) == pytest.approx(float(loss), rel=1e-5)
     assert relative_difference(got, expected) < 1e-4

@@ -1,0 +1,296 @@
+"""Arithmetic: one op, one formula. z̄ is the cotangent of the output, x̄ and ȳ the gradients of the inputs.
+
+Policies of two tensors broadcast: the tape sums and casts gradients back to each input. A Python number as
+operand has a Policy of its own, which needs neither.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from neo.autograd import _handle
+from neo.autograd._function import function
+from neo.functions.elementwise import Binary, Unary, is_number
+from neo.functions.registry import implements
+
+
+# --- sum and difference --------------------------------------------------------------------------------------
+
+
+class Add(Binary):
+    """z = x + y;  x̄ = z̄, ȳ = z̄."""
+
+    def forward(self, x, y):
+        return torch.add(x, y)
+
+    def backward(self, z_bar):
+        return z_bar, z_bar
+
+
+class AddNumber(Unary):
+    """z = x + c;  x̄ = z̄."""
+
+    def forward(self, x, c):
+        return torch.add(x, c)
+
+    def backward(self, z_bar):
+        return z_bar
+
+
+class Sub(Binary):
+    """z = x − y;  x̄ = z̄, ȳ = −z̄."""
+
+    def forward(self, x, y):
+        return torch.sub(x, y)
+
+    def backward(self, z_bar):
+        _, need_y = self.ctx.needs_grad
+        return z_bar, -z_bar if need_y else None
+
+
+class NumberSub(Unary):
+    """z = c − x;  x̄ = −z̄."""
+
+    def forward(self, x, c):
+        return torch.rsub(x, c)
+
+    def backward(self, z_bar):
+        return -z_bar
+
+
+# --- product and quotient ------------------------------------------------------------------------------------
+
+
+class Mul(Binary):
+    """z = x y;  x̄ = z̄ y, ȳ = z̄ x."""
+
+    def forward(self, x, y):
+        self.ctx.save(x, y)
+        return torch.mul(x, y)
+
+    def backward(self, z_bar):
+        x, y = self.ctx.release
+        need_x, need_y = self.ctx.needs_grad
+        return z_bar * y if need_x else None, z_bar * x if need_y else None
+
+
+class MulNumber(Unary):
+    """z = c x;  x̄ = c z̄."""
+
+    def forward(self, x, c):
+        self.ctx.save(c)
+        return torch.mul(x, c)
+
+    def backward(self, z_bar):
+        (c,) = self.ctx.release
+        return z_bar * c
+
+
+class Div(Binary):
+    """z = x / y;  x̄ = z̄ / y, ȳ = −x̄ z."""
+
+    def forward(self, x, y):
+        z = torch.div(x, y)
+        self.ctx.save(y, z)
+        return z
+
+    def backward(self, z_bar):
+        y, z = self.ctx.release
+        _, need_y = self.ctx.needs_grad
+        x_bar = z_bar / y
+        return x_bar, -x_bar * z if need_y else None
+
+
+class DivNumber(Unary):
+    """z = x / c;  x̄ = z̄ / c."""
+
+    def forward(self, x, c):
+        self.ctx.save(c)
+        return torch.div(x, c)
+
+    def backward(self, z_bar):
+        (c,) = self.ctx.release
+        return z_bar / c
+
+
+class NumberDiv(Unary):
+    """z = c / x;  x̄ = −z̄ z / x."""
+
+    def forward(self, x, c):
+        z = c / x
+        self.ctx.save(x, z)
+        return z
+
+    def backward(self, z_bar):
+        x, z = self.ctx.release
+        return -z_bar * z / x
+
+
+@implements(torch.neg, torch.negative)
+class Neg(Unary):
+    """z = −x;  x̄ = −z̄."""
+
+    def forward(self, x):
+        return torch.neg(x)
+
+    def backward(self, z_bar):
+        return -z_bar
+
+
+# --- powers --------------------------------------------------------------------------------------------------
+
+
+class Pow(Binary):
+    """z = x^y;  x̄ = z̄ y x^(y−1), 0 where y = 0;  ȳ = z̄ z log x, 0 where x = 0 and y ≥ 0 (as torch has it)."""
+
+    def forward(self, x, y):
+        z = torch.pow(x, y)
+        self.ctx.save(x, y, z)
+        return z
+
+    def backward(self, z_bar):
+        x, y, z = self.ctx.release
+        need_x, need_y = self.ctx.needs_grad
+        x_bar = y_bar = None
+        if need_x:
+            x_bar = torch.where(y == 0, 0.0, z_bar * y * x ** (y - 1))
+        if need_y:
+            flat = (x == 0) & (y >= 0)
+            y_bar = z_bar * torch.where(flat, 0.0, z * torch.log(torch.where(flat, 1.0, x)))
+        return x_bar, y_bar
+
+
+class PowNumber(Unary):
+    """z = x^c;  x̄ = z̄ c x^(c−1), and 0 for c = 0."""
+
+    def forward(self, x, c):
+        self.ctx.save(x, c)
+        return torch.pow(x, c)
+
+    def backward(self, z_bar):
+        x, c = self.ctx.release
+        if c == 0:
+            return torch.zeros_like(z_bar)
+        if c == 1:
+            return z_bar
+        return z_bar * x * 2 if c == 2 else z_bar * (x ** (c - 1) * c)
+
+
+class NumberPow(Unary):
+    """z = c^x;  x̄ = z̄ z log c, and 0 for c = 0 where x ≥ 0."""
+
+    def forward(self, x, c):
+        z = torch.pow(c, x)
+        self.ctx.save(x, z, c)
+        return z
+
+    def backward(self, z_bar):
+        x, z, c = self.ctx.release
+        if c == 0:
+            return torch.where(x >= 0, 0.0, z_bar * z * -torch.inf)
+        return z_bar * z * math.log(c) if c > 0 else z_bar * z * torch.nan
+
+
+add_tensors, add_number = function(Add, "add"), function(AddNumber, "add")
+sub_tensors, number_sub = function(Sub, "sub"), function(NumberSub, "sub")
+mul_tensors, mul_number = function(Mul, "mul"), function(MulNumber, "mul")
+div_tensors, div_number = function(Div, "div"), function(DivNumber, "div")
+number_div = function(NumberDiv, "div")
+pow_tensors, pow_number = function(Pow, "pow"), function(PowNumber, "pow")
+number_pow = function(NumberPow, "pow")
+
+
+def operand(value: Any) -> Any:
+    """What stands beside a tensor in an operator, as a torch tensor or a plain number; NotImplemented if neither."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, numbers.Number | np.number | np.bool_):
+        plain = value.item() if isinstance(value, np.generic) else value
+        return int(plain) if isinstance(plain, bool) else plain
+    return NotImplemented
+
+
+def sub_number(x, c):
+    return add_number(x, -c)
+
+
+@implements(torch.add)
+def add(x, y, *, alpha=1):
+    """x + α y, broadcast."""
+    if alpha != 1:
+        y = y * alpha
+    if is_number(y):
+        return add_number(x, y)
+    return add_number(y, x) if is_number(x) else add_tensors(x, y)
+
+
+@implements(torch.sub, torch.subtract)
+def sub(x, y, *, alpha=1):
+    """x − α y, broadcast."""
+    if alpha != 1:
+        y = y * alpha
+    if is_number(y):
+        return add_number(x, -y)
+    return number_sub(y, x) if is_number(x) else sub_tensors(x, y)
+
+
+@implements(torch.rsub)
+def rsub(x, y, *, alpha=1):
+    """y − α x, broadcast."""
+    return sub(y, x, alpha=alpha)
+
+
+@implements(torch.mul, torch.multiply)
+def mul(x, y):
+    """x y, broadcast."""
+    if is_number(y):
+        return mul_number(x, y)
+    return mul_number(y, x) if is_number(x) else mul_tensors(x, y)
+
+
+@implements(torch.div, torch.divide, torch.true_divide)
+def div(x, y, *, rounding_mode=None):
+    """x / y, broadcast; rounding_mode "floor" or "trunc" rounds the quotient, whose gradient is then zero."""
+    if rounding_mode is not None:
+        quotient = div(x, y)
+        return torch.floor(quotient) if rounding_mode == "floor" else torch.trunc(quotient)
+    if is_number(y):
+        return div_number(x, y)
+    return number_div(y, x) if is_number(x) else div_tensors(x, y)
+
+
+@implements(torch.pow)
+def pow(x, exponent):
+    """x^exponent, broadcast."""
+    if is_number(exponent):
+        return pow_number(x, exponent)
+    return number_pow(exponent, x) if is_number(x) else pow_tensors(x, exponent)
+
+
+# Operators know their operands, and so go straight to the rule.
+_RULES: dict[str, Callable[..., Any]] = {
+    "operand": operand,
+    "add": add_tensors,
+    "add_number": add_number,
+    "sub": sub_tensors,
+    "sub_number": sub_number,
+    "number_sub": number_sub,
+    "mul": mul_tensors,
+    "mul_number": mul_number,
+    "div": div_tensors,
+    "div_number": div_number,
+    "number_div": number_div,
+    "pow": pow_tensors,
+    "pow_number": pow_number,
+    "number_pow": number_pow,
+}
+for _name, _rule in _RULES.items():
+    _handle.register_operator(_name, _rule)
