@@ -1,8 +1,9 @@
-"""What Neo raises when it cannot give a right number. Every message says where, what was expected, what came, what to do."""
+"""What Neo raises when it cannot give a right number: each message says where, expected, got, and what to do."""
 
 from __future__ import annotations
 
 __all__ = [
+    "AmbiguousTruthError",
     "GradcheckError",
     "GradientError",
     "InPlaceError",
@@ -29,3 +30,11 @@ class InPlaceError(NeoError, TypeError):
 
 class GradcheckError(NeoError, AssertionError):
     """A gradient disagrees with finite differences; the message names order, input, entry, expected and got."""
+
+
+class AmbiguousTruthError(NeoError, RuntimeError, TypeError):
+    """The truth of a tensor that is not one number.
+
+    A RuntimeError, as in torch; a TypeError, so that whoever sorts the keys of a dict of gradients, as optree does,
+    knows that they have no order and takes them as they stand.
+    """

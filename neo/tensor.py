@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from neo.autograd import _handle
-from neo.errors import InPlaceError
+from neo.errors import AmbiguousTruthError, InPlaceError
 
 __all__ = ["LiteTensor"]
 
@@ -152,6 +152,11 @@ class LiteTensor(_handle.Handle):
         return int(self.data)
 
     def __bool__(self) -> bool:
+        if self.data.numel() != 1:
+            raise AmbiguousTruthError(
+                f"LiteTensor: the truth of {self.data.numel()} numbers, shape {tuple(self.shape)}, is ambiguous; "
+                f"use torch.any(x) or torch.all(x)"
+            )
         return bool(self.data)
 
     def __index__(self) -> int:

@@ -24,7 +24,11 @@ def snippets() -> list:
             if block[1] != "python":
                 continue
             output = None
-            if following is not None and following[1] == "text" and not text[block.end() : following.start()].strip():
+            if (
+                following is not None
+                and following[1] == "text"
+                and not text[block.end() : following.start()].strip()
+            ):
                 output = following[2]
             line = text[: block.start()].count("\n") + 2
             # Blank lines in front keep the page's line numbers in tracebacks.

@@ -6,8 +6,8 @@ cdef class Context:
     cdef tuple arguments            # forward's arguments, with LiteTensors: kept only if an intermediate was saved
                                     #   (a higher order replays forward) or stashed on self (it refuses)
     cdef tuple saved                # what forward gave to save(), as given: raw tensors and plain values
-    cdef tuple handles              # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
-    cdef list versions              # for each saved thing: its in-place version when saved, None for plain values
+    cdef list handles               # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
+    cdef int64_t *versions          # for each saved thing: its in-place version when saved, -1 for plain values
     cdef list constants             # what forward gave to constant(), in order
     cdef Py_ssize_t replayed        # how many of `constants` a replay has handed out; -1 when not replaying
     cdef int tensors                # number of tensor inputs
@@ -25,4 +25,5 @@ cdef class PolicyBase:
 
 cdef bint contains(object sequence, object value) except -1
 cdef object rebuilt(object container, list items)
+cdef int64_t version_of(object tensor) except -1
 cdef str stashed(PolicyBase policy)

@@ -4,6 +4,9 @@ Forward sees raw torch tensors. Backward sees either raw tensors (nobody listens
 differentiates what backward does). A Context makes the two the same to the Policy: it remembers, for each saved
 tensor, which input or output it was, and gives it back in the form that is wanted.
 """
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+
 import torch
 
 from neo.errors import SavedTensorError
@@ -22,6 +25,9 @@ cdef class Context:
     def __cinit__(self):
         self.saved = ()
         self.replayed = -1
+
+    def __dealloc__(self):
+        free(self.versions)
 
     def save(self, *values):
         """Keep tensors (and any plain values) for backward, where `ctx.release` gives them back in this order."""
@@ -71,7 +77,7 @@ cdef class Context:
             raise SavedTensorError(
                 f"{self.owner.__name__}: ctx.release belongs in backward; forward has its tensors at hand")
         for i in range(len(saved)):
-            if self.versions[i] is not None and saved[i]._version != self.versions[i]:
+            if self.versions[i] >= 0 and saved[i]._version != self.versions[i]:
                 raise SavedTensorError(
                     f"{self.owner.__name__}: saved tensor {i}, shape {tuple(saved[i].shape)}, was changed in place "
                     f"after it was saved (version {self.versions[i]} then, {saved[i]._version} now). "
@@ -102,18 +108,20 @@ cdef class Context:
         """
         cdef Py_ssize_t i
         cdef object value, handle
-        cdef list handles = []
-        cdef list versions = []
+        cdef list handles
         if not self.saved and self.constants is not None:
             self.saved = tuple(self.constants)      # forward marked constants and saved nothing else: they are meant
+        handles = [None] * len(self.saved)
+        self.versions = <int64_t *> malloc(max(1, len(self.saved)) * sizeof(int64_t))
+        if self.versions == NULL:
+            raise MemoryError()
         for i in range(len(self.saved)):
             value = self.saved[i]
             if not isinstance(value, Tensor):
                 refuse_unsaveable(self.owner, i, value)
-                handles.append(None)
-                versions.append(None)
+                self.versions[i] = -1
                 continue
-            versions.append(value._version)
+            self.versions[i] = version_of(value)
             if self.constants is not None and contains(self.constants, value):
                 handle = None
             else:
@@ -125,9 +133,8 @@ cdef class Context:
                         self.arguments = arguments      # otherwise inputs that were not saved go free
                     else:
                         handle = None       # integers and booleans have no derivative
-            handles.append(handle)
-        self.handles = tuple(handles)
-        self.versions = versions
+            handles[i] = handle
+        self.handles = handles
         return 0
 
     def replay(self):
@@ -169,6 +176,16 @@ cdef class Context:
                     f"{name}: saved intermediate {i} came out different when forward was replayed for a higher "
                     f"order; does forward draw random numbers or keep state? {remedy}")
         return ctx.saved
+
+
+cdef int64_t version_of(object tensor) except -1:
+    """How often `tensor` was changed in place (rule 8)."""
+    try:
+        return tensor._version
+    except RuntimeError as error:
+        raise SavedTensorError(
+            "tensors made under torch.inference_mode() count no changes in place, so that Neo could not tell a changed "
+            "one. Leave inference_mode away, or use torch.no_grad(): Neo needs neither.") from error
 
 
 cdef object counterpart(object value, tuple handles, tuple raw):

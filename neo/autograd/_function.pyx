@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t
 import torch
 
 from neo.errors import InPlaceError
-from neo.autograd._context cimport Context, PolicyBase, contains, rebuilt, stashed
+from neo.autograd._context cimport Context, PolicyBase, contains, rebuilt, stashed, version_of
 from neo.autograd._handle cimport Handle, is_handle, wrap
 from neo.autograd._tape cimport Node, Stack, Tape, open_stack
 
@@ -148,9 +148,14 @@ cdef class Function:
         ctx.wanted = wanted
         ctx.recorded = listening is not None
         if lite and not self.verified:
-            versions = [raw._version for raw in raw_inputs]
+            versions = [version_of(raw) for raw in raw_inputs]
         try:
-            result = self.forward(policy, *raw_args)
+            if len(raw_args) == 1:      # spelled out, the call needs no tuple
+                result = self.forward(policy, raw_args[0])
+            elif len(raw_args) == 2:
+                result = self.forward(policy, raw_args[0], raw_args[1])
+            else:
+                result = self.forward(policy, *raw_args)
         except TORCH_ERRORS as error:
             name_error(self.name, error)
             raise
@@ -245,6 +250,8 @@ cdef tuple unwrap(Function function, tuple args, list inputs, list raw_inputs):
             inputs.append(argument)
             raw_inputs.append(raw)
             out[i] = raw
+        elif type(argument) is float or type(argument) is int:
+            out[i] = argument
         elif isinstance(argument, Tensor):
             raw = argument.detach() if argument.requires_grad or contains(raw_inputs, argument) else argument
             inputs.append(argument)
@@ -268,6 +275,8 @@ cdef int refuse_complex(Function function, object arguments) except -1:
     """Complex operands beside a LiteTensor: Neo's rules are those of real numbers, and would be silently wrong."""
     cdef object argument
     for argument in arguments:
+        if is_handle(argument) or type(argument) is float or type(argument) is int:
+            continue
         if isinstance(argument, (tuple, list)):
             refuse_complex(function, argument)
         elif (type(argument) is complex or (type(argument) is DType and argument.is_complex)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optree
 import torch
 
@@ -46,7 +47,9 @@ def gradcheck(
     leaves, paths = optree.tree_leaves(args), optree.tree_paths(args)
     tensors = [(leaf, path) for leaf, path in zip(leaves, paths, strict=True) if _moves(leaf)]
     if not tensors:
-        raise TypeError("gradcheck: expected at least one floating-point LiteTensor among the arguments, got none")
+        raise TypeError(
+            "gradcheck: expected at least one floating-point LiteTensor among the arguments, got none"
+        )
     for leaf, path in tensors:
         if leaf.dtype != torch.float64:
             raise TypeError(
@@ -75,11 +78,19 @@ def _gradient_map(fn: Callable[..., Any], count: int) -> Callable[..., Any]:
 
 
 def _check_first_order(
-    fn: Callable[..., Any], args: tuple, cotangent: Any, names: list[str], label: str, eps: float, rtol: float, atol: float
+    fn: Callable[..., Any],
+    args: tuple,
+    cotangent: Any,
+    names: list[str],
+    label: str,
+    eps: float,
+    rtol: float,
+    atol: float,
 ) -> None:
     _, pullback = vjp(fn, *args)
     got = optree.tree_leaves(pullback(cotangent))
-    leaves, spec = optree.tree_flatten(args)
+    tree: Any = args
+    leaves, spec = optree.tree_flatten(tree)
     positions = [i for i, leaf in enumerate(leaves) if _moves(leaf)]
     bars = [bar.data for bar in optree.tree_leaves(cotangent)]
 
@@ -99,7 +110,7 @@ def _check_first_order(
             expected = (values[0] - values[1]) / (2 * eps)
             found = float(gradient.data.reshape(-1)[entry])
             if not abs(found - expected) <= atol + rtol * abs(expected):
-                index = tuple(int(i) for i in torch.unravel_index(torch.tensor(entry), base.shape)) if base.ndim else ()
+                index = tuple(int(i) for i in np.unravel_index(entry, base.shape))
                 raise GradcheckError(
                     f"{label}: the gradient of {name}, entry {index}, is off: expected {expected:.9g} by central "
                     f"difference, got {found:.9g}. Check the backward of the Policies that {name} goes through."
@@ -111,10 +122,11 @@ def _moves(leaf: Any) -> bool:
 
 
 def _random_like(out: Any, generator: torch.Generator) -> Any:
-    return optree.tree_map(
-        lambda leaf: LiteTensor(torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf.device, leaf.dtype)),
-        out,
-    )
+    def draw(leaf: LiteTensor) -> LiteTensor:
+        values = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+        return LiteTensor(values, dtype=leaf.dtype, device=leaf.device)
+
+    return optree.tree_map(draw, out)
 
 
 def _where(path: tuple) -> str:

@@ -28,11 +28,11 @@ class Policy(PolicyBase):
     """
 
     broadcasts: ClassVar[bool] = False
-    """Inputs broadcast and promote against each other: the tape sums and casts gradients back to each input's layout."""
+    """Inputs broadcast and promote against each other: the tape sums and casts gradients back to each input."""
 
     verified: ClassVar[bool] = False
-    """A test over this Policy shows that its gradients have the right layout, so that the tape need not look (Neo's
-    own ops). Leave it False in yours: a wrong shape, dtype or device then raises GradientError."""
+    """A test shows that this Policy's gradients have the right layout, so that the tape need not look (Neo's own ops,
+    which also keep nothing on self). Leave it False in yours: a wrong shape, dtype or device then raises."""
 
     def forward(self, *args: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")

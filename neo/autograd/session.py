@@ -28,17 +28,17 @@ def value_and_grad(
     Args:
         fn: takes LiteTensors in any pytree, returns a LiteTensor or a pytree of them.
         argnums: which positional arguments to differentiate. None: every floating-point LiteTensor in any of them,
-            and the gradients come as a dict {tensor: gradient} in argument order, a tensor passed twice having the sum.
-            An int: the gradients mirror that argument; a sequence of ints: a tuple of such mirrors. Constants in
+            and the gradients come as a dict {tensor: gradient} in argument order; a tensor passed twice has the sum.
+            An int: the gradients mirror that argument; several ints: a tuple of such mirrors. Constants in
             a mirrored argument (numbers, torch tensors, integer-free arrays) have None in their place.
         has_aux: fn returns (output, aux); the result is ((output, aux), gradients).
         cotangent: what to pull back, in the structure and shapes of fn's output; ones by default, so that the
             gradient is that of the sum of all entries.
 
-    Returns: wrapped(*args, **kwargs) -> (fn(*args, **kwargs), gradients). Keyword arguments are constants. Gradients are
-    LiteTensors in the shape, dtype and device of what they belong to; zeros where fn does not depend on it.
+    Returns: wrapped(*args, **kwargs) -> (fn(*args, **kwargs), gradients). Keyword arguments are constants. Gradients
+    are LiteTensors in the shape, dtype and device of what they belong to; zeros where fn does not depend on it.
 
-    Inside fn each differentiated argument is a fresh handle, so that a closed-over use of the same tensor is a constant.
+    Inside fn each differentiated argument is a fresh handle, so that a closed-over use of the same one is a constant.
     Sessions nest: the gradients are themselves differentiable by any session that is open around this call.
 
     Raises: TypeError when there is nothing to differentiate, argnums names an integer tensor, or fn returns something
@@ -49,8 +49,9 @@ def value_and_grad(
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        tape = Tape()  # before the handles that it watches, which it then finds by index
         slots = _Arguments(args, argnums, name)
-        tape, out, outputs = _run(fn, slots, kwargs, has_aux, name)
+        out, outputs = _run(tape, fn, slots, kwargs, has_aux, name)
         cotangents = _cotangents(outputs, out[0] if has_aux else out, cotangent, name)
         gradients = tape.gradients(outputs, cotangents, slots.fresh)
         return out, slots.pack(gradients)
@@ -58,7 +59,9 @@ def value_and_grad(
     return wrapped
 
 
-def grad(fn: Callable[..., Any], argnums: ArgNums = None, has_aux: bool = False, cotangent: Any = None) -> Callable[..., Any]:
+def grad(
+    fn: Callable[..., Any], argnums: ArgNums = None, has_aux: bool = False, cotangent: Any = None
+) -> Callable[..., Any]:
     """Like value_and_grad, giving the gradients alone; (gradients, aux) with has_aux."""
     both = value_and_grad(fn, argnums, has_aux, cotangent)
 
@@ -77,12 +80,15 @@ def vjp(fn: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], Any]]:
     tape holds goes free when the pullback does.
     """
     name = _name(fn)
+    tape = Tape()
     slots = _Arguments(args, range(len(args)), name, integers="constant")
-    tape, out, outputs = _run(fn, slots, {}, False, name)
+    out, outputs = _run(tape, fn, slots, {}, False, name)
 
     def pullback(cotangent: Any) -> Any:
         if cotangent is None:
-            raise TypeError(f"pullback of {name}: expected a cotangent in the structure of the output, got None")
+            raise TypeError(
+                f"pullback of {name}: expected a cotangent in the structure of the output, got None"
+            )
         cotangents = _cotangents(outputs, out, cotangent, name)
         return slots.pack(tape.gradients(outputs, cotangents, slots.fresh, keep=True))
 
@@ -119,8 +125,8 @@ class _Arguments:
                     path = optree.tree_paths(args[position])[i]
                     where = f"argument {position}" + "".join(f"[{key!r}]" for key in path)
                     raise TypeError(
-                        f"{name}: {where} is {leaf.dtype}, shape {tuple(leaf.shape)}; a gradient needs a floating-point "
-                        f"LiteTensor. Cast it with .to(torch.float32), or leave it out of argnums."
+                        f"{name}: {where} is {leaf.dtype}, shape {tuple(leaf.shape)}; a gradient needs a "
+                        f"floating-point LiteTensor. Cast it with .to(torch.float32), or leave it out of argnums."
                     )
                 else:
                     places.append(-1)
@@ -150,10 +156,9 @@ class _Arguments:
 
 
 def _run(
-    fn: Callable[..., Any], slots: _Arguments, kwargs: dict[str, Any], has_aux: bool, name: str
-) -> tuple[Tape, Any, list[LiteTensor]]:
-    """Run fn under a tape of its own; the tape is closed again whatever happens (rule 9)."""
-    tape = Tape()
+    tape: Tape, fn: Callable[..., Any], slots: _Arguments, kwargs: dict[str, Any], has_aux: bool, name: str
+) -> tuple[Any, list[LiteTensor]]:
+    """fn's value and its leaves, recorded on `tape`, which is closed again whatever happens (rule 9)."""
     for handle in slots.fresh:
         tape.watch(handle)
     TapeContext.push(tape)
@@ -171,8 +176,10 @@ def _run(
         )
     for leaf in outputs:
         if not leaf.is_floating_point():
-            raise TypeError(f"{name}: the output is {leaf.dtype}, which has no gradient; return a floating-point tensor")
-    return tape, out, outputs
+            raise TypeError(
+                f"{name}: the output is {leaf.dtype}, without a gradient; return a floating-point one"
+            )
+    return out, outputs
 
 
 def close(tape: Tape) -> None:

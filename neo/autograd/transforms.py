@@ -67,8 +67,11 @@ def jacobian(fn: Callable[[Any], Any]) -> Callable[[Any], LiteTensor]:
         basis = torch.eye(out.numel(), dtype=out.dtype, device=out.device)
         rows = [pullback(basis[i].reshape(out.shape))[0] for i in range(out.numel())]
         if not rows:
-            return LiteTensor(torch.zeros(tuple(out.shape) + tuple(x.shape), dtype=out.dtype, device=out.device))
-        return torch.stack(rows).reshape(tuple(out.shape) + tuple(x.shape))
+            return LiteTensor(
+                torch.zeros(tuple(out.shape) + tuple(x.shape), dtype=out.dtype, device=out.device)
+            )
+        rows_as_matrix: Any = torch.stack(rows)
+        return rows_as_matrix.reshape(tuple(out.shape) + tuple(x.shape))
 
     return wrapped
 
@@ -89,13 +92,17 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
     when an input was changed in place in between. Chen et al. 2016, arXiv:1604.06174.
     """
 
+    name = f"checkpoint({getattr(fn, '__name__', type(fn).__name__)})"
+
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if TapeContext.current() is None:
             return fn(*args, **kwargs)
         draws = _generator_states()
         (leaves, spec), taken = suspended(lambda: optree.tree_flatten(fn(*args, **kwargs)))
-        moving = [i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
+        moving = [
+            i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor) and leaf.is_floating_point()
+        ]
         for i in moving:
             leaves[i] = LiteTensor._wrap(leaves[i].data.detach())
         versions = [value.data._version for value in taken]
@@ -104,8 +111,8 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
             for value, version in zip(taken, versions, strict=True):
                 if value.data._version != version:
                     raise SavedTensorError(
-                        f"checkpoint({getattr(fn, '__name__', fn)}): an input of shape {tuple(value.shape)} was changed "
-                        f"in place before backward, so that recomputing would give other values. Work on a clone."
+                        f"{name}: an input of shape {tuple(value.shape)} was changed in place before backward, so "
+                        f"that recomputing would give other values. Work on a clone."
                     )
             tape = Tape()
             for value in taken:
@@ -118,7 +125,7 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
                     close(tape)
             return tape.gradients([again[i] for i in moving], cotangents, taken)
 
-        backward.__name__ = f"checkpoint({getattr(fn, '__name__', 'fn')})"
+        backward.__name__ = name
         if taken and moving:
             record([leaves[i] for i in moving], taken, backward)
         return optree.tree_unflatten(spec, leaves)

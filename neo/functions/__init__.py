@@ -4,12 +4,12 @@ on LiteTensors all lead to the same implementation."""
 from neo.autograd._function import function
 from neo.functions import (  # noqa: F401  (importing a subject registers its ops)
     activations,
+    arithmetic,
     casting,
     comparison,
     compound,
     contraction,
     convolution,
-    arithmetic,
     elementwise,
     extremes,
     indexing,

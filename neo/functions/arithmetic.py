@@ -19,7 +19,6 @@ from neo.autograd._function import function
 from neo.functions.elementwise import Binary, Unary, is_number
 from neo.functions.registry import implements
 
-
 # --- sum and difference --------------------------------------------------------------------------------------
 
 

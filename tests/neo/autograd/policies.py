@@ -14,7 +14,7 @@ class Affine(autograd.Policy):
         return (X @ Y) + b
 
     def backward(self, grad):
-        X, Y, b = self.ctx.release
+        X, Y, _ = self.ctx.release
         return grad @ Y.T, X.T @ grad, grad.sum(axis=0)
 
 

@@ -138,10 +138,9 @@ def test_default_cotangent_is_ones_whatever_the_shape():
 
 def test_given_cotangent_weighs_the_output():
     x = number([1.0, 2.0])
-    for v in (number([10.0, 100.0]), torch.tensor([10.0, 100.0], dtype=torch.float64), [10.0, 100.0]):
-        assert session.grad(lambda x: x * x, argnums=0, cotangent=v if not isinstance(v, list) else number(v))(
-            x
-        ).tolist() == [20.0, 400.0]
+    for v in (number([10.0, 100.0]), torch.tensor([10.0, 100.0], dtype=torch.float64)):
+        g = session.grad(lambda x: x * x, argnums=0, cotangent=v)(x)
+        assert g.tolist() == [20.0, 400.0]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,9 @@ def test_nesting_gives_every_derivative_of_sin(order):
     fn = torch.sin
     for _ in range(order):
         fn = d(fn)
-    expected = [torch.cos, lambda v: -torch.sin(v), lambda v: -torch.cos(v), torch.sin, torch.cos][order - 1](x.data)
+    expected = [torch.cos, lambda v: -torch.sin(v), lambda v: -torch.cos(v), torch.sin, torch.cos][order - 1](
+        x.data
+    )
     torch.testing.assert_close(fn(x).data, expected, rtol=0, atol=1e-12)
 
 

@@ -9,13 +9,17 @@ import neo
 from neo import nn
 
 
-def torch_block(block: int, inputs: int, hidden: int, pool: str, params: neo.typing.Params) -> torch.nn.Sequential:
+def torch_block(
+    block: int, inputs: int, hidden: int, pool: str, params: neo.typing.Params
+) -> torch.nn.Sequential:
     conv = torch.nn.Conv2d(inputs, hidden, 3, stride=2 if pool == "stride" else 1, padding=1)
     norm = torch.nn.BatchNorm2d(hidden, track_running_stats=False)
     for layer, name in ((conv, f"conv{block}"), (norm, f"norm{block}")):
         layer.weight.data = params[f"{name}.weight"].data.clone()
         layer.bias.data = params[f"{name}.bias"].data.clone()
-    return torch.nn.Sequential(conv, norm, torch.nn.ReLU(), *([torch.nn.MaxPool2d(2)] if pool == "max" else []))
+    return torch.nn.Sequential(
+        conv, norm, torch.nn.ReLU(), *([torch.nn.MaxPool2d(2)] if pool == "max" else [])
+    )
 
 
 @pytest.mark.parametrize("pool", ["stride", "max"])

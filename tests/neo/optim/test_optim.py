@@ -76,7 +76,10 @@ def test_adam_differentiates_where_a_gradient_is_exactly_zero() -> None:
         new, _ = optimizer.step(theta, theta * scale, optimizer.init(theta))
         return torch.sum(new)
 
-    theta, scale = neo.LiteTensor([1.0, 2.0], dtype=torch.float64), neo.LiteTensor([0.0, 1.0], dtype=torch.float64)
+    theta, scale = (
+        neo.LiteTensor([1.0, 2.0], dtype=torch.float64),
+        neo.LiteTensor([0.0, 1.0], dtype=torch.float64),
+    )
     gradients = neo.grad(step)(theta, scale)
     assert all(torch.isfinite(gradient.data).all() for gradient in gradients.values())
 
