@@ -16,8 +16,13 @@ cdef extern from *:
     static CYTHON_INLINE PyObject *neo_new(PyObject *type, PyObject *empty) {
         return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, empty, NULL);
     }
+    static CYTHON_INLINE void neo_hide_sequence(PyObject *type) {
+        PyTypeObject *t = (PyTypeObject *)type;
+        if (t->tp_as_sequence) t->tp_as_sequence->sq_item = NULL;
+    }
     """
     object neo_new(object cls, tuple empty)
+    void neo_hide_sequence(object cls)
 
 
 cdef int64_t serials = 0
@@ -187,6 +192,9 @@ cdef int64_t last_serial():
 def register_class(cls):
     """Say which subclass of Handle results are made of."""
     global lite_tensor
+    # torch_tensor[x] asks no __torch_function__, and would take a LiteTensor for a sequence of separate indices,
+    # which is another question. Without sq_item it is no sequence, and torch refuses it as an index.
+    neo_hide_sequence(cls)
     lite_tensor = cls
 
 

@@ -290,6 +290,11 @@ def _spell(func: Any) -> str:
     for home, prefix in ((torch, "torch"), (F, "torch.nn.functional"), (torch.Tensor, "torch.Tensor")):
         if getattr(home, name, None) is func:
             return f"{prefix}.{name}"
+    for home in (torch.special, torch.linalg, torch.fft):
+        area = home.__name__.rpartition(".")[2]
+        short = name.removeprefix(f"{area}_")  # torch.linalg.svd calls itself linalg_svd
+        if getattr(home, short, None) is func:
+            return f"torch.{area}.{short}"
     module = getattr(func, "__module__", None)
     if getattr(func, "__objclass__", None) is not None:
         return f"torch.Tensor.{name}"

@@ -1,0 +1,16 @@
+from typing import Any
+
+class Context:
+    """`self.ctx` of a Policy."""
+
+    def save(self, *values: Any) -> None: ...
+    def constant(self, *values: Any) -> Any: ...
+    @property
+    def needs_grad(self) -> tuple[bool, ...]: ...
+    @property
+    def release(self) -> tuple[Any, ...]: ...
+
+class PolicyBase:
+    """The compiled part of Policy: a slot for its context."""
+
+    ctx: Context

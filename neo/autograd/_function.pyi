@@ -1,0 +1,16 @@
+from typing import Any
+
+from neo.autograd.policy import Policy
+
+class Function:
+    """A Policy as a function of tensors."""
+
+    __name__: str
+    def __init__(self, policy: type[Policy], name: str | None = None) -> None: ...
+    @property
+    def policy(self) -> type[Policy]: ...
+    @property
+    def name(self) -> str: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+def function(policy: type[Policy], name: str | None = None) -> Function: ...

@@ -1,0 +1,59 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from neo.tensor import LiteTensor
+
+Outputs = LiteTensor | Sequence[LiteTensor]
+Cotangent = LiteTensor | torch.Tensor
+
+class Node:
+    """One recorded op."""
+
+    def __init__(
+        self, output: Outputs, parents: Sequence[LiteTensor], bwd_fn: Callable[..., Any]
+    ) -> None: ...
+    @property
+    def output(self) -> LiteTensor | tuple[LiteTensor | None, ...] | None: ...
+    @property
+    def parents(self) -> tuple[LiteTensor | None, ...]: ...
+    @property
+    def bwd_fn(self) -> Callable[..., Any]: ...
+    @property
+    def name(self) -> str: ...
+    def pull_back(self, *cotangents: Cotangent) -> tuple[Cotangent | None, ...]: ...
+
+class Tape:
+    """What one session records."""
+
+    @property
+    def nodes(self) -> list[Node]: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, handle: LiteTensor) -> bool: ...
+    def watch(self, handle: LiteTensor) -> None: ...
+    def add(self, node: Node) -> None: ...
+    def gradients(
+        self,
+        outputs: Sequence[LiteTensor],
+        cotangents: Sequence[Cotangent],
+        inputs: Sequence[LiteTensor],
+        *,
+        keep: bool = False,
+    ) -> list[Cotangent | None]: ...
+
+class TapeContext:
+    """This thread's stack of open tapes."""
+
+    @staticmethod
+    def push(tape: Tape) -> None: ...
+    @staticmethod
+    def pop() -> Tape: ...
+    @staticmethod
+    def current() -> Tape | None: ...
+
+def fresh_handle(handle: LiteTensor) -> LiteTensor: ...
+def suspended(fn: Callable[[], tuple[list[Any], Any]]) -> tuple[tuple[list[Any], Any], list[LiteTensor]]: ...
+def record(
+    outputs: Sequence[LiteTensor], parents: Sequence[LiteTensor], bwd_fn: Callable[..., Any]
+) -> None: ...

@@ -1,0 +1,162 @@
+"""checkpoint: the same values and gradients at every order, with what fn did forgotten and done again."""
+
+import pytest
+import torch
+
+import neo
+from neo import autograd
+from neo.autograd import TapeContext, session
+from neo.functions import function
+from tests.neo.autograd.policies import cube, sincos, square
+
+
+def number(value):
+    return neo.LiteTensor(value, dtype=torch.float64)
+
+
+def d(fn):
+    return session.grad(fn, argnums=0)
+
+
+X = number([0.5, -1.0, 2.0])
+SCALE = number([2.0, 3.0, 5.0])
+
+
+def chain(x):
+    return torch.sin(cube(x) * x) * square(x)
+
+
+def with_session_inside(x):
+    return d(lambda t: cube(t) * x)(x) * x
+
+
+def with_checkpoint_inside(x):
+    return session.checkpoint(lambda x: session.checkpoint(chain)(x) * x)(x) + session.checkpoint(cube)(x)
+
+
+FUNCTIONS = [chain, with_session_inside, with_checkpoint_inside]
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("fn", FUNCTIONS, ids=lambda f: f.__name__)
+def test_values_and_gradients_are_the_same_at_every_order(fn, order):
+    plain, again = fn, session.checkpoint(fn)
+    torch.testing.assert_close(again(X).data, plain(X).data)
+    for _ in range(order):
+        plain, again = d(plain), d(again)
+    torch.testing.assert_close(again(X).data, plain(X).data)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_what_fn_closes_over_gets_its_gradient(order):
+    def fn(scale, wrap):
+        inner = wrap(lambda x: torch.sin(x * scale) * scale * SCALE)
+        g = inner(X) if order == 1 else d(inner)(X)
+        return g * scale
+
+    plain = d(lambda s: fn(s, lambda f: f))(SCALE)
+    again = d(lambda s: fn(s, session.checkpoint))(SCALE)
+    torch.testing.assert_close(again.data, plain.data)
+    assert plain.data.abs().min() > 0
+
+
+def test_closure_of_a_checkpoint_in_a_session_in_a_checkpoint_gets_its_gradient():
+    def fn(scale, wrap):
+        outer = wrap(lambda x: d(wrap(lambda t: t * t * scale))(x))  # 2 x s
+        return outer(X)
+
+    assert d(lambda s: fn(s, session.checkpoint))(SCALE).tolist() == (2 * X.data).tolist()
+    assert d(lambda s: fn(s, session.checkpoint) * s)(SCALE).tolist() == (4 * X.data * SCALE.data).tolist()
+
+    def value_alone(scale):  # no backward runs inside, which would meet `scale` once more
+        return session.checkpoint(lambda x: session.vjp(session.checkpoint(lambda t: t * scale), x)[0])(X)
+
+    assert d(value_alone)(SCALE).tolist() == X.tolist()
+
+
+def test_ops_inside_are_forgotten_and_done_again():
+    calls = []
+
+    def fn(x):
+        calls.append(TapeContext.current() is None)
+        for _ in range(10):
+            x = square(x) + 1e-3
+        return x
+
+    def outer(x):
+        y = session.checkpoint(fn)(x)
+        assert len(TapeContext.current().nodes) == 1
+        return y
+
+    d(outer)(number(0.5))
+    assert calls == [True, False]  # first with every tape suspended, then on a tape of its own
+
+
+def test_without_a_session_it_is_the_function():
+    calls = []
+    out = session.checkpoint(lambda x: calls.append(1) or x * 2)(X)
+    assert out.tolist() == [1.0, -2.0, 4.0]
+    assert calls == [1]
+
+
+def test_random_draws_are_repeated():
+    def noisy(x):
+        return x * torch.rand(3, dtype=torch.float64) * x
+
+    torch.manual_seed(0)
+    expected = d(noisy)(X)
+    torch.manual_seed(0)
+    got, after = d(session.checkpoint(noisy))(X), torch.rand(1)
+    torch.testing.assert_close(got.data, expected.data)
+    torch.manual_seed(0)
+    torch.rand(3, dtype=torch.float64)
+    assert torch.equal(after, torch.rand(1))  # the recomputation leaves the generator as it was
+
+
+def test_several_outputs_some_unused_some_constant_some_inputs():
+    def fn(x):
+        s, c = sincos(x)
+        return {"s": s, "c": c, "x": x, "n": neo.LiteTensor([1, 2]), "free": SCALE * 2, "plain": 3.0}
+
+    def run(wrap):
+        def total(x):
+            out = wrap(fn)(x)
+            assert out["plain"] == 3.0
+            return out["s"] * 2 + out["x"] * 5 + out["free"]
+
+        return d(total)(X)
+
+    torch.testing.assert_close(run(session.checkpoint).data, run(lambda f: f).data)
+    torch.testing.assert_close(run(session.checkpoint).data, 2 * X.data.cos() + 5)
+
+
+def test_output_that_is_the_input_counts_once_for_each_use():
+    assert d(lambda x: session.checkpoint(lambda x: x)(x) * x)(X).tolist() == [1.0, -2.0, 4.0]
+
+
+def test_policy_saved_intermediates_inside_are_right_at_second_order():
+    class Half(autograd.Policy):
+        """y = x² / 2, saving x / 2 · 2."""
+
+        def forward(self, x):
+            saved = x * 0.5 * 2
+            self.ctx.save(saved)
+            return x * x * 0.5
+
+        def backward(self, grad):
+            return grad * self.ctx.release[0]
+
+    fn = session.checkpoint(function(Half))
+    assert d(fn)(X).tolist() == X.tolist()
+    assert d(d(fn))(X).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_keyword_and_plain_arguments_pass_through():
+    fn = session.checkpoint(lambda x, power, *, scale: x**power * scale)
+    torch.testing.assert_close(d(lambda x: fn(x, 3, scale=2.0))(X).data, 6 * X.data**2)
+
+
+def test_pullback_through_a_checkpoint_may_be_called_again():
+    _, pullback = session.vjp(session.checkpoint(chain), X)
+    first, second = (pullback(torch.ones(3, dtype=torch.float64))[0] for _ in range(2))
+    assert torch.equal(first.data, second.data)
