@@ -134,7 +134,8 @@ def load(path: Path, like: State) -> State:
                 f"{path} is of another model: {name} is {tuple(tensor.shape)} {tensor.dtype}, expected "
                 f"{tuple(leaf.shape)} {leaf.dtype}. Configure the model as when it was written."
             )
-        restored.append(LiteTensor(tensor.to(leaf.device)))
+        # In the memory format that the model chose, so that kernels go on to round as before.
+        restored.append(LiteTensor(torch.empty_like(leaf.data).copy_(tensor)))
     tree: dict[str, Any] = optree.tree_unflatten(structure, restored)  # type: ignore[assignment]
     return State(about["step"], tree["params"], tree["optimizer"])
 

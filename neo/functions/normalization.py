@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.errors import InPlaceError
+from neo.functions._batch_statistics import normalized, normalized_gradient
 from neo.functions.registry import implements
 from neo.tensor import LiteTensor
-
-_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
 class BatchNorm(Policy):
@@ -26,7 +25,7 @@ class BatchNorm(Policy):
     verified = True
 
     def forward(self, x, weight, bias, eps):
-        y, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        y, mean, scale = normalized(x, weight, bias, eps)
         self.ctx.constant(mean, scale)
         self.ctx.save(x, weight, mean, scale, eps)
         return y
@@ -51,7 +50,7 @@ class BatchNormGradient(Policy):
     verified = True
 
     def forward(self, g, x, weight, mean, scale, eps):
-        out = _backward(g, x, weight, None, None, mean, scale, True, eps, [True, True, True])
+        out = normalized_gradient(g, x, weight, mean, scale, eps)
         self.ctx.save(g, x, weight, mean, scale, out[1], out[2], eps)
         return out
 

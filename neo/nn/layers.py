@@ -8,10 +8,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.functions.fused import batch_norm_relu, batch_norm_relu_max_pool, patches_linear
 from neo.nn import init
 from neo.nn.module import Module
 
-__all__ = ["BatchNorm2d", "Conv2d", "Flatten", "Lambda", "Linear", "MaxPool2d", "ReLU", "SpatialMean"]
+__all__ = [
+    "BatchNorm2d",
+    "BatchNormReLU",
+    "ChannelsLast",
+    "Conv2d",
+    "Flatten",
+    "Lambda",
+    "Linear",
+    "MaxPool2d",
+    "ReLU",
+    "SpatialMean",
+]
+
+FEW_CHANNELS = 4  # up to this many input channels a CPU is faster by patches than by its convolution kernels
 
 
 class Linear(Module):
@@ -29,7 +43,11 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    """2-D cross-correlation with a square kernel. W: Glorot uniform, b: 0."""
+    """2-D cross-correlation with a square kernel. W: Glorot uniform, b: 0.
+
+    Constant images (a torch.Tensor) of few channels go through one matrix product on the CPU, whose convolution kernels
+    do badly on them; everything else through conv2d.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 0, bias: bool = True
@@ -38,10 +56,12 @@ class Conv2d(Module):
         self.stride, self.padding, self.bias = stride, padding, bias
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        weights = {"weight": init.glorot_uniform(self.shape, generator)}
-        return {**weights, "bias": init.zeros((self.shape[0],))} if self.bias else weights
+        weight = init.glorot_uniform(self.shape, generator).contiguous(memory_format=torch.channels_last)
+        return {"weight": weight, "bias": init.zeros((self.shape[0],))} if self.bias else {"weight": weight}
 
     def __call__(self, params: Any, x: Any) -> Any:
+        if isinstance(x, torch.Tensor) and x.shape[1] <= FEW_CHANNELS and x.device.type == "cpu":
+            return patches_linear(x, params["weight"], params.get("bias"), self.stride, self.padding)
         return F.conv2d(x, params["weight"], params.get("bias"), self.stride, self.padding)
 
 
@@ -65,6 +85,32 @@ class BatchNorm2d(Module):
 
     def __call__(self, params: Any, x: Any) -> Any:
         return F.batch_norm(x, None, None, params.get("weight"), params["bias"], training=True, eps=self.eps)
+
+
+class BatchNormReLU(BatchNorm2d):
+    """BatchNorm2d, then max(·, 0), then, with `pool`, the largest of each pool x pool window: one fused op.
+
+    Equal to BatchNorm2d, ReLU and MaxPool2d one after the other, in fewer passes over memory.
+    """
+
+    def __init__(self, channels: int, scale: bool = True, eps: float = 1e-5, pool: int | None = None):
+        super().__init__(channels, scale, eps)
+        self.pool = pool
+
+    def __call__(self, params: Any, x: Any) -> Any:
+        if self.pool is None:
+            return batch_norm_relu(x, params.get("weight"), params["bias"], self.eps)
+        return batch_norm_relu_max_pool(x, params.get("weight"), params["bias"], self.pool, self.eps)
+
+
+class ChannelsLast(Module):
+    """Images (n, channels, height, width) as they are, with the channels of a pixel side by side in memory.
+
+    Normalisation and pooling run several times as fast on that layout on a CPU, and convolutions keep it.
+    """
+
+    def __call__(self, params: Any, x: Any) -> Any:
+        return x.contiguous(memory_format=torch.channels_last)
 
 
 class ReLU(Module):

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from neo.nn.layers import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU, SpatialMean
+from neo.nn.layers import (
+    BatchNorm2d,
+    BatchNormReLU,
+    ChannelsLast,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    SpatialMean,
+)
 from neo.nn.module import Module, Sequential
 
 __all__ = ["MLP", "Conv4"]
@@ -37,6 +47,7 @@ class Conv4(Sequential):
         pool: "stride" halves the image by convolutions of stride 2 (the MAML paper on Omniglot), "max" by 2x2 max
             pooling after the ReLU (Matching Networks, MAML++).
         head: what the linear layer sees, "mean" over space (MAML paper) or "flatten" (learn2learn, MAML++).
+        fused: batch norm, ReLU and pooling as one op; False composes them plainly: the same function, slower.
         scale: whether batch norm learns a scale γ (the MAML paper's Omniglot net learns the shift alone).
     Params: conv0.weight (hidden, channels, 3, 3), conv0.bias, norm0.weight, norm0.bias, ..., head.weight, head.bias.
     """
@@ -51,6 +62,7 @@ class Conv4(Sequential):
         head: str = "mean",
         scale: bool = True,
         blocks: int = 4,
+        fused: bool = True,
     ):
         if min(ways, channels, hidden, blocks) < 1:
             raise ValueError(
@@ -59,16 +71,19 @@ class Conv4(Sequential):
             )
         _expect("pool", pool, ("stride", "max"))
         _expect("head", head, ("mean", "flatten"))
-        layers: list[tuple[str, Module]] = []
+        layers: list[tuple[str, Module]] = [("layout", ChannelsLast())]
         for i in range(blocks):
             inputs = channels if i == 0 else hidden
             layers.append(
                 (f"conv{i}", Conv2d(inputs, hidden, stride=2 if pool == "stride" else 1, padding=1))
             )
-            layers.append((f"norm{i}", BatchNorm2d(hidden, scale=scale)))
-            layers.append((f"relu{i}", ReLU()))
-            if pool == "max":
-                layers.append((f"pool{i}", MaxPool2d(2)))
+            if fused:
+                layers.append(
+                    (f"norm{i}", BatchNormReLU(hidden, scale=scale, pool=2 if pool == "max" else None))
+                )
+            else:
+                layers += [(f"norm{i}", BatchNorm2d(hidden, scale=scale)), (f"relu{i}", ReLU())]
+                layers += [(f"pool{i}", MaxPool2d(2))] if pool == "max" else []
             size = (size + 1) // 2 if pool == "stride" else size // 2
             if size < 1:
                 raise ValueError(

@@ -10,7 +10,7 @@ import torch
 import neo
 from meta import MAML, Classification, MetaGradient, adapt
 from neo.optim import sgd
-from tasks import Batch, Omniglot, Task
+from tasks import Batch, Glyphs, Omniglot, Task
 from tests.peers import learn2learn_reference, torch_reference
 from tests.peers.torch_reference import relative_difference
 
@@ -113,18 +113,16 @@ def test_conv4_meta_gradient_matches_torch_double_backward(
 @pytest.mark.peers
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 @pytest.mark.parametrize(("pool", "downsample"), [("stride", "stride"), ("max", "max_pool")])
-def test_conv4_meta_gradient_matches_learn2learn(pool: str, downsample: str, first_order: bool) -> None:
-    model = neo.nn.Conv4(ways=5, hidden=64, pool=pool, head="flatten")
-    batch = random_tasks(5, 2, torch.float32, queries=15)
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_conv4_meta_gradient_matches_learn2learn(
+    pool: str, downsample: str, first_order: bool, fused: bool
+) -> None:
+    """On glyphs: on noise, rounding alone moves maxima, and learn2learn in float32 is 3e-4 off itself in float64."""
+    model = neo.nn.Conv4(ways=5, pool=pool, head="flatten", fused=fused)
+    batch = Glyphs(alphabets=4).sampler("train", ways=5, shots=1, queries=15, seed=0).sample(0, 2)
+    options = {"downsample": downsample, "readout": "flatten"}
     result, got, loss, expected = neo_and_reference(
-        learn2learn_reference,
-        model,
-        batch,
-        torch.float32,
-        1,
-        first_order,
-        downsample=downsample,
-        readout="flatten",
+        learn2learn_reference, model, batch, torch.float32, 1, first_order, **options
     )
     assert float(result.loss.mean()) == pytest.approx(float(loss), rel=1e-5)
     assert relative_difference(got, expected) < 1e-4

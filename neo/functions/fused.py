@@ -1,0 +1,139 @@
+"""Several ops as one Policy, where that saves passes over memory. Each has its plain composition as its test oracle.
+
+A Policy's rule is free to be any formula that is right; these are chosen so that large tensors are read and written as
+few times as torch's kernels allow, forward and backward. Models choose them (neo.nn); nothing else changes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from neo.autograd._function import function
+from neo.autograd.policy import Policy
+from neo.functions._batch_statistics import normalized
+from neo.functions.activations import rectified
+from neo.functions.normalization import batch_norm_gradient
+from neo.functions.pooling import to_places
+
+__all__ = ["batch_norm_relu", "batch_norm_relu_max_pool", "patches_linear"]
+
+_max_pool2d = torch.ops.aten.max_pool2d_with_indices.default
+
+
+class BatchNormReLU(Policy):
+    """y = max(bn(x), 0);  with g = ȳ where y > 0, (x̄, w̄, b̄) = batch_norm_gradient(g, x, w).
+
+    The same as batch_norm then relu, but the normalised image is rectified where it lies and not kept beside y.
+    """
+
+    verified = True
+
+    def forward(self, x, weight, bias, eps):
+        y, mean, scale = normalized(x, weight, bias, eps)
+        torch.relu_(y)
+        self.ctx.constant(mean, scale)
+        self.ctx.save(x, weight, mean, scale, eps, y)
+        return y
+
+    def backward(self, y_bar):
+        x, weight, mean, scale, eps, y = self.ctx.release
+        x_bar, w_bar, b_bar = batch_norm_gradient(rectified(y_bar, y), x, weight, mean, scale, eps)
+        return (x_bar, b_bar) if weight is None else (x_bar, w_bar, b_bar)
+
+
+class BatchNormReLUMaxPool(Policy):
+    """y = max over windows of max(bn(x), 0);  g = ȳ where y > 0, at the places of the maxima, through bn's gradient.
+
+    max over windows and max with 0 commute, so that the rectifier, forward and backward, works on the pooled image:
+    a quarter of the entries for 2x2 windows.
+    """
+
+    verified = True
+
+    def forward(self, x, weight, bias, eps, window):
+        normal, mean, scale = normalized(x, weight, bias, eps)
+        y, places = _max_pool2d(normal, *window)
+        torch.relu_(y)
+        self.ctx.constant(mean, scale)
+        layout = (tuple(normal.shape), normal.stride())
+        self.ctx.save(x, weight, mean, scale, eps, y, places, layout, window)
+        return y
+
+    def backward(self, y_bar):
+        x, weight, mean, scale, eps, y, places, layout, window = self.ctx.release
+        g = to_places(rectified(y_bar, y), places, layout, window)
+        x_bar, w_bar, b_bar = batch_norm_gradient(g, x, weight, mean, scale, eps)
+        return (x_bar, b_bar) if weight is None else (x_bar, w_bar, b_bar)
+
+
+_batch_norm_relu = function(BatchNormReLU, "batch_norm_relu")
+_batch_norm_relu_max_pool = function(BatchNormReLUMaxPool, "batch_norm_relu_max_pool")
+
+
+def batch_norm_relu(x, weight, bias, eps=1e-5):
+    """relu(batch_norm(x, None, None, weight, bias, training=True)) as one op. x (n, c, ...); weight may be None."""
+    return _batch_norm_relu(x, weight, bias, eps)
+
+
+def batch_norm_relu_max_pool(x, weight, bias, kernel=2, eps=1e-5):
+    """max_pool2d(batch_norm_relu(x, weight, bias), kernel) as one op. x (n, c, h, w); weight may be None."""
+    window = ((kernel, kernel), (kernel, kernel), (0, 0), (1, 1), False)
+    return _batch_norm_relu_max_pool(x, weight, bias, eps, window)
+
+
+# --- a convolution of constant images with few channels ------------------------------------------------------------
+
+
+class PatchesLinear(Policy):
+    """y = P Wᵀ + b as an image, P the patches of the images: a convolution as one matrix product;
+    W̄ = Ȳᵀ P, b̄ = the sum of Ȳ's rows.
+
+    Images with one or a few channels give patches of a few numbers, on which convolution kernels do badly. P is a
+    constant: no image gradient is computed, at any order.
+    """
+
+    verified = True
+
+    def forward(self, patches, weight, bias, size):
+        self.ctx.save(patches, tuple(weight.shape))
+        flat = weight.reshape(weight.shape[0], -1).t()
+        y = torch.mm(patches, flat) if bias is None else torch.addmm(bias, patches, flat)
+        n, height, width = size
+        return y.view(n, height, width, -1).permute(0, 3, 1, 2)  # rows are pixels: channels-last by itself
+
+    def backward(self, y_bar):
+        patches, shape = self.ctx.release
+        needs = self.ctx.needs_grad
+        n = y_bar.shape[0]
+        rows = y_bar.permute(0, 2, 3, 1).reshape((n, -1, shape[0]))
+        w_bar = None
+        if needs[
+            1
+        ]:  # image by image, then over images: one sum over every pixel would lose three more digits
+            w_bar = (rows.mT @ patches.reshape((n, -1, patches.shape[1]))).sum(0).reshape(shape)
+        if len(needs) == 2:
+            return None, w_bar
+        return None, w_bar, rows.sum((0, 1)) if needs[2] else None
+
+
+_patches_linear = function(PatchesLinear, "patches_linear")
+
+
+def patches_linear(x, weight, bias=None, stride=1, padding=0):
+    """conv2d of constant images: x a torch.Tensor (n, c, h, w), weight (out, c, k, k) -> (n, out, h′, w′).
+
+    Raises: TypeError for a LiteTensor x, whose gradient this does not compute.
+    """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(
+            f"patches_linear: x must be a torch.Tensor, which is a constant, got {type(x).__name__}; use conv2d"
+        )
+    n, channels, height, width = x.shape
+    k, k2 = weight.shape[2:]
+    padded = torch.nn.functional.pad(x, (padding,) * 4) if padding else x
+    h, w = (height + 2 * padding - k) // stride + 1, (width + 2 * padding - k2) // stride + 1
+    s = padded.stride()
+    windows = padded.as_strided(
+        (n, h, w, channels, k, k2), (s[0], s[2] * stride, s[3] * stride, s[1], s[2], s[3])
+    )
+    return _patches_linear(windows.reshape(n * h * w, channels * k * k2), weight, bias, (n, h, w))
