@@ -65,12 +65,17 @@ def evaluate(
     """
     if tasks < 1:
         raise ValueError(f"evaluate: tasks must be at least 1, got {tasks}")
-    scores, losses = [], []
+
+    def result(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+        prediction = learner.model(learner.adapt(params, task.support, steps), task.query.x)
+        prediction = getattr(prediction, "data", prediction)
+        score = learner.objective.score(prediction, task.query.y).mean()
+        return score, learner.objective.query_loss(prediction, task.query.y)
+
+    results: list[tuple[torch.Tensor, torch.Tensor]] = []
     for first in range(0, tasks, batch):
-        for task in sampler.sample(0, range(first, min(first + batch, tasks))):
-            prediction = learner.model(learner.adapt(params, task.support, steps), task.query.x)
-            prediction = getattr(prediction, "data", prediction)
-            scores.append(learner.objective.score(prediction, task.query.y).mean())
-            losses.append(learner.objective.query_loss(prediction, task.query.y))
-        progress(len(scores))
-    return Evaluation(torch.stack(scores).double().cpu(), torch.stack(losses).double().cpu())
+        drawn = sampler.sample(0, range(first, min(first + batch, tasks)))
+        results += learner.workers.map(result, drawn)
+        progress(len(results))
+    scores, losses = (torch.stack(column).double().cpu() for column in zip(*results, strict=True))
+    return Evaluation(scores, losses)

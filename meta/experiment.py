@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from meta.algorithms import MetaLearner
 from meta.evaluate import Evaluation, evaluate
 from meta.loggers import Logger
+from meta.parallel import Workers
 from meta.trainer import Trainer
 from neo.typing import Params
 from tasks import CharacterSet, EpisodeSampler
@@ -45,7 +46,9 @@ class Experiment:
 
     @cached_property
     def learner(self) -> MetaLearner:
-        return build(self.config.algorithm, model=build(self.config.model))
+        learner: MetaLearner = build(self.config.algorithm, model=build(self.config.model))
+        learner.workers = Workers(resolve_workers(self.config.workers, self.device))
+        return learner
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -121,6 +124,18 @@ def resolve_device(device: str) -> torch.device:
             "devices here; choose device=cpu or device=auto, or install a CUDA build of torch."
         )
     return chosen
+
+
+def resolve_workers(workers: int | str, device: torch.device) -> int | None:
+    """How many threads tasks run on; None on a GPU, where kernels queue up anyway.
+
+    Raises: ValueError for what is neither auto nor a number of threads.
+    """
+    if workers != "auto" and not (isinstance(workers, int) and workers >= 1):
+        raise ValueError(f"workers={workers} is no number of threads; choose workers=auto or workers ≥ 1.")
+    if device.type != "cpu":
+        return None
+    return torch.get_num_threads() if workers == "auto" else int(workers)
 
 
 def device_name(device: torch.device) -> str:

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meta.checkpoint import CheckpointError
 from meta.trainer import TrainingError
 from neo.errors import NeoError
+from neo.runtime import keep_freed_memory
 from scripts import _overrides
 from tasks import DataError
 
@@ -52,6 +53,7 @@ def run(
         job: is called once, or with -m once an arm of the sweep, in a process that keeps its working directory.
         before: looks at the overrides before hydra has written anything, and gives further ones.
     """
+    keep_freed_memory()
     debug = bool(os.environ.get("HYDRA_FULL_ERROR")) or "debug=true" in sys.argv[1:]
 
     def guarded(config: DictConfig) -> None:

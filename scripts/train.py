@@ -28,6 +28,7 @@ RESUMABLE = (
     "trainer.checkpoint_every",
     "trainer.iterations",
     "trainer.keep",
+    "workers",
 )
 
 

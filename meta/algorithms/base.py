@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from meta.objectives import Objective
+from meta.parallel import Workers
 from neo.nn import Module
 from neo.typing import Params
 from tasks import Batch, Task
@@ -28,6 +29,7 @@ class MetaLearner(ABC):
 
     model: Module
     objective: Objective
+    workers: Workers = Workers(None)  # how the tasks of a meta-batch are run; changes time, never the result
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> Params:
         """The meta-parameters to start from: a pure function of seed."""

@@ -11,6 +11,7 @@ import neo
 from meta.adapt import adapt
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.objectives import Classification, Objective
+from meta.parallel import Workers
 from neo.nn import Module
 from neo.optim import Optimizer
 from neo.typing import Params
@@ -33,6 +34,7 @@ class MAML(MetaLearner):
         first_order: see above.
         objective: losses and score; cross-entropy by default.
         inner_optimizer: takes the place of sgd(inner_lr).
+        workers: threads on which tasks run side by side, see meta.parallel.Workers; None: one after the other.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class MAML(MetaLearner):
         first_order: bool = False,
         objective: Objective | None = None,
         inner_optimizer: Optimizer | None = None,
+        workers: int | None = None,
     ):
         if inner_steps < 0:
             raise ValueError(f"MAML: inner_steps must be 0 or more, got {inner_steps}")
@@ -52,6 +55,7 @@ class MAML(MetaLearner):
         self.first_order = first_order
         self.objective = objective or Classification()
         self.inner_optimizer = inner_optimizer or neo.optim.sgd(inner_lr)
+        self.workers = Workers(workers)
 
     def adapt(self, params: Params, support: Batch, steps: int | None = None) -> Params:
         return adapt(
@@ -65,7 +69,7 @@ class MAML(MetaLearner):
 
     def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
         gradient_of_task = neo.value_and_grad(self._query_loss, argnums=0, has_aux=True)
-        results = [gradient_of_task(params, task) for task in batch]
+        results = self.workers.map(lambda task: gradient_of_task(params, task), batch)
         gradients = [gradient for _, gradient in results]
         mean: Any = optree.tree_map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *gradients)
         return MetaGradient(
