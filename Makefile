@@ -20,7 +20,7 @@ EXTENSIONS := $(shell find neo -name '*.pyx' -o -name '*.pxd')
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help env train evaluate mnist test test-slow test-all peers lint format types wheel sdist-test freeze clean
+.PHONY: help env train evaluate mnist test test-slow test-all peers bench bench-guard bench-jax lint format types wheel sdist-test freeze clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -68,6 +68,19 @@ test-all: env peers  ## run every test
 peers: env  ## build learn2learn 0.2.0 into .venv, for the tests that compare with it
 	@$(BIN)/python tests/peers/build_learn2learn.py || test -z "$(NEO_REQUIRE_PEERS)"
 
+# higher without its dependencies, which are torch alone; learn2learn as the tests have it.
+bench: env peers  ## Neo against its peers, into docs/benchmarks.md (ARGS="works=[w1] rounds=5"; quick=true to try)
+	@$(PIP) install -q --no-deps higher==0.2.1
+	@$(BIN)/python scripts/bench.py $(ARGS)
+
+bench-guard: env peers  ## exit 1 if a ratio to a peer lost more than 15% against docs/benchmarks.json
+	@$(PIP) install -q --no-deps higher==0.2.1
+	@$(BIN)/python scripts/bench.py guard=true $(ARGS)
+
+bench-jax: env  ## an environment with JAX, which make bench then takes in as one more peer
+	@$(BIN)/python -m venv $(VENV)/jax
+	@$(VENV)/jax/bin/python -m pip --disable-pip-version-check install -q "jax>=0.10,<0.11" numpy
+
 lint: env  ## check style and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -88,7 +101,7 @@ sdist-test: env  ## build the sdist, install it elsewhere, import it there: does
 
 freeze: env  ## write the versions in .venv to constraints.txt
 	@sed '/^[^#]/d' constraints.txt > $(VENV)/frozen
-	@$(PIP) list --format=freeze --exclude neo-meta --exclude learn2learn --exclude pip | \
+	@$(PIP) list --format=freeze --exclude neo-meta --exclude learn2learn --exclude higher --exclude pip | \
 	  sed 's/+.*//' >> $(VENV)/frozen
 	@mv $(VENV)/frozen constraints.txt && touch $(SEEN)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from scripts._bench.conv4 import Conv4
 from tests.peers import learn2learn_reference, torch_reference
-from tests.peers.conv4 import Conv4
 from tests.peers.torch_reference import Task, relative_difference
 
 WAYS, SHOTS, QUERIES, SIZE = 3, 2, 4, 32  # 2x2 pixels are left before the readout
