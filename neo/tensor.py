@@ -51,12 +51,6 @@ class LiteTensor(_handle.Handle):
         """A LiteTensor on a fresh, detached tensor that nothing else holds."""
         return _handle.wrap_tensor(tensor)
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        from neo.functions import registry
-
-        return registry.dispatch(func, args, kwargs)
-
     def __getattr__(self, name: str) -> Any:
         """torch's methods that Neo has no method for: to call one is to call the torch function (rule 10)."""
         from neo.functions import registry

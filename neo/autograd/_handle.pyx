@@ -29,6 +29,8 @@ cdef int64_t serials = 0
 cdef object lite_tensor = None      # the public class, a subclass of Handle; set by register_class
 cdef tuple EMPTY = ()
 cdef int64_t SALT = 0x4E656F4E656F
+cdef dict handlers = {}             # torch callable -> function that answers it on LiteTensors; the registry's own dict
+cdef object dispatch = None         # the registry's way with keyword arguments and with what is not in `handlers`
 cdef dict operators = {}            # operator name -> function; "add" for tensors, "add_number" for x + 1
 
 
@@ -38,6 +40,12 @@ cdef class Handle:
         global serials
         serials += 1
         self.serial = serials
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        """torch's call of `func` on LiteTensors: answered by what neo.functions has registered for it."""
+        handler = None if kwargs else handlers.get(func)
+        return dispatch(func, args, kwargs) if handler is None else handler(*args)
 
     def _bind(self, data):
         """Give a newly made handle its tensor; a handle's tensor never changes afterwards."""
@@ -196,6 +204,12 @@ def register_class(cls):
     # which is another question. Without sq_item it is no sequence, and torch refuses it as an index.
     neo_hide_sequence(cls)
     lite_tensor = cls
+
+
+def register_dispatch(dict table, fallback):
+    """Say who answers torch functions on LiteTensors."""
+    global handlers, dispatch
+    handlers, dispatch = table, fallback
 
 
 def register_operator(str name, fn):

@@ -314,3 +314,4 @@ def _forbid_in_place_methods() -> None:
 
 
 _forbid_in_place_methods()
+_handle.register_dispatch(_handlers, dispatch)
