@@ -1,0 +1,176 @@
+"""The works W1 to W7: what is computed, how much of it, and what its time is divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+__all__ = ["WORKS", "Chain", "Draws", "MetaStep", "Training", "Unroll", "Work", "choose"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """kind: which of a contender's builders; per_turn: how many units one turn holds, its time is divided by that."""
+
+    kind: ClassVar[str]
+    unit: ClassVar[str]  # what one unit is
+    tolerance: ClassVar[float] = 1e-4  # of the relative difference between two contenders' results ...
+    check_dtype: ClassVar[str] = "float32"  # ... computed in this
+    name: str
+    title: str
+
+    @property
+    def per_turn(self) -> int:
+        return 1
+
+    def fields(self) -> dict[str, Any]:
+        """What a worker is told."""
+        return {**asdict(self), "kind": self.kind}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaStep(Work):
+    """One second-order MAML meta-gradient of a conv-4 over a meta-batch; see meta.MAML and neo.nn.Conv4.
+
+    Contenders are compared in float64. In float32 a new net's meta-gradient magnifies rounding a thousandfold, and the
+    kernels round differently: how far each is from the float64 result is reported, not judged.
+    """
+
+    kind = "meta_step"
+    unit = "meta-step"
+    tolerance = 1e-8
+    check_dtype = "float64"
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    pool: str  # stride or max
+    hidden: int = 64
+    meta_batch: int
+    inner_steps: int = 1
+    inner_lr: float = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Work):
+    """Steps of SGD on a multilayer perceptron: forward, backward, update."""
+
+    kind = "training"
+    unit = "step"
+    sizes: tuple[int, ...] = (784, 256, 64, 10)
+    batch: int = 64
+    lr: float = 0.01
+    steps: int
+
+    @property
+    def per_turn(self) -> int:
+        return self.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Work):
+    """A chain of tiny ops, forward and backward: y ← tanh y, y·v, y + v, sin y, over and over."""
+
+    kind = "chain"
+    unit = "op"
+    ops: int = 100  # a multiple of 4
+    elements: int = 16
+    chains: int
+
+    @property
+    def per_turn(self) -> int:
+        return self.ops * self.chains
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws(Work):
+    """Tasks drawn, with class rotations, from images in memory. Drawings differ; shapes and labels are compared."""
+
+    kind = "draws"
+    unit = "task"
+    tolerance = 0.0
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    tasks: int
+
+    @property
+    def per_turn(self) -> int:
+        return self.tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unroll(MetaStep):
+    """The meta-gradient of one task at several numbers of inner steps, each kept on the tape or checkpointed."""
+
+    kind = "unroll"
+    unit = "meta-gradient"
+    tolerance = 1e-10  # of the gradients with and without checkpoint
+    unrolled: tuple[int, ...] = (1, 5, 10, 20)
+
+
+WORKS: dict[str, Work] = {
+    work.name.lower(): work
+    for work in (
+        MetaStep(
+            name="W1",
+            title="Omniglot 5-way 1-shot, conv-4 with stride 2",
+            pool="stride",
+            meta_batch=32,
+        ),
+        MetaStep(
+            name="W2",
+            title="Omniglot 5-way 1-shot, conv-4 with max-pool",
+            pool="max",
+            meta_batch=32,
+        ),
+        MetaStep(
+            name="W3",
+            title="Omniglot 20-way 1-shot, 5 inner steps, conv-4 with max-pool",
+            pool="max",
+            meta_batch=16,
+            ways=20,
+            inner_steps=5,
+            inner_lr=0.1,
+        ),
+        Training(
+            name="W4", title="a training step of the 784-256-64-10 perceptron, batch 64, SGD", steps=200
+        ),
+        Chain(name="W5", title="a chain of 100 tiny ops, forward and backward", chains=100),
+        Draws(name="W6", title="tasks drawn, 5-way 1-shot, 15 queries", tasks=32),
+        Unroll(
+            name="W7",
+            title="memory and time against inner steps, with and without checkpoint",
+            pool="max",
+            meta_batch=1,
+            shots=5,
+            inner_lr=0.1,
+        ),
+    )
+}
+
+
+def choose(names: Sequence[str], quick: bool) -> list[Work]:
+    """The named works; quick: each so small that only its plumbing is tried. Raises: ValueError for an unknown name."""
+    unknown = [name for name in names if name.lower() not in WORKS]
+    if unknown or not names:
+        raise ValueError(
+            f"works={list(names)} must name some of {', '.join(WORKS)}; unknown: {unknown or 'none named'}."
+        )
+    chosen = [WORKS[name.lower()] for name in names]
+    return [_small(work) for work in chosen] if quick else chosen
+
+
+def _small(work: Work) -> Work:
+    match work:
+        case Unroll():
+            return replace(work, hidden=4, shots=1, queries=2, unrolled=(1, 3))
+        case MetaStep():
+            return replace(work, hidden=8, ways=3, queries=2, meta_batch=2)
+        case Training():
+            return replace(work, steps=3)
+        case Chain():
+            return replace(work, chains=2)
+        case Draws():
+            return replace(work, tasks=2)
+    raise TypeError(f"{work.name}: no quick size for {type(work).__name__}")
