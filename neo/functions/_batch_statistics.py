@@ -13,7 +13,7 @@ import functools
 
 import torch
 
-MOST_PIECES = 64
+MOST_PIECES = 256
 
 _native = torch.native_batch_norm
 _backward = torch.ops.aten.native_batch_norm_backward.default

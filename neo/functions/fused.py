@@ -107,10 +107,10 @@ class PatchesLinear(Policy):
         n = y_bar.shape[0]
         rows = y_bar.permute(0, 2, 3, 1).reshape((n, -1, shape[0]))
         w_bar = None
-        if needs[
-            1
-        ]:  # image by image, then over images: one sum over every pixel would lose three more digits
-            w_bar = (rows.mT @ patches.reshape((n, -1, patches.shape[1]))).sum(0).reshape(shape)
+        if needs[1]:
+            # Image by image, then over images: one sum over every pixel would lose three digits. Patches first: the
+            # product with few rows is four times as fast as its transpose.
+            w_bar = (patches.reshape((n, -1, patches.shape[1])).mT @ rows).sum(0).t().reshape(shape)
         if len(needs) == 2:
             return None, w_bar
         return None, w_bar, rows.sum((0, 1)) if needs[2] else None
