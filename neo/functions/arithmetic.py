@@ -42,6 +42,19 @@ class AddNumber(Unary):
         return z_bar
 
 
+class AddScaled(Binary):
+    """z = x + c y;  x̄ = z̄, ȳ = c z̄."""
+
+    def forward(self, x, y, c):
+        self.ctx.save(c)
+        return torch.add(x, y, alpha=c)
+
+    def backward(self, z_bar):
+        (c,) = self.ctx.release
+        _, need_y = self.ctx.needs_grad
+        return z_bar, z_bar * c if need_y else None
+
+
 class Sub(Binary):
     """z = x − y;  x̄ = z̄, ȳ = −z̄."""
 
@@ -197,6 +210,7 @@ class NumberPow(Unary):
 
 
 add_tensors, add_number = function(Add, "add"), function(AddNumber, "add")
+add_scaled = function(AddScaled, "add")
 sub_tensors, number_sub = function(Sub, "sub"), function(NumberSub, "sub")
 mul_tensors, mul_number = function(Mul, "mul"), function(MulNumber, "mul")
 div_tensors, div_number = function(Div, "div"), function(DivNumber, "div")
@@ -225,6 +239,8 @@ def sub_number(x, c):
 def add(x, y, *, alpha=1):
     """x + α y, broadcast."""
     if alpha != 1:
+        if not (is_number(x) or is_number(y)):
+            return add_scaled(x, y, alpha)
         y = y * alpha
     if is_number(y):
         return add_number(x, y)
@@ -235,6 +251,8 @@ def add(x, y, *, alpha=1):
 def sub(x, y, *, alpha=1):
     """x − α y, broadcast."""
     if alpha != 1:
+        if not (is_number(x) or is_number(y)):
+            return add_scaled(x, y, -alpha)
         y = y * alpha
     if is_number(y):
         return add_number(x, -y)

@@ -45,24 +45,37 @@ class Linear(Module):
 class Conv2d(Module):
     """2-D cross-correlation with a square kernel. W: Glorot uniform, b: 0.
 
-    Constant images (a torch.Tensor) of few channels go through one matrix product on the CPU, whose convolution kernels
-    do badly on them; everything else through conv2d.
+    channels_last: keep W so, and with it the images that come out; and take constant images (a torch.Tensor) of few
+    channels through one matrix product on the CPU, whose convolution kernels do badly on them. The same function in
+    another order of summation.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 0, bias: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        channels_last: bool = False,
     ):
         self.shape = (outputs, inputs, kernel, kernel)
         self.stride, self.padding, self.bias = stride, padding, bias
+        self.channels_last = channels_last
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        weight = init.glorot_uniform(self.shape, generator).contiguous(memory_format=torch.channels_last)
+        weight = init.glorot_uniform(self.shape, generator)
+        if self.channels_last:
+            weight = weight.contiguous(memory_format=torch.channels_last)
         return {"weight": weight, "bias": init.zeros((self.shape[0],))} if self.bias else {"weight": weight}
 
     def __call__(self, params: Any, x: Any) -> Any:
-        if isinstance(x, torch.Tensor) and x.shape[1] <= FEW_CHANNELS and x.device.type == "cpu":
-            return patches_linear(x, params["weight"], params.get("bias"), self.stride, self.padding)
-        return F.conv2d(x, params["weight"], params.get("bias"), self.stride, self.padding)
+        weight, bias = params["weight"], params.get("bias")
+        constant = isinstance(x, torch.Tensor) and x.device.type == "cpu"
+        if self.channels_last and constant and self.shape[1] <= FEW_CHANNELS:
+            return patches_linear(x, weight, bias, self.stride, self.padding)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
 class BatchNorm2d(Module):

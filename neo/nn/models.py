@@ -47,7 +47,9 @@ class Conv4(Sequential):
         pool: "stride" halves the image by convolutions of stride 2 (the MAML paper on Omniglot), "max" by 2x2 max
             pooling after the ReLU (Matching Networks, MAML++).
         head: what the linear layer sees, "mean" over space (MAML paper) or "flatten" (learn2learn, MAML++).
-        fused: batch norm, ReLU and pooling as one op; False composes them plainly: the same function, slower.
+        fused: channels-last images, and batch norm, ReLU and pooling as one op; False composes torch's functions
+            plainly on contiguous images: the same function, slower. In float32 the two round apart, and where that
+            turns a ReLU or a maximum over, a meta-gradient moves by some 1e-4 of its size.
         scale: whether batch norm learns a scale γ (the MAML paper's Omniglot net learns the shift alone).
     Params: conv0.weight (hidden, channels, 3, 3), conv0.bias, norm0.weight, norm0.bias, ..., head.weight, head.bias.
     """
@@ -71,12 +73,11 @@ class Conv4(Sequential):
             )
         _expect("pool", pool, ("stride", "max"))
         _expect("head", head, ("mean", "flatten"))
-        layers: list[tuple[str, Module]] = [("layout", ChannelsLast())]
+        layers: list[tuple[str, Module]] = [("layout", ChannelsLast())] if fused else []
+        stride = 2 if pool == "stride" else 1
         for i in range(blocks):
             inputs = channels if i == 0 else hidden
-            layers.append(
-                (f"conv{i}", Conv2d(inputs, hidden, stride=2 if pool == "stride" else 1, padding=1))
-            )
+            layers.append((f"conv{i}", Conv2d(inputs, hidden, stride=stride, padding=1, channels_last=fused)))
             if fused:
                 layers.append(
                     (f"norm{i}", BatchNormReLU(hidden, scale=scale, pool=2 if pool == "max" else None))

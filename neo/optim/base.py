@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import optree
 
+from neo.functions.arithmetic import add_scaled
 from neo.tensor import LiteTensor
 from neo.typing import PyTree
 
-__all__ = ["Optimizer", "Rate", "rates_for", "zeros_like"]
+__all__ = ["Optimizer", "Rate", "moved", "rates_for", "zeros_like"]
 
 Rate = float | LiteTensor | PyTree
 """A learning rate: one number or 0-dim tensor for all parameters, or a pytree that mirrors them (Meta-SGD)."""
@@ -37,6 +38,11 @@ def rates_for(lr: Rate, params: PyTree) -> PyTree:
             f"{optree.tree_structure(lr)}, expected {optree.tree_structure(params)}"
         )
     return lr
+
+
+def moved(param: Any, direction: Any, rate: Any) -> Any:
+    """param − rate · direction; one kernel where the rate is a number."""
+    return add_scaled(param, direction, -rate) if isinstance(rate, int | float) else param - rate * direction
 
 
 def zeros_like(params: PyTree) -> PyTree:

@@ -6,7 +6,7 @@ from typing import Any
 
 import optree
 
-from neo.optim.base import Optimizer, Rate, check_rate, rates_for, zeros_like
+from neo.optim.base import Optimizer, Rate, check_rate, moved, rates_for, zeros_like
 from neo.typing import PyTree
 
 __all__ = ["momentum", "sgd"]
@@ -22,7 +22,7 @@ def sgd(lr: Rate, weight_decay: float = 0.0) -> Optimizer:
 
     def step(params: PyTree, grads: PyTree, state: None) -> tuple[PyTree, None]:
         return optree.tree_map(
-            lambda p, g, a: p - a * _decayed(g, p, weight_decay), params, grads, rates_for(lr, params)
+            lambda p, g, a: moved(p, _decayed(g, p, weight_decay), a), params, grads, rates_for(lr, params)
         ), None
 
     return Optimizer(lambda params: None, step)
@@ -41,7 +41,7 @@ def momentum(lr: Rate, momentum: float = 0.9, nesterov: bool = False, weight_dec
         grads = optree.tree_map(lambda g, p: _decayed(g, p, weight_decay), grads, params)
         velocity = optree.tree_map(lambda v, g: v * momentum + g, state, grads)
         direction = optree.tree_map(lambda g, v: g + v * momentum, grads, velocity) if nesterov else velocity
-        return optree.tree_map(lambda p, d, a: p - a * d, params, direction, rates_for(lr, params)), velocity
+        return optree.tree_map(moved, params, direction, rates_for(lr, params)), velocity
 
     return Optimizer(zeros_like, step)
 

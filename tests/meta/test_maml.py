@@ -92,11 +92,11 @@ def neo_and_reference(
 
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 @pytest.mark.parametrize(("pool", "downsample"), [("stride", "stride"), ("max", "max_pool")])
-@pytest.mark.parametrize("head", ["mean", "flatten"])
+@pytest.mark.parametrize(("head", "fused"), [("mean", True), ("flatten", True), ("flatten", False)])
 def test_conv4_meta_gradient_matches_torch_double_backward(
-    pool: str, downsample: str, head: str, first_order: bool
+    pool: str, downsample: str, head: str, fused: bool, first_order: bool
 ) -> None:
-    model = neo.nn.Conv4(ways=3, hidden=8, pool=pool, head=head)
+    model = neo.nn.Conv4(ways=3, hidden=8, pool=pool, head=head, fused=fused)
     batch = random_tasks(3, 2, torch.float64)
     options = {"downsample": downsample, "readout": head}
     result, got, loss, expected = neo_and_reference(
@@ -113,11 +113,14 @@ def test_conv4_meta_gradient_matches_torch_double_backward(
 @pytest.mark.peers
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 @pytest.mark.parametrize(("pool", "downsample"), [("stride", "stride"), ("max", "max_pool")])
-@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize(("fused", "bound"), [(False, 1e-4), (True, 3e-3)], ids=["plain", "fused"])
 def test_conv4_meta_gradient_matches_learn2learn(
-    pool: str, downsample: str, first_order: bool, fused: bool
+    pool: str, downsample: str, first_order: bool, fused: bool, bound: float
 ) -> None:
-    """On glyphs: on noise, rounding alone moves maxima, and learn2learn in float32 is 3e-4 off itself in float64."""
+    """The same kernels agree closely. Fused ones round apart, which turns a ReLU over here and there: see Conv4.
+
+    That they are the same function is shown in float64, above.
+    """
     model = neo.nn.Conv4(ways=5, pool=pool, head="flatten", fused=fused)
     batch = Glyphs(alphabets=4).sampler("train", ways=5, shots=1, queries=15, seed=0).sample(0, 2)
     options = {"downsample": downsample, "readout": "flatten"}
@@ -125,7 +128,7 @@ def test_conv4_meta_gradient_matches_learn2learn(
         learn2learn_reference, model, batch, torch.float32, 1, first_order, **options
     )
     assert float(result.loss.mean()) == pytest.approx(float(loss), rel=1e-5)
-    assert relative_difference(got, expected) < 1e-4
+    assert relative_difference(got, expected) < bound
 
 
 @pytest.mark.peers
@@ -133,7 +136,12 @@ def test_omniglot_meta_gradient_matches_learn2learn(omniglot: Omniglot) -> None:
     """On real images, where pixels are exactly 0 and 1 and ReLUs sit on ties."""
     sampler = omniglot.sampler("train", ways=5, shots=1, queries=15, seed=0)
     result, got, loss, expected = neo_and_reference(
-        learn2learn_reference, neo.nn.Conv4(ways=5), sampler.sample(0, 4), torch.float32, 3, False
+        learn2learn_reference,
+        neo.nn.Conv4(ways=5, fused=False),
+        sampler.sample(0, 4),
+        torch.float32,
+        3,
+        False,
     )
     assert float(result.loss.mean()) == pytest.approx(float(loss), rel=1e-5)
     assert relative_difference(got, expected) < 1e-4
