@@ -115,6 +115,7 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[st
 
 def _duration(seconds: float) -> str:
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
+        rounded = f"{seconds / scale:.3g}"
+        if float(rounded) >= 1:  # 0.9996 s is 1 s, and not 1e+03 ms
+            return f"{rounded} {unit}"
     return f"{seconds / 1e-9:.3g} ns"

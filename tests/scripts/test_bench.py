@@ -327,3 +327,11 @@ def test_quick_benchmark_writes_page_record_and_picture_and_its_guard_passes(tmp
         assert done.returncode == code, done.stderr
         assert ("lost: W5 against torch" in done.stderr) == bool(code)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "old.json"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(2.5, "2.5 s"), (0.9996, "1 s"), (0.9994, "999 ms"), (3.2e-6, "3.2 µs"), (4e-9, "4 ns")],
+)
+def test_duration_is_written_in_a_unit_that_fits(seconds: float, written: str) -> None:
+    assert report._duration(seconds) == written
