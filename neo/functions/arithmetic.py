@@ -114,9 +114,9 @@ class Div(Binary):
 
     def backward(self, z_bar):
         y, z = self.ctx.release
-        _, need_y = self.ctx.needs_grad
-        x_bar = z_bar / y
-        return x_bar, -x_bar * z if need_y else None
+        need_x, need_y = self.ctx.needs_grad
+        x_bar = z_bar / y  # which ȳ is made of too
+        return x_bar if need_x else None, -x_bar * z if need_y else None
 
 
 class DivNumber(Unary):
