@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check
 SEEN := $(VENV)/.installed$(if $(DEBUG),-debug)
 
-EXTENSIONS := $(shell find neo -name '*.pyx' -o -name '*.pxd')
+EXTENSIONS := $(shell find neo -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
 # Test processes run side by side, so each computes on one thread; together they fill the machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)

@@ -1,10 +1,14 @@
 """Builds the Cython extensions: every .pyx under neo/ becomes the module of the same name, as plain C.
 
+The kernels (neo/kernels) are one text, compiled for each width of vectors; a compiler that cannot is no error, for
+torch's kernels serve then.
+
 All else about the package is in pyproject.toml. Compiler directives are set here, once, for every file.
 NEO_DEBUG_BUILD=1 turns the run-time checks on and the optimiser off: make env DEBUG=1.
 """
 
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -21,11 +25,37 @@ DIRECTIVES = {
     "cdivision": not DEBUG,
 }
 
+INTEL = platform.machine().lower() in ("x86_64", "amd64")
+VECTORS = {  # of neo/kernels: how the compiler is told of the instructions, and the bytes of a vector
+    "_avx512": (["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"], 64),
+    "_avx2": (["-mavx2", "-mfma"], 32),
+    "_baseline": ([], 16),
+}
+
+
+def extension(path: Path) -> Extension:
+    name, depends, flags = ".".join(path.with_suffix("").parts), [], list(COMPILER_FLAGS)
+    kernels = path.parent.name == "kernels"
+    if kernels:
+        instructions, width = VECTORS[path.stem]
+        flags += [*instructions, f"-DVECTOR_BYTES={width}", "-Wno-unused-function"]
+        depends = [file.as_posix() for file in (*path.parent.glob("*.h"), *path.parent.glob("*.pxi"))]
+    return Extension(
+        name,
+        [path.as_posix()],
+        include_dirs=[path.parent.as_posix()] if kernels else [],
+        depends=depends,
+        extra_compile_args=flags,
+        optional=kernels,
+    )
+
+
+def wanted(path: Path) -> bool:
+    return INTEL or path.parent.name != "kernels" or not VECTORS[path.stem][0]
+
+
 setup(
-    ext_modules=[
-        Extension(".".join(path.with_suffix("").parts), [path.as_posix()], extra_compile_args=COMPILER_FLAGS)
-        for path in sorted(Path("neo").rglob("*.pyx"))
-    ],
+    ext_modules=[extension(path) for path in sorted(Path("neo").rglob("*.pyx")) if wanted(path)],
     options={
         "build_ext": {
             "cython_directives": DIRECTIVES,

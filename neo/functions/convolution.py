@@ -4,7 +4,8 @@ Three maps, each linear in each of its two tensors, whose derivatives are one an
 with respect to the input, and its gradient with respect to the weight. That closes the rule at every order.
 
 `geometry` is (stride, padding, dilation, transposed, output_padding, groups), tuples with one number a spatial dim.
-Memory format is the kernel's choice from its arguments; nothing here makes a tensor contiguous.
+Memory format is the kernel's choice from its arguments; nothing here makes a tensor contiguous. Each map asks Neo's own
+kernels first, which take channels-last 3x3 convolutions on the CPU, then torch's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.registry import implements
+from neo.kernels import convolution as own
 
 _backward = torch.ops.aten.convolution_backward.default
 
@@ -28,7 +30,8 @@ class Convolution(Policy):
 
     def forward(self, x, weight, bias, geometry):
         self.ctx.save(x, weight, (tuple(x.shape), x.stride()), geometry)
-        return torch.convolution(x, weight, bias, *geometry)
+        y = own.convolution(x, weight, bias, geometry)
+        return torch.convolution(x, weight, bias, *geometry) if y is None else y
 
     def backward(self, y_bar):
         x, weight, layout, geometry = self.ctx.release
@@ -37,7 +40,7 @@ class Convolution(Policy):
         w_bar = weight_gradient(x, y_bar, tuple(weight.shape), geometry) if needs[1] else None
         if len(needs) == 2:
             return x_bar, w_bar
-        return x_bar, w_bar, y_bar.sum((0, *range(2, y_bar.ndim))) if needs[2] else None
+        return x_bar, w_bar, bias_gradient(y_bar) if needs[2] else None
 
 
 class InputGradient(Policy):
@@ -47,6 +50,9 @@ class InputGradient(Policy):
 
     def forward(self, g, weight, layout, geometry):
         self.ctx.save(g, weight, geometry)
+        x_bar = own.input_gradient(g, weight, layout, geometry)
+        if x_bar is not None:
+            return x_bar
         x = torch.empty_strided(
             *layout, dtype=g.dtype, device=g.device
         )  # the kernel reads its layout, not its numbers
@@ -68,6 +74,9 @@ class WeightGradient(Policy):
 
     def forward(self, x, g, shape, geometry):
         self.ctx.save(x, g, (tuple(x.shape), x.stride()), geometry)
+        w_bar = own.weight_gradient(x, g, shape, geometry)
+        if w_bar is not None:
+            return w_bar
         weight = torch.empty(shape, dtype=g.dtype, device=g.device)  # read for its layout alone
         return _backward(g, x, weight, None, *geometry, [False, True, False])[1]
 
@@ -80,7 +89,23 @@ class WeightGradient(Policy):
         )
 
 
+class BiasGradient(Policy):
+    """b̄ = Σ g over all dims but the channels;  ḡ = b̿ at every pixel."""
+
+    verified = True
+
+    def forward(self, g):
+        self.ctx.save(tuple(g.shape))
+        b_bar = own.bias_gradient(g)
+        return g.sum((0, *range(2, g.ndim))) if b_bar is None else b_bar
+
+    def backward(self, b_bar):
+        (shape,) = self.ctx.release
+        return b_bar.reshape((1, -1) + (1,) * (len(shape) - 2)).expand(shape)
+
+
 convolution = function(Convolution, "conv")
+bias_gradient = function(BiasGradient, "conv_bias_gradient")
 input_gradient = function(InputGradient, "conv_input_gradient")
 weight_gradient = function(WeightGradient, "conv_weight_gradient")
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import torch
 
+from neo import kernels
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions._batch_statistics import normalized
 from neo.functions.activations import rectified
+from neo.functions.blocks import first_block, norm_relu_pool
 from neo.functions.normalization import batch_norm_gradient
 from neo.functions.pooling import to_places
+from neo.functions.registry import raw
+from neo.kernels import first as first_kernels
+from neo.kernels.norm import largest_window
 
-__all__ = ["batch_norm_relu", "batch_norm_relu_max_pool", "patches_linear"]
+__all__ = ["batch_norm_relu", "batch_norm_relu_max_pool", "first_block_of_images", "patches_linear"]
 
 _max_pool2d = torch.ops.aten.max_pool2d_with_indices.default
 
@@ -72,13 +77,27 @@ _batch_norm_relu_max_pool = function(BatchNormReLUMaxPool, "batch_norm_relu_max_
 
 def batch_norm_relu(x, weight, bias, eps=1e-5):
     """relu(batch_norm(x, None, None, weight, bias, training=True)) as one op. x (n, c, ...); weight may be None."""
+    if _on_own_kernels(x, weight, bias):
+        return norm_relu_pool(x, weight, bias, eps, 1)
     return _batch_norm_relu(x, weight, bias, eps)
 
 
 def batch_norm_relu_max_pool(x, weight, bias, kernel=2, eps=1e-5):
     """max_pool2d(batch_norm_relu(x, weight, bias), kernel) as one op. x (n, c, h, w); weight may be None."""
+    if kernel <= largest_window and _on_own_kernels(x, weight, bias) and min(x.shape[2:]) >= kernel:
+        return norm_relu_pool(x, weight, bias, eps, kernel)
     window = ((kernel, kernel), (kernel, kernel), (0, 0), (1, 1), False)
     return _batch_norm_relu_max_pool(x, weight, bias, eps, window)
+
+
+def _on_own_kernels(x, weight, bias):
+    image = raw(x)
+    return (
+        kernels.ready(image)
+        and image.numel() > image.shape[1]  # of one value a channel, torch says what is wrong
+        and bias.dtype is image.dtype
+        and (weight is None or weight.dtype is image.dtype)
+    )
 
 
 # --- a convolution of constant images with few channels ------------------------------------------------------------
@@ -137,3 +156,18 @@ def patches_linear(x, weight, bias=None, stride=1, padding=0):
         (n, h, w, channels, k, k2), (s[0], s[2] * stride, s[3] * stride, s[1], s[2], s[3])
     )
     return _patches_linear(windows.reshape(n * h * w, channels * k * k2), weight, bias, (n, h, w))
+
+
+def first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps=1e-5):
+    """max_pool2d(batch_norm_relu(conv2d(x, weight, bias, stride, 1), gamma, beta), window) of constant images, one op.
+
+    x a torch.Tensor (n, planes, h, w); weight (out, planes, 3, 3); gamma may be None. None where Neo's kernels do not
+    take these images, and the caller composes the block of its parts.
+    """
+    if not isinstance(x, torch.Tensor) or weight is None or bias is None or beta is None:
+        return None
+    if weight.dtype is not x.dtype or tuple(weight.shape[1:]) != (x.shape[1], 3, 3):
+        return None
+    if not first_kernels.ready(x, weight.shape[0], window) or stride not in (1, 2):
+        return None
+    return first_block(weight, bias, gamma, beta, eps, first_kernels.Images(x, stride, window))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+from neo.functions.fused import first_block_of_images
 from neo.nn.layers import (
     BatchNorm2d,
     BatchNormReLU,
@@ -17,8 +19,12 @@ from neo.nn.layers import (
     SpatialMean,
 )
 from neo.nn.module import Module, Sequential
+from neo.typing import Params
 
 __all__ = ["MLP", "Conv4"]
+
+FIRST_LAYERS = 3  # of a fused Conv4, up to the end of its first block: layout, conv0, norm0
+FIRST_PARAMS = ("conv0.weight", "conv0.bias", "norm0.weight", "norm0.bias")
 
 
 class MLP(Sequential):
@@ -47,7 +53,8 @@ class Conv4(Sequential):
         pool: "stride" halves the image by convolutions of stride 2 (the MAML paper on Omniglot), "max" by 2x2 max
             pooling after the ReLU (Matching Networks, MAML++).
         head: what the linear layer sees, "mean" over space (MAML paper) or "flatten" (learn2learn, MAML++).
-        fused: channels-last images, and batch norm, ReLU and pooling as one op; False composes torch's functions
+        fused: channels-last images, and batch norm, ReLU and pooling as one op, on the CPU by Neo's own kernels where
+            `hidden` fills their vectors (neo.kernels; a task then runs on one thread); False composes torch's functions
             plainly on contiguous images: the same function, slower. In float32 the two round apart, and where that
             turns a ReLU or a maximum over, a meta-gradient moves by some 1e-4 of its size.
         scale: whether batch norm learns a scale γ (the MAML paper's Omniglot net learns the shift alone).
@@ -90,10 +97,19 @@ class Conv4(Sequential):
                 raise ValueError(
                     f"Conv4: the image is used up after {i + 1} blocks; expected size of 2^{blocks} or more"
                 )
+        self._first_block = (stride, 2 if pool == "max" else 1) if fused else None
         features = hidden if head == "mean" else hidden * size * size
         layers.append(("features", SpatialMean() if head == "mean" else Flatten()))
         layers.append(("head", Linear(features, ways)))
         super().__init__(layers)
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        if self._first_block is not None:
+            weight, bias, gamma, beta = (params.get(name) for name in FIRST_PARAMS)
+            block = first_block_of_images(x, weight, bias, gamma, beta, *self._first_block)
+            if block is not None:
+                return self.run(params, block, first=FIRST_LAYERS)
+        return self.run(params, x)
 
 
 def _expect(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -58,7 +58,11 @@ class Sequential(Module):
         }
 
     def __call__(self, params: Params, x: Any) -> Any:
-        for prefix, layer, keys in self._local:
+        return self.run(params, x)
+
+    def run(self, params: Params, x: Any, first: int = 0) -> Any:
+        """The layers from number `first` on."""
+        for prefix, layer, keys in self._local[first:]:
             try:
                 local = {key: params[prefix + key] for key in keys}
             except KeyError as error:

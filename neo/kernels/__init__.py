@@ -1,0 +1,77 @@
+"""CPU kernels of Neo's own, where torch has none as fast: the blocks of a convolutional net on channels-last images.
+
+Torch's convolutions run at the processor's peak already; to be faster is to multiply less. These take a 3x3 convolution
+of stride 1 by Winograd's algorithm, in a quarter of the products, one of stride 2 without its border of zeros, batch
+norm with its rectifier and pooling in two passes over memory, and the first block without storing its largest image.
+Each call is one task's work on one thread, with the GIL released: tasks run side by side (meta.parallel).
+
+They are C, the same text for float32 and float64 (kernels.h), compiled for three kinds of vectors, of which the widest
+that the processor has is chosen here. Policies use them where `ready` says so, and torch's kernels elsewhere; each has
+its composition of torch functions as its oracle. Numbers differ from torch's by rounding alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+
+__all__ = ["available", "library", "ready", "switched_off"]
+
+_CHANNELS_LAST = torch.channels_last
+
+
+def _load() -> ModuleType | None:
+    """The variant for this processor; None where the package was built without a C compiler that can make them."""
+    capability = torch.backends.cpu.get_cpu_capability()  # what torch's own kernels were chosen by
+    wider = {"AVX512": ("_avx512", "_avx2"), "AVX2": ("_avx2",)}.get(capability, ())
+    for name in (*wider, "_baseline"):
+        try:
+            return importlib.import_module(f"neo.kernels.{name}")
+        except ImportError:
+            continue
+    return None
+
+
+library: Any = _load()
+_multiple = {} if library is None else {torch.float32: library.BYTES // 4, torch.float64: library.BYTES // 8}
+_on = library is not None
+
+
+def available() -> bool:
+    """Whether this build has kernels for this processor, and they are switched on."""
+    return _on
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """Torch's kernels alone, in every thread, as long as this lasts: for comparison."""
+    global _on
+    before, _on = _on, False
+    try:
+        yield
+    finally:
+        _on = before
+
+
+def ready(x: torch.Tensor) -> bool:
+    """Whether the kernels take x (n, channels, h, w): on the CPU, float32 or float64, channels-last, not empty, and
+    channels a multiple of what one vector holds (16 float32 numbers at most)."""
+    return (
+        _on
+        and x.ndim == 4
+        and x.device.type == "cpu"
+        and fits(x.shape[1], x.dtype)
+        and x.numel() > 0
+        and x.is_contiguous(memory_format=_CHANNELS_LAST)
+    )
+
+
+def fits(channels: int, dtype: torch.dtype) -> bool:
+    """Whether so many channels of this dtype fill whole vectors."""
+    multiple = _multiple.get(dtype)
+    return multiple is not None and channels % multiple == 0

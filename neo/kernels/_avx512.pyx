@@ -1,0 +1,1 @@
+include "kernels.pxi"      # -mavx512f: vectors of 64 bytes, see setup.py

@@ -1,0 +1,86 @@
+"""3x3 convolutions and their gradients by Neo's kernels: torch.Tensors in, torch.Tensors out, None where torch serves.
+
+geometry is (stride, padding, dilation, transposed, output_padding, groups), as in neo/functions/convolution.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from neo import kernels
+
+__all__ = ["bias_gradient", "convolution", "input_gradient", "weight_gradient"]
+
+_LAST = torch.channels_last
+_STRIDES = {
+    ((stride, stride), (1, 1), (1, 1), False, (0, 0), 1): stride for stride in (1, 2)
+}  # what the kernels compute: padding 1, nothing dilated, no groups
+
+
+def convolution(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Any
+) -> torch.Tensor | None:
+    """x ∗ weight + bias; x (n, in, h, w), weight (out, in, 3, 3)."""
+    stride = _stride(weight.shape, weight.dtype, geometry)
+    if not stride or not kernels.ready(x) or x.dtype is not weight.dtype:
+        return None
+    if bias is not None and (bias.dtype is not x.dtype or not bias.is_contiguous()):
+        return None
+    n, _, h, w = x.shape
+    y = _image((n, weight.shape[0], (h - 1) // stride + 1, (w - 1) // stride + 1), x.dtype)
+    kernels.library.convolution(x, weight.contiguous(memory_format=_LAST), bias, y, stride)
+    return y
+
+
+def input_gradient(g: torch.Tensor, weight: torch.Tensor, layout: Any, geometry: Any) -> torch.Tensor | None:
+    """The gradient of x, whose layout was (shape, strides), from that of x ∗ weight."""
+    shape, strides = layout
+    stride = _stride(weight.shape, weight.dtype, geometry)
+    if (
+        not stride
+        or strides[1] != 1
+        or g.device.type != "cpu"
+        or g.dtype is not weight.dtype
+        or not g.numel()
+    ):
+        return None
+    if not kernels.available():
+        return None
+    x = _image(shape, g.dtype)
+    kernels.library.convolution_input(
+        g.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST), x, stride
+    )
+    return x
+
+
+def weight_gradient(x: torch.Tensor, g: torch.Tensor, shape: Any, geometry: Any) -> torch.Tensor | None:
+    """The gradient of the weight, of this shape, from x and the gradient of x ∗ weight."""
+    stride = _stride(shape, g.dtype, geometry)
+    if not stride or not kernels.ready(x) or x.dtype is not g.dtype or g.device.type != "cpu":
+        return None
+    weight = _image(shape, g.dtype)
+    kernels.library.convolution_weight(x, g.contiguous(memory_format=_LAST), weight, stride)
+    return weight
+
+
+def bias_gradient(g: torch.Tensor) -> torch.Tensor | None:
+    """Σ g over all but the channels."""
+    if not kernels.ready(g):
+        return None
+    sums = torch.empty(g.shape[1], dtype=g.dtype)
+    kernels.library.channel_sums(g, sums)
+    return sums
+
+
+def _stride(shape: Any, dtype: torch.dtype, geometry: Any) -> int | None:
+    """The stride, if the kernels have this convolution for weights of this shape; else None."""
+    stride = _STRIDES.get(geometry)
+    if stride is None or len(shape) != 4 or shape[2] != 3 or shape[3] != 3:
+        return None
+    return stride if kernels.fits(shape[0], dtype) and kernels.fits(shape[1], dtype) else None
+
+
+def _image(shape: Any, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, memory_format=_LAST)

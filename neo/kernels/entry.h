@@ -1,0 +1,151 @@
+/* What Cython calls: for each kernel a function of untyped pointers, which finds scratch and hands over to the kernel
+ * of its REAL. Each returns 0, or -1 where there is no memory. */
+
+/* taps[tap][input][output] from weight (outputs, 3, 3, inputs) */
+static void NAME(taps_of_weight)(const REAL *weight, long outputs, long inputs, REAL *taps) {
+    for (int tap = 0; tap < 9; tap++)
+        for (long c = 0; c < inputs; c++)
+            for (long k = 0; k < outputs; k++)
+                taps[(tap * inputs + c) * outputs + k] = weight[(k * 9 + tap) * inputs + c];
+}
+
+/* taps[tap][output][input] of the kernel turned round: the convolution that pulls gradients back */
+static void NAME(taps_turned)(const REAL *weight, long outputs, long inputs, REAL *taps) {
+    for (int tap = 0; tap < 9; tap++)
+        for (long k = 0; k < outputs; k++)
+            memcpy(taps + (tap * outputs + k) * inputs, weight + (k * 9 + 8 - tap) * inputs, inputs * sizeof(REAL));
+}
+
+INLINE REAL *NAME(wino_scratch)(long inputs, long outputs) {
+    return scratch_take((9 * inputs * outputs + WINO_SCRATCH(inputs, outputs)) * sizeof(REAL));
+}
+
+static int NAME(convolution)(const void *x, const void *weight, const void *bias, void *y, long n, long h, long w,
+                             long inputs, long outputs, int stride) {
+    REAL *taps = NAME(wino_scratch)(inputs, outputs);
+    if (taps == NULL) return -1;
+    NAME(taps_of_weight)(weight, outputs, inputs, taps);
+    if (stride == 1)
+        NAME(wino_convolution)(x, n, h, w, inputs, taps, outputs, bias, y, taps + 9 * inputs * outputs);
+    else
+        NAME(strided_convolution)(x, n, h, w, inputs, taps, outputs, bias, y);
+    return 0;
+}
+
+/* x (n, h, w, inputs) from g, whose height and width follow from the stride */
+static int NAME(convolution_input)(const void *g, const void *weight, void *x, long n, long h, long w, long inputs,
+                                   long outputs, int stride) {
+    if (stride != 1) {
+        NAME(strided_input_gradient)(g, n, h, w, inputs, weight, outputs, x);
+        return 0;
+    }
+    REAL *taps = NAME(wino_scratch)(inputs, outputs);
+    if (taps == NULL) return -1;
+    NAME(taps_turned)(weight, outputs, inputs, taps);
+    NAME(wino_convolution)(g, n, h, w, outputs, taps, inputs, NULL, x, taps + 9 * inputs * outputs);
+    return 0;
+}
+
+static int NAME(convolution_weight)(const void *x, const void *g, void *weight, long n, long h, long w, long inputs,
+                                    long outputs, int stride) {
+    if (stride != 1) {
+        NAME(strided_weight_gradient)(x, g, n, h, w, inputs, outputs, weight);
+        return 0;
+    }
+    REAL *scratch = NAME(wino_scratch)(inputs, outputs);
+    if (scratch == NULL) return -1;
+    NAME(wino_weight_gradient)(x, g, n, h, w, inputs, outputs, weight, scratch);
+    return 0;
+}
+
+/* sums (channels) of x (pixels, channels) */
+static void NAME(channel_sums)(const void *given, void *sums, long pixels, long channels) {
+    const REAL *x = given;
+    for (long c = 0; c < channels; c += VL) {
+        double total[VL];
+        memset(total, 0, sizeof total);
+        for (long first = 0; first < pixels; first += 64) {
+            vec sum = {0};
+            for (long i = first; i < first + 64 && i < pixels; i++) sum += NAME(load)(x + i * channels + c);
+            NAME(add_lanes)(total, sum);
+        }
+        for (int l = 0; l < VL; l++) ((REAL *)sums)[c + l] = (REAL)total[l];
+    }
+}
+
+static int NAME(norm)(const void *x, const void *weight, const void *bias, void *y, uint8_t *place, void *mean,
+                      void *scale, double eps, long n, long h, long w, long channels, long window) {
+    NAME(Images) s = {n, h, w, channels, window};
+    REAL *scratch = scratch_take(2 * channels * sizeof(REAL));
+    if (scratch == NULL) return -1;
+    NAME(normalize)(x, s, weight, bias, eps, mean, scale, y, place, scratch);
+    return 0;
+}
+
+static int NAME(norm_gradient)(const void *y_bar, const void *y, const uint8_t *place, const void *x,
+                               const void *weight, const void *mean, const void *scale, void *x_bar, void *sum_gx,
+                               void *sum_g, long n, long h, long w, long channels, long window) {
+    NAME(Images) s = {n, h, w, channels, window};
+    double *scratch = scratch_take(channels * (2 * sizeof(double) + 3 * sizeof(REAL)));
+    if (scratch == NULL) return -1;
+    NAME(normalize_gradient)(y_bar, y, place, x, s, weight, mean, scale, x_bar, sum_gx, sum_g, scratch);
+    return 0;
+}
+
+static int NAME(norm_gradient_back)(const void *X, const void *W, const void *B, const void *y_bar, const void *y,
+                                    const uint8_t *place, const void *x, const void *weight, const void *mean,
+                                    const void *scale, const void *sum_gx, const void *sum_g, void *y_bar_out,
+                                    void *x_out, void *w_out, long n, long h, long w, long channels, long window) {
+    NAME(Images) s = {n, h, w, channels, window};
+    double *scratch = scratch_take(channels * (3 * sizeof(double) + 8 * sizeof(REAL)));
+    if (scratch == NULL) return -1;
+    NAME(normalize_gradient_back)(X, W, B, y_bar, y, place, x, s, weight, mean, scale, sum_gx, sum_g, y_bar_out, x_out,
+                                  w_out, scratch);
+    return 0;
+}
+
+INLINE NAME(First) NAME(first_shape)(long n, long planes, long h, long w, long stride, long window, long channels) {
+    return (NAME(First)){n, planes, h, w, stride, window, channels, (h - 1) / stride + 1, (w - 1) / stride + 1};
+}
+
+/* mean (taps) and covariance (taps, taps) of the patches, in double */
+static int NAME(moments)(const void *x, double *mean, double *covariance, long n, long planes, long h, long w,
+                         long stride) {
+    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, 1, VL);
+    long taps = NAME(taps_of)(&s);
+    REAL *scratch =
+        scratch_take((NAME(padded_size)(&s) + taps * (s.columns + VL) + (taps + 2) * taps * VL) * sizeof(REAL));
+    if (scratch == NULL) return -1;
+    NAME(patch_moments)(x, s, mean, covariance, scratch);
+    return 0;
+}
+
+/* weights (taps, channels) and shift (channels) of a convolution with batch norm's line folded in -> y, place */
+static int NAME(first)(const void *x, const void *weights, const void *shift, void *y, uint8_t *place, long n,
+                       long planes, long h, long w, long stride, long window, long channels) {
+    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
+    REAL *padded = scratch_take(NAME(padded_size)(&s) * sizeof(REAL));
+    if (padded == NULL) return -1;
+    NAME(first_forward)(x, s, weights, shift, y, place, padded);
+    return 0;
+}
+
+/* sums (taps + 1, channels), double: of g times each entry of the patches, then of g */
+static int NAME(correlate)(const void *y_bar, const void *y, const uint8_t *place, const void *x, double *sums, long n,
+                           long planes, long h, long w, long stride, long window, long channels) {
+    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
+    REAL *padded = scratch_take(NAME(padded_size)(&s) * sizeof(REAL));
+    if (padded == NULL) return -1;
+    NAME(first_correlate)(y_bar, y, place, x, s, sums, sums + NAME(taps_of)(&s) * channels, padded);
+    return 0;
+}
+
+/* the adjoint of correlate: sums (taps + 1, channels) -> out, as y */
+static int NAME(spread)(const void *sums, const void *y, const uint8_t *place, const void *x, void *out, long n,
+                        long planes, long h, long w, long stride, long window, long channels) {
+    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
+    REAL *padded = scratch_take(NAME(padded_size)(&s) * sizeof(REAL));
+    if (padded == NULL) return -1;
+    NAME(first_spread)(sums, (const REAL *)sums + NAME(taps_of)(&s) * channels, y, place, x, s, out, padded);
+    return 0;
+}

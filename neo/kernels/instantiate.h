@@ -1,0 +1,9 @@
+#include "vec.h"
+#include "products.h"
+#include "winograd.h"
+#include "strided.h"
+#include "batch_norm.h"
+#include "first_block.h"
+#include "entry.h"
+#undef vec
+#undef ivec

@@ -1,0 +1,39 @@
+/* The kernels, each once for float and once for double: the same text, so that what finite differences say of the one
+ * in float64 holds for the other. Compiled once for each instruction set (setup.py), which sets VECTOR_BYTES. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <math.h>
+
+#ifndef VECTOR_BYTES
+#define VECTOR_BYTES 16
+#endif
+
+#if VECTOR_BYTES == 64 /* 32 registers: 24 sums, 4 of the right side, the rest for what is spread */
+#define WIDE 4
+#else /* 16 registers: 12 sums */
+#define WIDE 2
+#endif
+#define ROWS 6
+#define TILES 36 /* of Winograd in flight: their transforms stay in the second cache; a multiple of ROWS */
+#define WINO_SCRATCH(inputs, outputs) (36 * (TILES * ((inputs) + (outputs)) + (inputs) * (outputs)))
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 36")
+
+#include "scratch.h"
+
+#define REAL float
+#define INT int32_t
+#define VL (VECTOR_BYTES / 4)
+#define NAME(x) x##_float
+#include "instantiate.h"
+#undef REAL
+#undef INT
+#undef VL
+#undef NAME
+
+#define REAL double
+#define INT int64_t
+#define VL (VECTOR_BYTES / 8)
+#define NAME(x) x##_double
+#include "instantiate.h"

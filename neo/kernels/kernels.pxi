@@ -1,0 +1,246 @@
+"""The kernels as functions of torch tensors; compiled once for each instruction set, by the files that include this.
+
+Arguments are checked by their callers (neo/kernels/__init__.py): shapes, layouts and dtypes are taken on trust here.
+The GIL is released while a kernel runs, so that tasks on threads run side by side.
+"""
+from libc.stdint cimport uint8_t, uintptr_t
+
+
+ctypedef const void *In         # numbers to be read, float or double
+ctypedef const uint8_t *Places  # which pixel of a window, a byte each
+ctypedef void *Out
+
+
+cdef extern from "kernels.h" nogil:
+    enum: VECTOR_BYTES
+    int convolution_float(In x, In weight, In bias, Out y, long n, long h, long w, long inputs, long outputs, int stride)
+    int convolution_double(In x, In weight, In bias, Out y, long n, long h, long w, long inputs, long outputs, int stride)
+    int convolution_input_float(In g, In weight, Out x, long n, long h, long w, long inputs, long outputs, int stride)
+    int convolution_input_double(In g, In weight, Out x, long n, long h, long w, long inputs, long outputs, int stride)
+    int convolution_weight_float(In x, In g, Out weight, long n, long h, long w, long inputs, long outputs, int stride)
+    int convolution_weight_double(In x, In g, Out weight, long n, long h, long w, long inputs, long outputs, int stride)
+    void channel_sums_float(In x, Out sums, long pixels, long channels)
+    void channel_sums_double(In x, Out sums, long pixels, long channels)
+    int norm_float(In x, In weight, In bias, Out y, uint8_t *place, Out mean, Out scale, double eps, long n, long h, long w,
+                   long channels, long window)
+    int norm_double(In x, In weight, In bias, Out y, uint8_t *place, Out mean, Out scale, double eps, long n, long h, long w,
+                    long channels, long window)
+    int norm_gradient_float(In y_bar, In y, Places place, In x, In weight, In mean, In scale, Out x_bar, Out sum_gx,
+                            Out sum_g, long n, long h, long w, long channels, long window)
+    int norm_gradient_double(In y_bar, In y, Places place, In x, In weight, In mean, In scale, Out x_bar, Out sum_gx,
+                             Out sum_g, long n, long h, long w, long channels, long window)
+    int norm_gradient_back_float(In X, In W, In B, In y_bar, In y, Places place, In x, In weight, In mean, In scale,
+                                 In sum_gx, In sum_g, Out y_bar_out, Out x_out, Out w_out, long n, long h, long w,
+                                 long channels, long window)
+    int norm_gradient_back_double(In X, In W, In B, In y_bar, In y, Places place, In x, In weight, In mean, In scale,
+                                  In sum_gx, In sum_g, Out y_bar_out, Out x_out, Out w_out, long n, long h, long w,
+                                  long channels, long window)
+    int moments_float(In x, double *mean, double *covariance, long n, long planes, long h, long w, long stride)
+    int moments_double(In x, double *mean, double *covariance, long n, long planes, long h, long w, long stride)
+    int first_float(In x, In weights, In shift, Out y, uint8_t *place, long n, long planes, long h, long w, long stride,
+                    long window, long channels)
+    int first_double(In x, In weights, In shift, Out y, uint8_t *place, long n, long planes, long h, long w, long stride,
+                     long window, long channels)
+    int correlate_float(In y_bar, In y, Places place, In x, double *sums, long n, long planes, long h, long w, long stride,
+                        long window, long channels)
+    int correlate_double(In y_bar, In y, Places place, In x, double *sums, long n, long planes, long h, long w, long stride,
+                         long window, long channels)
+    int spread_float(In sums, In y, Places place, In x, Out out, long n, long planes, long h, long w, long stride,
+                     long window, long channels)
+    int spread_double(In sums, In y, Places place, In x, Out out, long n, long planes, long h, long w, long stride,
+                      long window, long channels)
+
+
+BYTES = VECTOR_BYTES    # of a vector: channels must be a multiple of BYTES / itemsize
+
+
+cdef inline void *at(object tensor):
+    """Where a tensor's numbers are; NULL for None."""
+    return NULL if tensor is None else <void *> <uintptr_t> tensor.data_ptr()
+
+
+cdef int done(int status) except -1:
+    if status:
+        raise MemoryError("neo.kernels: no memory to work in")
+    return 0
+
+
+def convolution(x, weight, bias, y, int stride):
+    cdef bint wide = x.itemsize == 8
+    cdef void *px = at(x)
+    cdef void *pw = at(weight)
+    cdef void *pb = at(bias)
+    cdef void *py = at(y)
+    cdef long n, inputs, h, w, outputs = weight.shape[0]
+    cdef int status
+    n, inputs, h, w = x.shape
+    with nogil:
+        status = (convolution_double if wide else convolution_float)(px, pw, pb, py, n, h, w, inputs, outputs, stride)
+    done(status)
+
+
+def convolution_input(g, weight, x, int stride):
+    cdef bint wide = x.itemsize == 8
+    cdef void *pg = at(g)
+    cdef void *pw = at(weight)
+    cdef void *px = at(x)
+    cdef long n, inputs, h, w, outputs = weight.shape[0]
+    cdef int status
+    n, inputs, h, w = x.shape
+    with nogil:
+        status = (convolution_input_double if wide else convolution_input_float)(
+            pg, pw, px, n, h, w, inputs, outputs, stride)
+    done(status)
+
+
+def convolution_weight(x, g, weight, int stride):
+    cdef bint wide = x.itemsize == 8
+    cdef void *pg = at(g)
+    cdef void *pw = at(weight)
+    cdef void *px = at(x)
+    cdef long n, inputs, h, w, outputs = weight.shape[0]
+    cdef int status
+    n, inputs, h, w = x.shape
+    with nogil:
+        status = (convolution_weight_double if wide else convolution_weight_float)(
+            px, pg, pw, n, h, w, inputs, outputs, stride)
+    done(status)
+
+
+def channel_sums(x, sums):
+    cdef bint wide = x.itemsize == 8
+    cdef void *px = at(x)
+    cdef void *ps = at(sums)
+    cdef long channels = sums.shape[0]
+    cdef long pixels = x.numel() // channels
+    with nogil:
+        if wide:
+            channel_sums_double(px, ps, pixels, channels)
+        else:
+            channel_sums_float(px, ps, pixels, channels)
+
+
+def norm(x, weight, bias, y, place, mean, scale, double eps, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *px = at(x)
+    cdef void *pw = at(weight)
+    cdef void *pb = at(bias)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *pm = at(mean)
+    cdef void *ps = at(scale)
+    cdef long n, channels, h, w
+    cdef int status
+    n, channels, h, w = x.shape
+    with nogil:
+        status = (norm_double if wide else norm_float)(px, pw, pb, py, pp, pm, ps, eps, n, h, w, channels, window)
+    done(status)
+
+
+def norm_gradient(y_bar, y, place, x, weight, mean, scale, x_bar, sum_gx, sum_g, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *pg = at(y_bar)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *px = at(x)
+    cdef void *pw = at(weight)
+    cdef void *pm = at(mean)
+    cdef void *ps = at(scale)
+    cdef void *out = at(x_bar)
+    cdef void *pgx = at(sum_gx)
+    cdef void *psg = at(sum_g)
+    cdef long n, channels, h, w
+    cdef int status
+    n, channels, h, w = x.shape
+    with nogil:
+        status = (norm_gradient_double if wide else norm_gradient_float)(
+            pg, py, pp, px, pw, pm, ps, out, pgx, psg, n, h, w, channels, window)
+    done(status)
+
+
+def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, y_bar_out, x_out, w_out,
+                       long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *pX = at(X)
+    cdef void *pW = at(W)
+    cdef void *pB = at(B)
+    cdef void *pg = at(y_bar)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *px = at(x)
+    cdef void *pw = at(weight)
+    cdef void *pm = at(mean)
+    cdef void *ps = at(scale)
+    cdef void *pgx = at(sum_gx)
+    cdef void *psg = at(sum_g)
+    cdef void *og = at(y_bar_out)
+    cdef void *ox = at(x_out)
+    cdef void *ow = at(w_out)
+    cdef long n, channels, h, w
+    cdef int status
+    n, channels, h, w = x.shape
+    with nogil:
+        status = (norm_gradient_back_double if wide else norm_gradient_back_float)(
+            pX, pW, pB, pg, py, pp, px, pw, pm, ps, pgx, psg, og, ox, ow, n, h, w, channels, window)
+    done(status)
+
+
+def moments(x, mean, covariance, long stride):
+    cdef bint wide = x.itemsize == 8
+    cdef void *px = at(x)
+    cdef double *pm = <double *> at(mean)
+    cdef double *pc = <double *> at(covariance)
+    cdef long n, planes, h, w
+    cdef int status
+    n, planes, h, w = x.shape
+    with nogil:
+        status = (moments_double if wide else moments_float)(px, pm, pc, n, planes, h, w, stride)
+    done(status)
+
+
+def first(x, weights, shift, y, place, long stride, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *px = at(x)
+    cdef void *pw = at(weights)
+    cdef void *ps = at(shift)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef long n, planes, h, w, channels = y.shape[1]
+    cdef int status
+    n, planes, h, w = x.shape
+    with nogil:
+        status = (first_double if wide else first_float)(
+            px, pw, ps, py, pp, n, planes, h, w, stride, window, channels)
+    done(status)
+
+
+def correlate(y_bar, y, place, x, sums, long stride, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *pg = at(y_bar)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *px = at(x)
+    cdef double *ps = <double *> at(sums)
+    cdef long n, planes, h, w, channels = y.shape[1]
+    cdef int status
+    n, planes, h, w = x.shape
+    with nogil:
+        status = (correlate_double if wide else correlate_float)(
+            pg, py, pp, px, ps, n, planes, h, w, stride, window, channels)
+    done(status)
+
+
+def spread(sums, y, place, x, out, long stride, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *ps = at(sums)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *px = at(x)
+    cdef void *po = at(out)
+    cdef long n, planes, h, w, channels = y.shape[1]
+    cdef int status
+    n, planes, h, w = x.shape
+    with nogil:
+        status = (spread_double if wide else spread_float)(
+            ps, py, pp, px, po, n, planes, h, w, stride, window, channels)
+    done(status)

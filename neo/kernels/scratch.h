@@ -1,0 +1,39 @@
+/* Memory to work in: one block a thread, grown as needed, freed when the thread ends. */
+#include <pthread.h>
+
+typedef struct {
+    void *start;
+    size_t bytes;
+} Scratch;
+
+static _Thread_local Scratch *scratch_of_thread = NULL;
+static pthread_key_t scratch_key;
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+
+static void scratch_free(void *given) {
+    Scratch *scratch = given;
+    free(scratch->start);
+    free(scratch);
+}
+static void scratch_make_key(void) { pthread_key_create(&scratch_key, scratch_free); }
+
+/* `bytes` of memory aligned to a cache line, or NULL; the same block at every call of a thread. */
+static void *scratch_take(size_t bytes) {
+    if (scratch_of_thread == NULL) {
+        pthread_once(&scratch_once, scratch_make_key);
+        Scratch *fresh = calloc(1, sizeof(Scratch));
+        if (fresh == NULL || pthread_setspecific(scratch_key, fresh)) {
+            free(fresh);
+            return NULL;
+        }
+        scratch_of_thread = fresh;
+    }
+    Scratch *scratch = scratch_of_thread;
+    if (scratch->bytes < bytes) {
+        free(scratch->start);
+        scratch->bytes = (bytes + 63) / 64 * 64;
+        scratch->start = aligned_alloc(64, scratch->bytes);
+        if (scratch->start == NULL) scratch->bytes = 0;
+    }
+    return scratch->start;
+}

@@ -1,0 +1,29 @@
+/* Vectors of REAL, VL entries each: set by kernels.h, which includes this once for float and once for double. */
+
+typedef REAL NAME(vec) __attribute__((vector_size(VECTOR_BYTES)));
+typedef REAL NAME(vec_anywhere) __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef INT NAME(ivec) __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint8_t NAME(bvec) __attribute__((vector_size(VL)));
+typedef uint8_t NAME(bvec_anywhere) __attribute__((vector_size(VL), aligned(1), may_alias));
+
+#define vec NAME(vec)
+#define ivec NAME(ivec)
+
+INLINE vec NAME(load)(const REAL *p) { return *(const NAME(vec_anywhere) *)p; }
+INLINE void NAME(store)(REAL *p, vec v) { *(NAME(vec_anywhere) *)p = v; }
+INLINE vec NAME(zero)(void) { return (vec){0}; }
+
+INLINE vec NAME(splat)(REAL x) { return __builtin_shuffle((vec){x}, (ivec){0}); }
+
+INLINE vec NAME(where)(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+/* What is negative becomes 0; NaN stays NaN. */
+INLINE vec NAME(rectify)(vec v) { return NAME(where)(v < NAME(zero)(), NAME(zero)(), v); }
+
+/* Small whole numbers, kept as bytes. */
+INLINE ivec NAME(load_bytes)(const uint8_t *p) {
+    return __builtin_convertvector(*(const NAME(bvec_anywhere) *)p, ivec);
+}
+INLINE void NAME(store_bytes)(uint8_t *p, ivec v) {
+    *(NAME(bvec_anywhere) *)p = __builtin_convertvector(v, NAME(bvec));
+}
