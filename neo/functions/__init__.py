@@ -12,6 +12,7 @@ from neo.functions import (  # noqa: F401  (importing a subject registers its op
     convolution,
     elementwise,
     extremes,
+    foreach,
     fused,
     indexing,
     joining,

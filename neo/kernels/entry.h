@@ -120,13 +120,48 @@ static int NAME(moments)(const void *x, double *mean, double *covariance, long n
     return 0;
 }
 
-/* weights (taps, channels) and shift (channels) of a convolution with batch norm's line folded in -> y, place */
-static int NAME(first)(const void *x, const void *weights, const void *shift, void *y, uint8_t *place, long n,
-                       long planes, long h, long w, long stride, long window, long channels) {
+/* weight (channels, taps), gamma (NULL: 1) and beta -> y, place */
+static int NAME(first)(const void *x, const void *weight, const void *gamma, const void *beta, const double *mean,
+                       const double *covariance, double eps, void *y, uint8_t *place, long n, long planes, long h,
+                       long w, long stride, long window, long channels) {
     NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
+    int taps = NAME(taps_of)(&s);
+    REAL *panel = scratch_take(((taps + 1) * channels + NAME(padded_size)(&s)) * sizeof(REAL));
+    if (panel == NULL) return -1;
+    REAL *shift = panel + taps * channels, *padded = shift + channels;
+    NAME(first_fold)(weight, gamma, beta, taps, channels, mean, covariance, eps, panel, shift);
+    NAME(first_forward)(x, s, panel, shift, y, place, padded);
+    return 0;
+}
+
+/* the gradients of weight, gamma and beta; sums (taps + 1, channels), double, are kept for the way back */
+static int NAME(first_backward)(const void *y_bar, const void *y, const uint8_t *place, const void *x,
+                                const void *weight, const void *gamma, const double *mean, const double *covariance,
+                                double eps, double *sums, void *w_bar, void *gamma_bar, void *beta_bar, long n,
+                                long planes, long h, long w, long stride, long window, long channels) {
+    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
+    int taps = NAME(taps_of)(&s);
     REAL *padded = scratch_take(NAME(padded_size)(&s) * sizeof(REAL));
     if (padded == NULL) return -1;
-    NAME(first_forward)(x, s, weights, shift, y, place, padded);
+    NAME(first_correlate)(y_bar, y, place, x, s, sums, sums + taps * channels, padded);
+    NAME(first_gradient)(sums, weight, gamma, taps, channels, mean, covariance, eps, w_bar, gamma_bar, beta_bar);
+    return 0;
+}
+
+/* the way back through first_backward: the gradients of y_bar, weight and gamma */
+static int NAME(first_backward_back)(const void *W, const void *G, const void *B, const double *sums, const void *y,
+                                     const uint8_t *place, const void *x, const void *weight, const void *gamma,
+                                     const double *mean, const double *covariance, double eps, void *y_bar_out,
+                                     void *weight_out, void *gamma_out, long n, long planes, long h, long w,
+                                     long stride, long window, long channels) {
+    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
+    int taps = NAME(taps_of)(&s);
+    REAL *sums_out = scratch_take(((taps + 1) * channels + NAME(padded_size)(&s)) * sizeof(REAL));
+    if (sums_out == NULL) return -1;
+    REAL *padded = sums_out + (taps + 1) * channels;
+    NAME(first_gradient_back)(W, G, B, sums, weight, gamma, taps, channels, mean, covariance, eps, sums_out,
+                              weight_out, gamma_out);
+    NAME(first_spread)(sums_out, sums_out + taps * channels, y, place, x, s, y_bar_out, padded);
     return 0;
 }
 

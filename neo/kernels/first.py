@@ -11,7 +11,16 @@ import torch
 
 from neo import kernels
 
-__all__ = ["MOST_PLANES", "Images", "correlate", "first", "ready", "spread"]
+__all__ = [
+    "MOST_PLANES",
+    "Images",
+    "correlate",
+    "first",
+    "first_gradient",
+    "first_gradient_back",
+    "ready",
+    "spread",
+]
 
 MOST_PLANES = 4
 _LAST = torch.channels_last
@@ -45,15 +54,53 @@ class Images:
         kernels.library.moments(self.x, self.mean, self.covariance, stride)
 
 
-def first(x, weight, shift, stride, window):
-    """(y, place): y = max over each window of max(patch · weight + shift, 0); weight (taps, channels)."""
+def first(images, weight, gamma, beta, eps):
+    """(y, place): y = max over each window of max(γ r (p·w − w·m) + β, 0); weight (channels, planes, 3, 3)."""
+    x, window = images.x, images.window
     n, _, h, w = x.shape
-    channels = weight.shape[1]
-    shape = (n, channels, ((h - 1) // stride + 1) // window, ((w - 1) // stride + 1) // window)
+    rows, columns = (h - 1) // images.stride + 1, (w - 1) // images.stride + 1
+    shape = (n, weight.shape[0], rows // window, columns // window)
     y = torch.empty(shape, dtype=x.dtype, memory_format=_LAST)
     place = torch.empty(shape, dtype=torch.uint8, memory_format=_LAST) if window > 1 else None
-    kernels.library.first(x, weight, shift, y, place, stride, window)
+    kernels.library.first(
+        x,
+        weight.contiguous(),
+        gamma,
+        beta,
+        images.mean,
+        images.covariance,
+        eps,
+        y,
+        place,
+        images.stride,
+        window,
+    )
     return y, place
+
+
+def first_gradient(images, y_bar, y, place, weight, gamma, eps):
+    """(w̄, γ̄, β̄, sums): first's gradients, and what correlate gives, which the way back takes."""
+    sums = torch.empty((9 * images.x.shape[1] + 1, y.shape[1]), dtype=torch.float64)
+    out = torch.empty(weight.shape, dtype=y.dtype), weight.new_empty(y.shape[1]), weight.new_empty(y.shape[1])
+    kernels.library.first_backward(
+        y_bar.contiguous(memory_format=_LAST), y, place, images.x, weight.contiguous(), gamma, images.mean,
+        images.covariance, eps, sums, *out, images.stride, images.window
+    )  # fmt: skip
+    return *out, sums
+
+
+def first_gradient_back(images, W, G, B, sums, y, place, weight, gamma, eps):
+    """The gradients of y_bar, weight and gamma for cotangents W, G, B of w̄, γ̄, β̄."""
+    out = (
+        torch.empty_like(y, memory_format=_LAST),
+        torch.empty(weight.shape, dtype=y.dtype),
+        weight.new_empty(y.shape[1]),
+    )
+    kernels.library.first_backward_back(
+        W.contiguous(), G.contiguous(), B.contiguous(), sums, y, place, images.x, weight.contiguous(), gamma,
+        images.mean, images.covariance, eps, *out, images.stride, images.window
+    )  # fmt: skip
+    return out
 
 
 def correlate(y_bar, y, place, x, stride, window):

@@ -219,5 +219,95 @@ static void NAME(first_spread)(const REAL *A, const REAL *sum_g, const REAL *y, 
             }
     }
 }
+/* The small algebra between the weights and the passes above, in double; arrays by channel, then tap.
+ *
+ * With v = C w, mu = w.m (+ bias), r = 1/sqrt(w.v + eps), and A, S of first_correlate:
+ *   forward   z = gamma r (p.w - w.m) + beta
+ *   backward  D = A - S m, t = w.D, w_bar = gamma r (D - r^2 t v), gamma_bar = r t, beta_bar = S
+ */
+typedef struct {
+    double v[MOST_TAPS], r, product; /* C w, the scale, w.m */
+} NAME(Channel);
+
+static NAME(Channel) NAME(channel)(const REAL *w, int taps, const double *mean, const double *covariance, double eps) {
+    NAME(Channel) k;
+    double variance = 0;
+    k.product = 0;
+    for (int t = 0; t < taps; t++) {
+        k.v[t] = 0;
+        for (int u = 0; u < taps; u++) k.v[t] += covariance[t * taps + u] * w[u];
+        variance += w[t] * k.v[t];
+        k.product += w[t] * mean[t];
+    }
+    k.r = 1 / sqrt((variance > 0 ? variance : variance != variance ? variance : 0) + eps); /* rounding is no variance */
+    return k;
+}
+
+/* panel[tap][channel] and shift[channel] for first_forward; gamma NULL: 1 */
+static void NAME(first_fold)(const REAL *weight, const REAL *gamma, const REAL *beta, int taps, long channels,
+                             const double *mean, const double *covariance, double eps, REAL *panel, REAL *shift) {
+    for (long c = 0; c < channels; c++) {
+        const REAL *w = weight + c * taps;
+        NAME(Channel) k = NAME(channel)(w, taps, mean, covariance, eps);
+        double slope = gamma ? gamma[c] * k.r : k.r;
+        for (int t = 0; t < taps; t++) panel[t * channels + c] = (REAL)(slope * w[t]);
+        shift[c] = (REAL)(beta[c] - slope * k.product);
+    }
+}
+
+/* The gradients of weight, gamma and beta from sums (taps + 1, channels), those of first_correlate. */
+static void NAME(first_gradient)(const double *sums, const REAL *weight, const REAL *gamma, int taps, long channels,
+                                 const double *mean, const double *covariance, double eps, REAL *w_bar,
+                                 REAL *gamma_bar, REAL *beta_bar) {
+    for (long c = 0; c < channels; c++) {
+        const REAL *w = weight + c * taps;
+        NAME(Channel) k = NAME(channel)(w, taps, mean, covariance, eps);
+        double S = sums[taps * channels + c], t = 0, D[MOST_TAPS], slope = gamma ? gamma[c] * k.r : k.r;
+        for (int u = 0; u < taps; u++) {
+            D[u] = sums[u * channels + c] - S * mean[u];
+            t += w[u] * D[u];
+        }
+        for (int u = 0; u < taps; u++) w_bar[c * taps + u] = (REAL)(slope * (D[u] - k.r * k.r * t * k.v[u]));
+        gamma_bar[c] = (REAL)(k.r * t);
+        beta_bar[c] = (REAL)S;
+    }
+}
+
+/* The way back through first_gradient for cotangents W, G, B (NULL: zero) of its results: those of the sums
+ * (taps + 1, channels), of weight and of gamma. L = W.w_bar + G gamma_bar + B beta_bar
+ * = gamma r a - gamma r^3 t b + G r t + B S, with a = W.D, b = W.v; and dr = -r^3 v.dw.
+ */
+static void NAME(first_gradient_back)(const REAL *W, const REAL *G, const REAL *B, const double *sums,
+                                      const REAL *weight, const REAL *gamma, int taps, long channels,
+                                      const double *mean, const double *covariance, double eps, REAL *sums_out,
+                                      REAL *weight_out, REAL *gamma_out) {
+    for (long c = 0; c < channels; c++) {
+        const REAL *w = weight + c * taps;
+        NAME(Channel) k = NAME(channel)(w, taps, mean, covariance, eps);
+        double S = sums[taps * channels + c], t = 0, a = 0, b = 0, D[MOST_TAPS], Wc[MOST_TAPS], CW[MOST_TAPS];
+        double r = k.r, r3 = r * r * r, scale = gamma ? gamma[c] : 1, g = G ? G[c] : 0, of_S = B ? B[c] : 0;
+        for (int u = 0; u < taps; u++) {
+            D[u] = sums[u * channels + c] - S * mean[u];
+            Wc[u] = W ? W[c * taps + u] : 0;
+            t += w[u] * D[u];
+            a += Wc[u] * D[u];
+            b += Wc[u] * k.v[u];
+        }
+        for (int u = 0; u < taps; u++) {
+            CW[u] = 0;
+            for (int l = 0; l < taps; l++) CW[u] += covariance[u * taps + l] * Wc[l];
+        }
+        double of_r = scale * a - 3 * scale * r * r * t * b + g * t;
+        double of_t = g * r - scale * r3 * b; /* t = w.D depends on both */
+        for (int u = 0; u < taps; u++) {
+            double of_D = scale * r * Wc[u] + of_t * w[u];
+            sums_out[u * channels + c] = (REAL)of_D;
+            of_S -= of_D * mean[u];
+            weight_out[c * taps + u] = (REAL)(of_t * D[u] - scale * r3 * t * CW[u] - of_r * r3 * k.v[u]);
+        }
+        sums_out[taps * channels + c] = (REAL)of_S;
+        gamma_out[c] = (REAL)(r * a - r3 * t * b);
+    }
+}
 #undef MOST_TAPS
 #undef TOGETHER

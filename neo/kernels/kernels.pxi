@@ -37,10 +37,24 @@ cdef extern from "kernels.h" nogil:
                                   long channels, long window)
     int moments_float(In x, double *mean, double *covariance, long n, long planes, long h, long w, long stride)
     int moments_double(In x, double *mean, double *covariance, long n, long planes, long h, long w, long stride)
-    int first_float(In x, In weights, In shift, Out y, uint8_t *place, long n, long planes, long h, long w, long stride,
-                    long window, long channels)
-    int first_double(In x, In weights, In shift, Out y, uint8_t *place, long n, long planes, long h, long w, long stride,
-                     long window, long channels)
+    int first_float(In x, In weight, In gamma, In beta, const double *mean, const double *covariance, double eps, Out y,
+                    uint8_t *place, long n, long planes, long h, long w, long stride, long window, long channels)
+    int first_double(In x, In weight, In gamma, In beta, const double *mean, const double *covariance, double eps, Out y,
+                     uint8_t *place, long n, long planes, long h, long w, long stride, long window, long channels)
+    int first_backward_float(In y_bar, In y, Places place, In x, In weight, In gamma, const double *mean,
+                             const double *covariance, double eps, double *sums, Out w_bar, Out gamma_bar, Out beta_bar,
+                             long n, long planes, long h, long w, long stride, long window, long channels)
+    int first_backward_double(In y_bar, In y, Places place, In x, In weight, In gamma, const double *mean,
+                              const double *covariance, double eps, double *sums, Out w_bar, Out gamma_bar, Out beta_bar,
+                              long n, long planes, long h, long w, long stride, long window, long channels)
+    int first_backward_back_float(In W, In G, In B, const double *sums, In y, Places place, In x, In weight, In gamma,
+                                  const double *mean, const double *covariance, double eps, Out y_bar_out,
+                                  Out weight_out, Out gamma_out, long n, long planes, long h, long w, long stride,
+                                  long window, long channels)
+    int first_backward_back_double(In W, In G, In B, const double *sums, In y, Places place, In x, In weight, In gamma,
+                                   const double *mean, const double *covariance, double eps, Out y_bar_out,
+                                   Out weight_out, Out gamma_out, long n, long planes, long h, long w, long stride,
+                                   long window, long channels)
     int correlate_float(In y_bar, In y, Places place, In x, double *sums, long n, long planes, long h, long w, long stride,
                         long window, long channels)
     int correlate_double(In y_bar, In y, Places place, In x, double *sums, long n, long planes, long h, long w, long stride,
@@ -198,11 +212,14 @@ def moments(x, mean, covariance, long stride):
     done(status)
 
 
-def first(x, weights, shift, y, place, long stride, long window):
+def first(x, weight, gamma, beta, mean, covariance, double eps, y, place, long stride, long window):
     cdef bint wide = x.itemsize == 8
     cdef void *px = at(x)
-    cdef void *pw = at(weights)
-    cdef void *ps = at(shift)
+    cdef void *pw = at(weight)
+    cdef void *pg = at(gamma)
+    cdef void *pb = at(beta)
+    cdef double *pm = <double *> at(mean)
+    cdef double *pc = <double *> at(covariance)
     cdef void *py = at(y)
     cdef uint8_t *pp = <uint8_t *> at(place)
     cdef long n, planes, h, w, channels = y.shape[1]
@@ -210,7 +227,57 @@ def first(x, weights, shift, y, place, long stride, long window):
     n, planes, h, w = x.shape
     with nogil:
         status = (first_double if wide else first_float)(
-            px, pw, ps, py, pp, n, planes, h, w, stride, window, channels)
+            px, pw, pg, pb, pm, pc, eps, py, pp, n, planes, h, w, stride, window, channels)
+    done(status)
+
+
+def first_backward(y_bar, y, place, x, weight, gamma, mean, covariance, double eps, sums, w_bar, gamma_bar, beta_bar,
+                   long stride, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *pg = at(y_bar)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *px = at(x)
+    cdef void *pw = at(weight)
+    cdef void *pgamma = at(gamma)
+    cdef double *pm = <double *> at(mean)
+    cdef double *pc = <double *> at(covariance)
+    cdef double *ps = <double *> at(sums)
+    cdef void *ow = at(w_bar)
+    cdef void *og = at(gamma_bar)
+    cdef void *ob = at(beta_bar)
+    cdef long n, planes, h, w, channels = y.shape[1]
+    cdef int status
+    n, planes, h, w = x.shape
+    with nogil:
+        status = (first_backward_double if wide else first_backward_float)(
+            pg, py, pp, px, pw, pgamma, pm, pc, eps, ps, ow, og, ob, n, planes, h, w, stride, window, channels)
+    done(status)
+
+
+def first_backward_back(W, G, B, sums, y, place, x, weight, gamma, mean, covariance, double eps, y_bar_out, weight_out,
+                        gamma_out, long stride, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *pW = at(W)
+    cdef void *pG = at(G)
+    cdef void *pB = at(B)
+    cdef double *ps = <double *> at(sums)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *px = at(x)
+    cdef void *pw = at(weight)
+    cdef void *pgamma = at(gamma)
+    cdef double *pm = <double *> at(mean)
+    cdef double *pc = <double *> at(covariance)
+    cdef void *oy = at(y_bar_out)
+    cdef void *ow = at(weight_out)
+    cdef void *og = at(gamma_out)
+    cdef long n, planes, h, w, channels = y.shape[1]
+    cdef int status
+    n, planes, h, w = x.shape
+    with nogil:
+        status = (first_backward_back_double if wide else first_backward_back_float)(
+            pW, pG, pB, ps, py, pp, px, pw, pgamma, pm, pc, eps, oy, ow, og, n, planes, h, w, stride, window, channels)
     done(status)
 
 

@@ -22,7 +22,7 @@ def norm(x, weight, bias, eps, window):
     shape = (n, channels, h // window, w // window)
     y = torch.empty(shape, dtype=x.dtype, memory_format=_LAST)
     place = torch.empty(shape, dtype=torch.uint8, memory_format=_LAST) if window > 1 else None
-    mean, scale = torch.empty((2, channels), dtype=x.dtype)
+    mean, scale = torch.empty(channels, dtype=x.dtype), torch.empty(channels, dtype=x.dtype)
     kernels.library.norm(x, _plain(weight), bias.contiguous(), y, place, mean, scale, eps, window)
     return y, place, mean, scale
 
@@ -30,7 +30,7 @@ def norm(x, weight, bias, eps, window):
 def norm_gradient(y_bar, y, place, x, weight, mean, scale, window):
     """(x̄, Σ g x̂, Σ g) for g, the cotangent of y at the pixels it came from; the latter two are w̄ and b̄."""
     x_bar = torch.empty_like(x, memory_format=_LAST)
-    sum_gx, sum_g = torch.empty((2, x.shape[1]), dtype=x.dtype)
+    sum_gx, sum_g = torch.empty_like(mean), torch.empty_like(mean)
     kernels.library.norm_gradient(
         y_bar.contiguous(memory_format=_LAST), y, place, x, _plain(weight), mean, scale, x_bar, sum_gx, sum_g, window
     )  # fmt: skip

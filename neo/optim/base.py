@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import optree
 
 from neo.functions.arithmetic import add_scaled
+from neo.functions.foreach import descend
 from neo.tensor import LiteTensor
 from neo.typing import PyTree
 
@@ -43,6 +44,25 @@ def rates_for(lr: Rate, params: PyTree) -> PyTree:
 def moved(param: Any, direction: Any, rate: Any) -> Any:
     """param − rate · direction; one kernel where the rate is a number."""
     return add_scaled(param, direction, -rate) if isinstance(rate, int | float) else param - rate * direction
+
+
+def all_moved(params: PyTree, directions: PyTree, rate: Rate) -> PyTree:
+    """moved, leaf by leaf; as one op where the rate is one number and every leaf has its direction's layout."""
+    leaves, spec = optree.tree_flatten(params)
+    along = optree.tree_leaves(directions)
+    if isinstance(rate, int | float) and len(leaves) == len(along) and all(map(_alike, leaves, along)):
+        return optree.tree_unflatten(spec, descend(leaves, along, rate)) if leaves else params
+    return optree.tree_map(moved, params, directions, rates_for(rate, params))
+
+
+def _alike(param: Any, direction: Any) -> bool:
+    return (
+        isinstance(param, LiteTensor)
+        and isinstance(direction, LiteTensor)
+        and param.shape == direction.shape
+        and param.dtype is direction.dtype
+        and param.device == direction.device
+    )
 
 
 def zeros_like(params: PyTree) -> PyTree:

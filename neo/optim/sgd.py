@@ -6,7 +6,7 @@ from typing import Any
 
 import optree
 
-from neo.optim.base import Optimizer, Rate, check_rate, moved, rates_for, zeros_like
+from neo.optim.base import Optimizer, Rate, all_moved, check_rate, moved, rates_for, zeros_like
 from neo.typing import PyTree
 
 __all__ = ["momentum", "sgd"]
@@ -21,9 +21,8 @@ def sgd(lr: Rate, weight_decay: float = 0.0) -> Optimizer:
     check_rate("sgd", lr)
 
     def step(params: PyTree, grads: PyTree, state: None) -> tuple[PyTree, None]:
-        return optree.tree_map(
-            lambda p, g, a: moved(p, _decayed(g, p, weight_decay), a), params, grads, rates_for(lr, params)
-        ), None
+        grads = optree.tree_map(lambda g, p: _decayed(g, p, weight_decay), grads, params) if weight_decay else grads
+        return all_moved(params, grads, lr), None
 
     return Optimizer(lambda params: None, step)
 

@@ -1,0 +1,36 @@
+"""One op over many tensors at once: what an optimiser does to every parameter, as one node of the tape."""
+
+from __future__ import annotations
+
+import torch
+
+from neo.autograd._function import function
+from neo.autograd.policy import Policy
+
+__all__ = ["descend"]
+
+
+class Descend(Policy):
+    """yᵢ = θᵢ − α gᵢ for each i;  θ̄ᵢ = ȳᵢ,  ḡᵢ = −α ȳᵢ.
+
+    A network's step is one node and, on a GPU, a few kernels, in place of two of each a parameter.
+    """
+
+    verified = True
+
+    def forward(self, params, directions, rate):
+        self.ctx.save(rate)
+        return tuple(torch._foreach_add(params, directions, alpha=-rate))
+
+    def backward(self, *bars):
+        (rate,) = self.ctx.release
+        count = len(bars)
+        if not any(self.ctx.needs_grad[count:]):
+            return (*bars, *[None] * count)
+        if isinstance(bars[0], torch.Tensor):
+            return (*bars, *torch._foreach_mul(bars, -rate))
+        return (*bars, *[bar * -rate for bar in bars])
+
+
+descend = function(Descend)
+"""(params, directions, rate): lists of tensors alike in shape, dtype and device, and a number α → a tuple of tensors."""
