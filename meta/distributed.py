@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -131,19 +131,22 @@ class Ranks:
 
         Raises: RankError if a rank is gone, or has other parameters than rank 0 (CPUs that round differently).
         """
-        if self.size == 1:
+        if self.size == 1 or tasks < 1:
             return evaluate(learner, params, sampler, tasks, **settings)
         self.agree("the parameters", _fingerprint(params))
         share = self.share(tasks)
-        own = (
-            evaluate(learner, params, _From(sampler, share.start), len(share), **settings) if share else None
+        # A rank without a task of its own does one all the same, to know what the others will send.
+        own = evaluate(learner, params, _From(sampler, share.start), max(1, len(share)), **settings)
+        columns: Any = [getattr(own, field.name) for field in fields(own)]
+
+        def rows(count: int) -> Any:
+            return optree.tree_map(lambda column: column.new_empty(count, *column.shape[1:]), columns)
+
+        gathered = self._gather(
+            optree.tree_map(lambda column: column[: len(share)], columns),
+            [rows(len(self.share(tasks, rank))) for rank in range(self.size)],
         )
-        empty = torch.empty(0, dtype=torch.float64)
-        columns = (own.scores, own.losses) if own else (empty, empty)
-        counts = [len(self.share(tasks, rank)) for rank in range(self.size)]
-        gathered = self._gather(columns, [(empty.new_empty(n), empty.new_empty(n)) for n in counts])
-        scores, losses = (torch.cat(column) for column in zip(*gathered, strict=True))
-        return Evaluation(scores, losses)
+        return Evaluation(*optree.tree_map(lambda *parts: torch.cat(parts), *gathered))
 
     def shared(self, tree: PyTree) -> PyTree:
         """`tree` as rank 0 has it. Its tensors arrive in the device and memory format of this rank's own."""
@@ -179,6 +182,14 @@ class Ranks:
                     f"rank {rank} does not agree with rank 0 on {what}: {other!r} against {values[0]!r}; give every "
                     "rank the same command, code, data and kind of machine."
                 )
+
+    def any(self, wish: bool) -> bool:
+        """Whether any rank wishes it."""
+        if self.size == 1:
+            return wish
+        wishes = torch.tensor([wish], dtype=torch.uint8)
+        self._together(lambda: dist.all_reduce(wishes, dist.ReduceOp.MAX))
+        return bool(wishes)
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:

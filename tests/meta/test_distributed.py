@@ -83,8 +83,8 @@ def test_evaluation_is_the_same_on_every_rank_even_with_fewer_tasks(tasks):
         assert torch.equal(found.losses, expected.losses)
 
 
-def test_ranks_hear_what_the_first_says():
-    assert values(run_ranks(3, jobs.tell)) == [{"from": 0}] * 3
+def test_ranks_hear_what_the_first_says_and_what_any_wishes():
+    assert values(run_ranks(3, jobs.tell)) == [({"from": 0}, True, False)] * 3
 
 
 def test_state_of_the_first_arrives_whole_in_the_memory_format_of_the_others():
