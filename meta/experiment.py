@@ -15,7 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from meta.algorithms import MetaLearner
-from meta.evaluate import Evaluation, evaluate
+from meta.distributed import ALONE, Ranks
+from meta.evaluate import Evaluation
 from meta.loggers import Logger
 from meta.parallel import Workers
 from meta.trainer import Trainer
@@ -28,12 +29,14 @@ __all__ = ["Experiment", "resolve_device", "versions"]
 class Experiment:
     """What conf/train.yaml describes, built when first asked for.
 
+    Args:
+        ranks: the place of this process in its run. All ranks of a run build and evaluate in the same order.
     Raises: what the named classes raise for a value out of its range; see resolve_device.
     """
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
-        self.device = resolve_device(config.device)
+    def __init__(self, config: DictConfig, ranks: Ranks = ALONE) -> None:
+        self.config, self.ranks = config, ranks
+        self.device = ranks.device(resolve_device(config.device))
         if config.evaluation.batch_norm != "batch":
             raise ValueError(
                 f"evaluation.batch_norm={config.evaluation.batch_norm!r} is no policy that there is; expected 'batch' "
@@ -42,17 +45,21 @@ class Experiment:
 
     @cached_property
     def dataset(self) -> CharacterSet:
-        return build(self.config.task.dataset)
+        with self.ranks.in_turn():
+            return build(self.config.task.dataset)
 
     @cached_property
     def learner(self) -> MetaLearner:
         learner: MetaLearner = build(self.config.algorithm, model=build(self.config.model))
-        learner.workers = Workers(resolve_workers(self.config.workers, self.device))
+        learner.workers = Workers(resolve_workers(self.config.workers, self.device, self.ranks))
         return learner
 
     @cached_property
     def trainer(self) -> Trainer:
-        return build(self.config.trainer)(self.learner, build(self.config.optimizer))
+        trainer: Trainer = build(self.config.trainer)(self.learner, build(self.config.optimizer))
+        self.ranks.expect_work(trainer.meta_batch)
+        trainer.ranks = self.ranks
+        return trainer
 
     @cached_property
     def logger(self) -> Logger:
@@ -73,7 +80,7 @@ class Experiment:
 
     def evaluate(self, params: Params, sampler: EpisodeSampler, tasks: int) -> Evaluation:
         evaluation = self.config.evaluation
-        return evaluate(
+        return self.ranks.evaluate(
             self.learner, params, sampler, tasks, steps=evaluation.inner_steps, batch=evaluation.batch
         )
 
@@ -126,8 +133,10 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
-def resolve_workers(workers: int | str, device: torch.device) -> int | None:
+def resolve_workers(workers: int | str, device: torch.device, ranks: Ranks = ALONE) -> int | None:
     """How many threads tasks run on; None on a GPU, where kernels queue up anyway.
+
+    auto: as many as torch has; where several ranks share a machine, as many as each has cores.
 
     Raises: ValueError for what is neither auto nor a number of threads.
     """
@@ -135,7 +144,9 @@ def resolve_workers(workers: int | str, device: torch.device) -> int | None:
         raise ValueError(f"workers={workers} is no number of threads; choose workers=auto or workers ≥ 1.")
     if device.type != "cpu":
         return None
-    return torch.get_num_threads() if workers == "auto" else int(workers)
+    if workers != "auto":
+        return int(workers)
+    return torch.get_num_threads() if ranks.local_size == 1 else ranks.cores
 
 
 def device_name(device: torch.device) -> str:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from meta import checkpoint, plots
 from meta.checkpoint import CheckpointError, Checkpoints, write_whole
+from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
 from meta.loggers import Progress
@@ -30,17 +31,20 @@ __all__ = ["evaluate_run", "resumed_config", "train"]
 PICTURED = 2  # test tasks in tasks.png
 
 
-def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Meta-train as configured, test once at the end, and give the content of result.json.
+
+    Of several ranks the first does all reading and writing in the folder; the others compute, and give {}.
 
     Args:
         config: conf/train.yaml, composed; with resume, the one of the run: resumed_config(folder).
         folder: the run's; without resume it must hold no other run.
         resume: continue from the last checkpoint in folder, bit for bit on the CPU.
+        ranks: the place of this process in the run, connected.
     Raises: FileExistsError for a folder that holds a run; CheckpointError where it cannot be resumed; TrainingError;
-        what Experiment raises. What the run has written by then stays.
+        RankError; what Experiment raises. What the run has written by then stays.
     """
-    experiment = Experiment(config)
+    experiment = Experiment(config, ranks)
     trainer = experiment.trainer
     sampler, validation = experiment.sampler("train"), experiment.sampler("val")
     test = experiment.sampler(
@@ -48,10 +52,21 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str
     )  # built now, so that a protocol it cannot hold is known before hours of training
     checkpoints = Checkpoints(folder / "checkpoints", trainer.keep)
     state, spent_s = trainer.start(config.seed, experiment.device), 0.0
-    if resume:
+    ranks.agree("data and versions", {"data": experiment.dataset.checksum, **versions()})
+    if resume and ranks.first:
         state, spent_s = _restore(experiment, checkpoints, state)
-        if state.step >= trainer.iterations and (folder / "result.json").is_file():
-            return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    finished = resume and state.step >= trainer.iterations and (folder / "result.json").is_file()
+    if ranks.told(finished):
+        return json.loads((folder / "result.json").read_text(encoding="utf-8")) if ranks.first else {}
+    state = ranks.shared(state)
+
+    def validate(params: Params) -> Evaluation:
+        return experiment.evaluate(params, validation, trainer.val_tasks)
+
+    if not ranks.first:
+        state = trainer.fit(sampler, state, validate=validate)
+        experiment.evaluate(state.params, test, config.evaluation.tasks)
+        return {}
     metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
     about = experiment.about()
     began = time.monotonic() - spent_s
@@ -84,7 +99,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str
             state = trainer.fit(
                 sampler,
                 state,
-                validate=lambda params: experiment.evaluate(params, validation, trainer.val_tasks),
+                validate=validate,
                 log=log,
                 checkpoint=keep,
                 tick=progress.tick,
@@ -106,6 +121,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str
             "data": about["data"],
             "versions": about["versions"],
             "device": device_name(experiment.device),
+            "ranks": ranks.size,
         }
     )
     pictures = draw(experiment, state.params, folder, result)

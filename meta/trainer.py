@@ -11,6 +11,7 @@ import optree
 import torch
 
 from meta.algorithms.base import MetaGradient, MetaLearner
+from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation, Sampler
 from neo.optim import Optimizer
 from neo.typing import Params, PyTree
@@ -67,6 +68,8 @@ class Trainer:
     Raises: ValueError naming the argument.
     """
 
+    ranks: Ranks = ALONE  # the processes that share each meta-batch; changes time, never the result
+
     def __init__(
         self,
         learner: MetaLearner,
@@ -97,7 +100,9 @@ class Trainer:
     def steps(self, sampler: Sampler, state: State) -> Iterator[tuple[State, MetaGradient]]:
         """Each further state, with the meta-gradient that led there; nothing is checked or waited for."""
         for step in range(state.step + 1, self.iterations + 1):
-            gradient = self.learner.meta_gradient(state.params, sampler.sample(step - 1, self.meta_batch))
+            gradient = self.ranks.meta_gradient(
+                self.learner, state.params, sampler, step - 1, self.meta_batch
+            )
             params, inner = self.optimizer.step(state.params, gradient.gradient, state.optimizer)
             state = State(step, params, inner)
             yield state, gradient

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from meta.checkpoint import CheckpointError
+from meta.distributed import RankError, launched
 from meta.trainer import TrainingError
 from neo.errors import NeoError
 from neo.runtime import keep_freed_memory
@@ -37,6 +38,7 @@ EXPECTED = (
     NotImplementedError,
     OmegaConfBaseException,
     OSError,
+    RankError,
     TrainingError,
     ValueError,
 )
@@ -46,12 +48,14 @@ def run(
     config_name: str,
     job: Callable[[DictConfig], None],
     before: Callable[[Sequence[Override]], Sequence[str]] = lambda overrides: (),
+    in_ranks: bool = False,
 ) -> None:
     """Compose conf/<config_name>.yaml with the command line, call job with it; exit 1 with a sentence where that fails.
 
     Args:
         job: is called once, or with -m once an arm of the sweep, in a process that keeps its working directory.
         before: looks at the overrides before hydra has written anything, and gives further ones.
+        in_ranks: whether job knows what to do in each of several processes that torchrun started.
     """
     keep_freed_memory()
     debug = bool(os.environ.get("HYDRA_FULL_ERROR")) or "debug=true" in sys.argv[1:]
@@ -72,6 +76,16 @@ def run(
     try:
         arguments = get_args_parser().parse_args()
         overrides = _overrides.parse(arguments.overrides)
+        ranks = launched(os.environ)
+        if ranks.size > 1 and not in_ranks:
+            raise _overrides.ConfigError(
+                f"{config_name} runs in one process, and torchrun has started {ranks.size}; start it without torchrun."
+            )
+        if ranks.size > 1 and arguments.multirun:
+            raise _overrides.ConfigError(
+                "-m starts one run after another, torchrun shares out one run; use either. A launcher spreads a sweep "
+                "over processes and machines."
+            )
         if not (arguments.hydra_help or arguments.info or arguments.config_dir or arguments.config_name):
             _overrides.check(config_name, overrides, arguments.multirun)
             sys.argv = [*given, *before(overrides)]
@@ -94,7 +108,11 @@ def _fail(error: Exception, debug: bool) -> NoReturn:
         sentence = f"{error.filename}: {error.strerror}"
     else:
         sentence = " ".join(str(error).split())
-    print(f"error: {sentence or type(error).__name__}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+    print(
+        f"error{f' in rank {rank}' if rank != '0' else ''}: {sentence or type(error).__name__}",
+        file=sys.stderr,
+    )
     sys.exit(1)
 
 

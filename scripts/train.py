@@ -2,10 +2,12 @@
 
 Everything in conf/train.yaml and its groups can be overridden; -m sweeps. To continue a run that was stopped:
 python scripts/train.py resume=RUN_DIR
+On several processes, which share each meta-batch: torchrun --nproc-per-node=4 scripts/train.py task=omniglot seed=1
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from meta.distributed import Ranks, launched
 from meta.run import resumed_config, train
 from scripts import _command
 from scripts._overrides import ConfigError, value_of
@@ -25,6 +28,7 @@ RESUMABLE = (
     "debug",
     "device",
     "evaluation.batch",
+    "rank_timeout_s",
     "trainer.checkpoint_every",
     "trainer.iterations",
     "trainer.keep",
@@ -33,6 +37,18 @@ RESUMABLE = (
 
 
 def job(config: DictConfig) -> None:
+    ranks = launched(os.environ)
+    with ranks.connected(config.rank_timeout_s):
+        lead(config, ranks) if ranks.first else follow(ranks)
+
+
+def follow(ranks: Ranks) -> None:
+    """What the other ranks do: as the first says, which alone has a folder."""
+    config, folder, resume = ranks.told()
+    train(config, folder, resume=resume, ranks=ranks)
+
+
+def lead(config: DictConfig, ranks: Ranks) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     resume = config.resume is not None
     if resume:
@@ -40,8 +56,9 @@ def job(config: DictConfig) -> None:
         config = resumed_config(
             folder, {key: OmegaConf.select(config, key) for key in given if key != "resume"}
         )
+    ranks.told((config, folder, resume))
     try:
-        result = train(config, folder, resume=resume)
+        result = train(config, folder, resume=resume, ranks=ranks)
     except FileExistsError as error:
         raise ConfigError(_taken(folder)) from error
     except KeyboardInterrupt:
@@ -57,7 +74,12 @@ def job(config: DictConfig) -> None:
 
 
 def before(overrides: Sequence[Override]) -> Sequence[str]:
-    """Point hydra at the folder of a run to be resumed, and away from one that another run has filled."""
+    """Point hydra at the folder of a run to be resumed, and away from one that another run has filled.
+
+    Of several ranks only the first has a folder, and so agrees with itself on the time in its name.
+    """
+    if not launched(os.environ).first:
+        return "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"
     resume = value_of(overrides, "resume")
     if resume is None:
         taken = value_of(overrides, "hydra.run.dir")
@@ -85,7 +107,7 @@ def _taken(folder: Path) -> str:
 
 
 def main() -> None:
-    _command.run("train", job, before)
+    _command.run("train", job, before, in_ranks=True)
 
 
 if __name__ == "__main__":

@@ -41,4 +41,8 @@ class MetaLearner(ABC):
 
     @abstractmethod
     def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
-        """Mean over the tasks of a meta-batch, and what is to be logged."""
+        """Mean over the tasks of a meta-batch, and what is to be logged.
+
+        Averaged by meta.averaging.mean, a run is bit for bit the same on any number of ranks (see meta.distributed);
+        otherwise up to rounding.
+        """

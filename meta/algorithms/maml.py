@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import optree
 import torch
 
 import neo
 from meta.adapt import adapt
 from meta.algorithms.base import MetaGradient, MetaLearner
+from meta.averaging import mean
 from meta.objectives import Classification, Objective
 from meta.parallel import Workers
 from neo.nn import Module
@@ -70,10 +70,8 @@ class MAML(MetaLearner):
     def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
         gradient_of_task = neo.value_and_grad(self._query_loss, argnums=0, has_aux=True)
         results = self.workers.map(lambda task: gradient_of_task(params, task), batch)
-        gradients = [gradient for _, gradient in results]
-        mean: Any = optree.tree_map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *gradients)
         return MetaGradient(
-            mean,
+            mean(gradient for _, gradient in results),
             torch.stack([loss.data for (loss, _), _ in results]),
             torch.stack([score for (_, score), _ in results]),
         )

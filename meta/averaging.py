@@ -1,0 +1,75 @@
+"""The mean over the tasks of a meta-batch, with one order of additions whoever computes which of them.
+
+Sums of floating-point numbers depend on their order, so a mean over 32 tasks would change in its last bits with the
+number of processes that share them. Here the order is a property of the slots alone, a binary tree over them:
+
+    slots   0   1   2   3   4   5   6   7   8   9  10
+            └─┬─┘   └─┬─┘   └─┬─┘   └─┬─┘   └─┬─┘   │
+              └───┬───┘       └───┬───┘       │     │
+                  └───────┬───────┘           │     │
+            blocks        8                   2     1
+
+A node is the mean of its two children, (left + right) / 2; what is left beside the largest trees is weighed in at the
+end. Any run of slots is made of whole nodes, so that a process which has a share of the slots can average its own, and
+the means of all shares give the same bits as one process with all slots. Its rounding error grows with log(tasks)
+instead of tasks, which is why numerical libraries sum in pairs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import repeat
+from typing import Any
+
+import optree
+
+from neo.typing import PyTree
+
+__all__ = ["blocks", "mean"]
+
+
+def blocks(slots: range) -> list[range]:
+    """The fewest nodes of the tree that make up `slots`, in order: ranges [i 2ᵏ, (i + 1) 2ᵏ).
+
+    slots: start ≥ 0, step 1. A share of 2ᵏ slots at a multiple of 2ᵏ is one block; another one is 2 log₂ of its
+    length at most.
+    """
+    found = []
+    first = slots.start
+    while first < slots.stop:
+        size = 1 << ((slots.stop - first).bit_length() - 1)  # the largest that fits ...
+        if first:
+            size = min(size, first & -first)  # ... and that starts at a multiple of itself
+        found.append(range(first, first + size))
+        first += size
+    return found
+
+
+def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
+    """The mean over all slots from 0 on, of the means over consecutive blocks of them.
+
+    Args:
+        means: pytrees of tensors or LiteTensors, in the order of the slots; with sizes left out, one for each slot.
+        sizes: of the blocks, as blocks() cuts them.
+    Raises: ValueError if there is nothing to average.
+    """
+    tower: list[tuple[int, Any]] = []  # the nodes without a parent so far; sizes fall from left to right
+    for size, node in zip(sizes, means, strict=False):
+        while tower and tower[-1][0] == size:
+            size, node = 2 * size, optree.tree_map(_halfway, tower.pop()[1], node)
+        tower.append((size, node))
+    if not tower:
+        raise ValueError("mean: there is nothing to average, expected at least one task")
+    if len(tower) == 1:
+        return tower[0][1]
+    total = sum(size for size, _ in tower)
+
+    def weighed(*leaves: Any) -> Any:
+        parts = [leaf * size for leaf, (size, _) in zip(leaves, tower, strict=True)]
+        return sum(parts[1:], parts[0]) / total
+
+    return optree.tree_map(weighed, *(node for _, node in tower))
+
+
+def _halfway(left: Any, right: Any) -> Any:
+    return (left + right) / 2

@@ -1,0 +1,204 @@
+"""Runs of several ranks inside a test: processes that meet as torchrun's do, without the seconds to start each.
+
+A server process imports torch and Neo once and is then forked for every rank, before it has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optree
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+
+from meta import MAML, Evaluation, Trainer
+from meta.distributed import Ranks, launched
+from meta.run import train
+from neo import LiteTensor, nn
+from neo.optim import sgd
+from tasks import Glyphs
+from tests.meta import toy
+
+ROOT = Path(__file__).parents[2]
+
+
+class Outcome(NamedTuple):
+    value: Any  # what the rank returned
+    error: str  # its traceback; empty if it returned
+    code: int | None  # its exit code; −9 if it was killed
+    seconds: float  # from the start of all to its end
+
+
+def run_ranks(
+    size: int,
+    job: Callable[..., Any],
+    *arguments: Any,
+    timeout_s: float = 60.0,
+    meddle: Callable[[list[Any]], None] = lambda processes: None,
+) -> list[Outcome]:
+    """job(ranks, *arguments) in `size` connected processes; what became of each, in order.
+
+    Args:
+        job: of a module that can be imported.
+        timeout_s: how long ranks wait for each other, in seconds.
+        meddle: called with the processes once they have started.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.meta.ranks", "hydra"])
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun keeps it too
+    began = time.monotonic()
+    ends, processes = [], []
+    for index in range(size):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_enter, args=(index, size, store.port, timeout_s, theirs, job, arguments), daemon=True
+        )
+        process.start()
+        theirs.close()
+        ends.append(ours)
+        processes.append(process)
+    try:
+        meddle(processes)
+        outcomes = []
+        for process, end in zip(processes, ends, strict=True):
+            try:
+                value, error, seconds = pickle.loads(end.recv_bytes())
+            except EOFError:  # killed before it could say anything
+                value, error, seconds = None, "killed", time.monotonic() - began
+            process.join(60)
+            outcomes.append(Outcome(value, error, process.exitcode, seconds))
+        return outcomes
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def values(outcomes: list[Outcome]) -> list[Any]:
+    """What all ranks returned. Raises: AssertionError with the traceback of one that did not."""
+    for rank, outcome in enumerate(outcomes):
+        assert not outcome.error, f"rank {rank}: {outcome.error}"
+    return [outcome.value for outcome in outcomes]
+
+
+def _enter(
+    index: int, size: int, port: int, timeout_s: float, end: Connection, job: Any, arguments: Any
+) -> None:
+    began = time.monotonic()
+    torch.set_num_threads(1)
+    os.environ.update(
+        {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RUN_ID": "test",
+            "RANK": str(index),
+            "WORLD_SIZE": str(size),
+            "LOCAL_RANK": str(index),
+            "LOCAL_WORLD_SIZE": str(size),
+        }
+    )
+    value, error = None, ""
+    try:
+        with launched(os.environ).connected(timeout_s) as ranks:
+            value = job(ranks, *arguments)
+    except BaseException:
+        error = traceback.format_exc()
+    # Pickled here: what Connection.send does with a tensor needs this process to live on.
+    end.send_bytes(pickle.dumps((value, error, time.monotonic() - began)))
+    end.close()
+    os._exit(1 if error else 0)  # as a process that ends does, but at once
+
+
+# Jobs, which have to be where the other processes can import them.
+
+
+def train_run(ranks: Ranks, config: DictConfig, folders: list[Path], resume: bool = False) -> dict[str, Any]:
+    """meta.run.train, with a folder for each rank, to see which of them are written."""
+    if ranks.first:  # as hydra does
+        folders[0].mkdir(parents=True, exist_ok=True)
+    return train(config, folders[ranks.index], resume=resume, ranks=ranks)
+
+
+def gradient(ranks: Ranks, tasks: int) -> list[torch.Tensor]:
+    """MAML's, of the first meta-batch, with the losses and scores."""
+    learner = MAML(nn.Conv4(ways=5, hidden=8, pool="max", head="flatten"), inner_steps=2, workers=1)
+    sampler = Glyphs(alphabets=4, characters=6).sampler("train", ways=5, shots=1, queries=3, seed=0)
+    found = ranks.meta_gradient(learner, learner.init(0), sampler, 0, tasks)
+    return [getattr(leaf, "data", leaf) for leaf in optree.tree_leaves(found)]
+
+
+def evaluation(ranks: Ranks, tasks: int, strange: bool = False) -> Evaluation:
+    """MAML's, on `tasks` tasks; strange: rank 1 has one bit of one parameter wrong."""
+    learner = MAML(nn.MLP(784, 16, 5), workers=1)
+    params = learner.init(0)
+    if strange and ranks.index == 1:
+        params = optree.tree_map(lambda leaf: LiteTensor(leaf.data.clone()), params)
+        first = optree.tree_leaves(params)[0].data.flatten()
+        first[1] = torch.nextafter(first[1], torch.tensor(9.0))
+    sampler = Glyphs(alphabets=3, characters=6).sampler("val", ways=5, shots=1, queries=3, seed=0)
+    return ranks.evaluate(learner, params, sampler, tasks, batch=2)
+
+
+def fail_in_step(ranks: Ranks, step: int, rank: int) -> None:
+    def spoil(call: int, loss: torch.Tensor) -> torch.Tensor:
+        if call == step and ranks.index == rank:
+            raise MemoryError("no memory left on this rank")
+        return loss
+
+    trainer = Trainer(toy.Pull(spoil), sgd(0.5), iterations=10, meta_batch=4)
+    trainer.ranks = ranks
+    trainer.fit(toy.TargetSampler(), trainer.start(0))
+
+
+def nan_in_slot(ranks: Ranks, slot: int) -> None:
+    """In the second step; each rank looks for the slot in its share, of which it computes one block."""
+    first = ranks.share(4).start
+
+    def spoil(call: int, loss: torch.Tensor) -> torch.Tensor:
+        marked = torch.arange(first, first + len(loss)) == slot
+        return torch.where(marked, torch.nan, loss) if call == 2 else loss
+
+    trainer = Trainer(toy.Pull(spoil), sgd(0.5), iterations=10, meta_batch=4)
+    trainer.ranks = ranks
+    trainer.fit(toy.TargetSampler(), trainer.start(0))
+
+
+def tell(ranks: Ranks) -> Any:
+    return ranks.told({"from": ranks.index}), ranks.any(ranks.index == 2), ranks.any(False)
+
+
+def share_state(ranks: Ranks) -> tuple[bool, list[float], int, torch.dtype]:
+    """A tree that only rank 0 has right, of mixed dtypes, one of them in channels-last."""
+    image = torch.arange(24.0).view(1, 2, 3, 4).contiguous(memory_format=torch.channels_last)
+    mine = 0 if ranks.first else 100
+    tree = {
+        "image": LiteTensor(image + mine),
+        "step": 7 + mine,
+        "wide": LiteTensor(torch.tensor(1 / 3 + mine, dtype=torch.float64)),
+    }
+    got = ranks.shared(tree)
+    kept = got["image"].data.is_contiguous(memory_format=torch.channels_last)
+    return kept, [*got["image"].data.flatten().tolist(), got["wide"].item()], got["step"], got["wide"].dtype
+
+
+def disagree(ranks: Ranks) -> None:
+    ranks.agree("the data", f"checksum {ranks.index // 2}")
+
+
+def build_in_turn(ranks: Ranks, file: Path) -> bool:
+    """Whether the file was there already, which the first of the machine makes slowly."""
+    with ranks.in_turn():
+        there = file.exists()
+        if not there:
+            time.sleep(0.3)
+            file.touch(exist_ok=False)
+    return there
