@@ -66,6 +66,12 @@ def pad(x, pad, mode="constant", value=None):
     return x
 
 
+@implements(torch.constant_pad_nd)
+def constant_pad_nd(x, pad, value=0):
+    """x with a border of one number."""
+    return constant_pad(x, [int(n) for n in pad], value)
+
+
 class Band(Policy):
     """y = x with 0 above or below a diagonal;  x̄ = ȳ with 0 there."""
 

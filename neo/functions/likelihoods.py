@@ -1,0 +1,179 @@
+"""Losses that are negative log-likelihoods of a distribution: Gaussian, Poisson; and of an alignment (CTC)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from neo.functions.linalg import matmul
+from neo.functions.losses import cross_entropy, named_reduction, reduced
+from neo.functions.registry import implements, raw
+
+
+@implements(F.gaussian_nll_loss)
+def gaussian_nll_loss(x, target, var, full=False, eps=1e-6, reduction="mean"):
+    """(log v + (x − t)² / v) / 2, v = max(var, eps); full adds log(2π) / 2.
+
+    As in torch, the bound eps is none to the gradient: v is differentiated as var. Nix and Weigend 1994.
+    """
+    name = "gaussian_nll_loss"
+    if isinstance(var, float):
+        var = torch.full_like(x, var)
+    if bool((raw(var) < 0).any()):
+        raise ValueError(f"{name}: var has negative entry/entries")
+    if tuple(var.shape) != tuple(x.shape):
+        if tuple(x.shape[:-1]) == tuple(var.shape):
+            var = var.unsqueeze(-1)
+        elif x.ndim != var.ndim or sum(m for n, m in zip(x.shape, var.shape, strict=True) if n != m) != 1:
+            raise ValueError(f"{name}: var is of incorrect size, {tuple(var.shape)} for x of {tuple(x.shape)}")
+    raised = raw(var).clamp(min=eps) - raw(var)  # a constant
+    var = var + raised
+    losses = (torch.log(var) + (x - target) ** 2 / var) * 0.5
+    return reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction, name)
+
+
+@implements(F.poisson_nll_loss, only=True, name="poisson_nll_loss")
+def poisson_nll_loss(
+    x,
+    target,
+    log_input=True,
+    full=False,
+    size_average=None,
+    eps=1e-8,
+    reduce=None,
+    reduction="mean",
+):
+    """eˣ − t x, or x − t log(x + eps) without log_input; full adds Stirling's log t! where t > 1."""
+    name = "poisson_nll_loss"
+    reduction = named_reduction(reduction, size_average, reduce, name)
+    losses = torch.exp(x) - target * x if log_input else x - target * torch.log(x + eps)
+    if full:
+        large = raw(target) > 1
+        counts = torch.where(large, target, 2.0)  # any number whose logarithm is one
+        stirling = counts * torch.log(counts) - counts + torch.log(counts * (2 * math.pi)) * 0.5
+        losses = losses + torch.where(large, stirling, 0.0)
+    return reduced(losses, reduction, name)
+
+
+@implements(F.linear_cross_entropy)
+def linear_cross_entropy(
+    x,
+    linear_weight,
+    target,
+    *,
+    linear_bias=None,
+    weight=None,
+    reduction="mean",
+    ignore_index=None,
+    label_smoothing=0.0,
+    options=None,
+):
+    """cross_entropy(x Wᵀ + b, target); x (n, in) or (in,), W (classes, *space, in), b (classes, *space).
+
+    options say how torch would cut the batch to save memory; the numbers are the same, and Neo takes it whole.
+    """
+    name = "linear_cross_entropy"
+    if x.ndim not in (1, 2):
+        raise RuntimeError(f"{name}: expected input with dimensionality 1 or 2, got {x.ndim}")
+    if linear_weight.ndim < 2 or linear_weight.shape[-1] != x.shape[-1]:
+        raise RuntimeError(
+            f"{name}: expected a linear_weight (classes, ..., {x.shape[-1]}), got {tuple(linear_weight.shape)}"
+        )
+    classes = tuple(linear_weight.shape[:-1])
+    scores = matmul(x, linear_weight.reshape((-1, x.shape[-1])).t())
+    scores = scores.reshape((*x.shape[:-1], *classes))
+    if linear_bias is not None:
+        scores = scores + linear_bias
+    ignored = -100 if ignore_index is None else ignore_index
+    return cross_entropy(
+        scores, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
+    )
+
+
+# --- connectionist temporal classification -------------------------------------------------------------------
+
+
+@implements(F.ctc_loss, only=True, name="ctc_loss")
+def ctc_loss(
+    log_probs,
+    targets,
+    input_lengths,
+    target_lengths,
+    blank=0,
+    reduction="mean",
+    zero_infinity=False,
+):
+    """−log of the probability of all alignments of a target with log_probs (time, n, classes) or (time, classes).
+
+    The forward recursion in logarithms over time, differentiated as it stands, so right at every order; torch's own
+    rule takes exp(log_probs) to sum to one over classes, and agrees with this one on log_softmax of anything.
+    targets: (n, longest) or all of them one after the other. "mean": each loss over its target length, then the mean.
+    zero_infinity: an impossible target costs 0, with gradient 0. Graves et al. 2006, equations 6 to 8.
+    Cost: a few ops a time step.
+    """
+    name = "ctc_loss"
+    batched = log_probs.ndim == 3
+    scores = log_probs if batched else log_probs.unsqueeze(1)
+    time, n, classes = scores.shape
+    frames, lengths = (_lengths(v, n, name) for v in (input_lengths, target_lengths))
+    labels = _padded(raw(targets), lengths, n)
+    longest = labels.shape[1]
+    device = scores.device
+    extended = torch.full((n, 2 * longest + 1), blank, dtype=torch.long, device=device)
+    extended[:, 1::2] = labels.to(device)
+    if longest and not (0 <= int(extended.min()) and int(extended.max()) < classes):
+        raise RuntimeError(f"{name}: targets must lie in [0, {classes})")
+    ends = torch.tensor(lengths, device=device)
+    skip = torch.zeros_like(extended, dtype=torch.bool)  # may a path come from two places before?
+    skip[:, 2:] = (extended[:, 2:] != blank) & (extended[:, 2:] != extended[:, :-2])
+    emitted = torch.gather(scores, 2, extended.unsqueeze(0).expand((time, *extended.shape)))
+    start = torch.arange(extended.shape[1], device=device) < 2
+    alpha = torch.where(start & (torch.arange(extended.shape[1], device=device) <= 2 * ends.unsqueeze(1)),
+                        emitted[0], -math.inf) if time else None
+    alphas = [alpha]
+    for step in range(1, time):
+        stay, one = alpha, F.pad(alpha[:, :-1], (1, 0), value=-math.inf)
+        two = torch.where(skip, F.pad(alpha[:, :-2], (2, 0), value=-math.inf), -math.inf)
+        alpha = emitted[step] + _log_sum(stay, one, two)
+        alphas.append(alpha)
+    last = torch.stack(alphas)[torch.tensor(frames, device=device) - 1, torch.arange(n, device=device)]
+    final = torch.gather(last, 1, (2 * ends).unsqueeze(1)).squeeze(1)
+    before = torch.gather(last, 1, (2 * ends - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
+    losses = -_log_sum(final, torch.where(ends > 0, before, -math.inf))
+    if zero_infinity:
+        losses = torch.where(torch.isinf(raw(losses)), 0.0, losses)
+    if reduction == "mean":
+        return (losses / ends.clamp(min=1)).mean()
+    if reduction == "sum":
+        return losses.sum()
+    return losses if batched else losses.squeeze(0)
+
+
+def _log_sum(*terms: Any) -> Any:
+    """log Σ eˣ of tensors entry by entry; −∞, with gradient zero, where all of them are."""
+    stacked = torch.stack(terms)
+    nothing = (raw(stacked) == -math.inf).all(0)
+    safe = torch.logsumexp(torch.where(nothing, 0.0, stacked), 0)
+    return torch.where(nothing, -math.inf, safe)
+
+
+def _lengths(value: Any, n: int, name: str) -> list[int]:
+    lengths = raw(value)
+    lengths = lengths.reshape(-1).tolist() if isinstance(lengths, torch.Tensor) else [int(v) for v in lengths]
+    if len(lengths) != n:
+        raise RuntimeError(f"{name}: expected {n} lengths, one a sequence, got {len(lengths)}")
+    return lengths
+
+
+def _padded(targets: torch.Tensor, lengths: list[int], n: int) -> torch.Tensor:
+    """Targets (n, longest), what lies beyond a length set to 0."""
+    longest = max(lengths, default=0)
+    out = torch.zeros(n, longest, dtype=torch.long, device=targets.device)
+    start = 0
+    for i, length in enumerate(lengths):
+        out[i, :length] = targets[i, :length] if targets.ndim == 2 else targets[start : start + length]
+        start += length
+    return out

@@ -1,0 +1,337 @@
+"""The certificate: torch's own operator database asks, Neo answers, torch's double backward judges.
+
+Every entry of `op_db` that supports autograd is called on LiteTensors made of its sample inputs. An entry may refuse
+a sample by name (rule 10); what it answers must agree with torch in value, in gradient, and in gradient of gradient.
+`python -m tests.neo.functions.certificate` runs all samples in float64 and writes what it found to docs/ops.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import operator
+import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optree
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+
+import neo.functions
+from neo import LiteTensor
+from neo.autograd import session
+from neo.errors import InPlaceError
+from tests.neo.functions.orders import close, scalar, tensors
+
+__all__ = ["ENTRIES", "PAGE", "Row", "examine", "full_name", "page", "rows_of"]
+
+PAGE = Path(__file__).parents[3] / "docs" / "ops.md"
+COMMAND = "python -m tests.neo.functions.certificate"
+WITH_DERIVATIVES = [op for op in op_db if op.supports_autograd and torch.float64 in op.dtypes]
+
+# The database calls torch.Tensor.__radd__ and its like, which Python reaches through an operator.
+REFLECTED: dict[str, Callable[..., Any]] = {
+    "__radd__": lambda x, y: y + x,
+    "__rmul__": lambda x, y: y * x,
+    "__rsub__": lambda x, y: y - x,
+    "__rdiv__": lambda x, y: y / x,
+    "__rpow__": lambda x, y: y**x,
+    "__rmod__": lambda x, y: y % x,
+    "__rmatmul__": lambda x, y: y @ x,
+    "__getitem__": operator.getitem,
+}
+UNDEFINED_VALUES = {"empty_like", "new_empty", "new_empty_strided", "empty_strided", "empty"}
+RANDOM = {"bernoulli", "multinomial", "rand_like", "randn_like", "randint_like"}  # drawn without a seed
+
+
+def full_name(op: Any) -> str:
+    return f"{op.name}-{op.variant_test_name}" if op.variant_test_name else op.name
+
+
+def _answered_constants() -> list[Any]:
+    """Entries without a derivative whose values Neo gives: they are compared, and appear in no table."""
+    supported = neo.functions.supported()
+    return [
+        op
+        for op in op_db
+        if not op.supports_autograd
+        and torch.float64 in op.dtypes
+        and (op.op in supported or op.method_variant in supported)
+        and op.name not in UNDEFINED_VALUES | RANDOM
+    ]
+
+
+ENTRIES = [*WITH_DERIVATIVES, *_answered_constants()]
+
+
+class Row(NamedTuple):
+    """What became of the samples of one entry."""
+
+    name: str
+    first: int = 0  # samples that agree in value and gradient
+    second: int = 0  # of those, samples that agree in the gradient of the gradient too
+    unchecked: int = 0  # of those, samples whose gradient torch cannot differentiate again
+    refusals: tuple[tuple[str, int], ...] = ()  # what was said, and how often
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> int:
+        return sum(count for _, count in self.refusals)
+
+    @property
+    def covered(self) -> bool:
+        """Right at every order that torch can check, on at least one sample, and wrong on none."""
+        return not self.wrong and self.first > 0 and (self.second > 0 or self.unchecked == self.first)
+
+    def __str__(self) -> str:
+        second = f"{self.second}" if not self.unchecked else f"{self.second}, torch has none of {self.unchecked}"
+        said = "; ".join(f"{count} × {_cell(text)}" for text, count in self.refusals)
+        if self.wrong:
+            said = f"WRONG: {_cell(self.wrong[0])}"
+        return f"| {self.name} | {self.first or ''} | {second if self.first else ''} | {said} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())[:150]
+
+
+# --- one entry -----------------------------------------------------------------------------------------------
+
+
+def examine(
+    op: Any,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    samples: int | None = None,
+    largest: int | None = None,
+) -> Row:
+    """Compare Neo with torch on the sample inputs of an entry: all, or the first `samples` of them.
+
+    largest: leave samples with more floating-point numbers out.
+    """
+    counts, refusals, wrong = Counter[str](), Counter[str](), []
+    torch.manual_seed(0)
+    given = op.sample_inputs(device, dtype, requires_grad=False)
+    for i, sample in enumerate(itertools.islice(given, samples)):
+        call, args = _as_function(op, sample)
+        if not args or (largest is not None and sum(x.numel() for x in args) > largest):
+            continue
+        try:
+            call(*[LiteTensor(x) for x in args])
+        except (NotImplementedError, InPlaceError) as refusal:
+            refusals[_reason(refusal)] += 1
+            continue
+        except Exception as error:
+            wrong.append(f"sample {i}: {type(error).__name__}: {error}")
+            continue
+        try:
+            counts.update(_compare(op, call, args, dtype))
+        except Exception as error:
+            wrong.append(f"sample {i}: {type(error).__name__}: {error}")
+    return Row(
+        full_name(op),
+        counts["first"],
+        counts["second"],
+        counts["unchecked"],
+        tuple(sorted(refusals.items())),
+        tuple(wrong),
+    )
+
+
+def _reason(refusal: Exception) -> str:
+    """What a refusal says, without the numbers of the sample: only its first sentence."""
+    return re.split(r"; |\. |, got ", str(refusal), maxsplit=1)[0]
+
+
+def _as_function(op: Any, sample: Any) -> tuple[Callable[..., Any], list[torch.Tensor]]:
+    """A sample as a function of its floating-point tensors, and those, as torch's own gradient tests take it."""
+    fn = REFLECTED.get(op.name, op.op)
+    leaves, spec = optree.tree_flatten(
+        (sample.input, tuple(sample.args), sample.kwargs), none_is_leaf=True
+    )
+    places = [
+        i
+        for i, leaf in enumerate(leaves)
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.layout is torch.strided
+    ]
+
+    def call(*xs: Any) -> Any:
+        filled = list(leaves)
+        for place, x in zip(places, xs, strict=False):
+            filled[place] = x
+        first, args, kwargs = optree.tree_unflatten(spec, filled)
+        return sample.output_process_fn_grad(op.gradcheck_wrapper(fn, first, *args, **kwargs))
+
+    return call, [leaves[i] for i in places]
+
+
+def _compare(op: Any, call: Callable[..., Any], args: list[torch.Tensor], dtype: torch.dtype) -> list[str]:
+    """Value and gradients of one sample, by Neo and by torch; gives what could be compared."""
+    if not op.supports_autograd or not tensors(call(*args)):
+        _agree(call(*[LiteTensor(x) for x in args]), call(*args), "value", 1e-7)
+        return []
+    try:
+        expected = _by_torch(call, args, again=_has_second_order(op))
+    except RuntimeError as error:
+        if "not differentiable with respect to argument" not in str(error):
+            raise
+        args = args[:1]  # torch differentiates by the first alone
+        expected = _by_torch(call, args, again=_has_second_order(op))
+    got = _by_neo(call, args, again=expected[2] is not None)
+    for found, wanted, what in zip(got, expected, ("value", "gradient", "gradient of gradient"), strict=True):
+        if wanted is not None:
+            _agree(found, wanted, what, 1e-7)
+    return ["first", "second" if expected[2] is not None else "unchecked"]
+
+
+def _has_second_order(op: Any) -> bool:
+    """Whether torch has one, and the samples are not where there is but a subgradient."""
+    return op.supports_gradgrad and op.variant_test_name != "subgradients_at_zero"
+
+
+def _by_torch(call: Callable[..., Any], args: list[torch.Tensor], again: bool) -> tuple[Any, Any, Any]:
+    """(value, gradients of Σ w (v + v²/2), the gradients of the same of those, None if not `again`)."""
+    xs = [x.detach().clone().requires_grad_() for x in args]
+    value = call(*xs)
+    first = _pulled(value, xs)
+    return value, first, _pulled(first, xs) if again else None
+
+
+def _pulled(out: Any, xs: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    total = scalar(out)
+    if total is None or not total.requires_grad:
+        return tuple(torch.zeros_like(x) for x in xs)
+    return torch.autograd.grad(total, xs, create_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def _by_neo(call: Callable[..., Any], args: list[torch.Tensor], again: bool) -> tuple[Any, Any, Any]:
+    """The same by nested sessions."""
+    places = tuple(range(len(args)))
+
+    def total(*xs: Any) -> Any:
+        value = call(*xs)
+        return scalar(value), value
+
+    def gradients(*xs: Any) -> Any:
+        (_, value), found = session.value_and_grad(total, argnums=places, has_aux=True)(*xs)
+        return value, found
+
+    def total_of_gradients(*xs: Any) -> Any:
+        value, found = gradients(*xs)
+        return scalar(found), (value, found)
+
+    xs = [LiteTensor(x) for x in args]
+    if not again:
+        return *gradients(*xs), None
+    (_, (value, first)), second = session.value_and_grad(total_of_gradients, argnums=places, has_aux=True)(*xs)
+    return value, first, second
+
+
+def _agree(got: Any, expected: Any, what: str, tolerance: float) -> None:
+    flat, wanted = optree.tree_leaves(got), optree.tree_leaves(expected)
+    assert len(flat) == len(wanted), f"{what}: {len(flat)} leaves, expected {len(wanted)}"
+    for i, (a, b) in enumerate(zip(flat, wanted, strict=True)):
+        if isinstance(b, torch.Tensor):
+            close(a, b.detach(), f"{what} {i}", tolerance)
+        else:
+            assert a == b, f"{what} {i}: {a!r}, expected {b!r}"
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+HEAD = """# Ops
+
+Which entries of PyTorch's operator database (`op_db`, torch {version}) Neo covers, at which order. This page is the output of
+
+```sh
+{command}
+```
+
+which calls every entry that supports autograd on LiteTensors made of its own float64 sample inputs, and compares value, gradient
+and gradient of gradient with torch's double backward, to 1e-7. Each number counts samples. An entry is covered when it is right at
+both orders on at least one sample and wrong on none; samples that Neo refuses by name stand in the last column, with what it says.
+
+| | entries |
+|---|---|
+| support autograd in float64 | {entries} |
+| covered at first and second order | {covered} |
+| of those, on every sample | {wholly} |
+| of those, with some samples refused | {partly} |
+| covered at first order, where torch has no second | {first_only} |
+| not covered | {uncovered} |
+| wrong | {wrong} |
+
+| entry | first order | second order | not covered |
+|---|---|---|---|
+"""
+
+
+def page(rows: Iterable[Row | str]) -> str:
+    """docs/ops.md, from rows as they were found or as they stand on the page."""
+    lines = sorted(str(row) for row in rows)
+    kinds = Counter(_kind(line) for line in lines)
+    return HEAD.format(
+        version=torch.__version__.partition("+")[0],
+        command=COMMAND,
+        entries=len(lines),
+        covered=kinds["wholly"] + kinds["partly"],
+        wholly=kinds["wholly"],
+        partly=kinds["partly"],
+        first_only=kinds["first only"],
+        uncovered=kinds["uncovered"],
+        wrong=kinds["wrong"],
+    ) + "".join(f"{line}\n" for line in lines)
+
+
+def _kind(line: str) -> str:
+    _, _, first, second, said, _ = (cell.strip() for cell in re.split(r"(?<!\\)\|", line))
+    if said.startswith("WRONG"):
+        return "wrong"
+    if not first:
+        return "uncovered"
+    if second.startswith("0"):
+        return "first only"
+    return "partly" if said else "wholly"
+
+
+def rows_of(text: str) -> dict[str, str]:
+    """name of entry -> its line on the page."""
+    lines = text.partition("| entry |")[2].splitlines()[2:]
+    return {line.split("|")[1].strip(): line for line in lines}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Examine Neo's ops by torch's operator database.")
+    parser.add_argument("-k", default="", help="only entries whose name contains this; nothing is written")
+    parser.add_argument("-n", type=int, help="only so many samples of each; nothing is written")
+    parser.add_argument("--wrong", action="store_true", help="say nothing of the entries that are right")
+    asked = parser.parse_args(argv)
+    found = []
+    for row in _examined(asked.k, asked.n):
+        found.append(row)
+        if row.wrong or not asked.wrong:
+            print(row, flush=True)
+            for text in row.wrong[1:4]:
+                print("    ", _cell(text))
+    if not asked.k and asked.n is None:
+        PAGE.write_text(page(found))
+    else:
+        print(*page(found).splitlines()[13:22], sep="\n")
+    return 1 if any(row.wrong for row in found) else 0
+
+
+def _examined(key: str, samples: int | None) -> Iterator[Row]:
+    for op in WITH_DERIVATIVES:
+        if re.search(key, full_name(op)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield examine(op, samples=samples)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
