@@ -1,4 +1,4 @@
-"""Attention, written out: products, a softmax, and masks. Every order is exact, and costs the full matrix of weights."""
+"""Attention, written out: products, a softmax, masks. Every order is exact, and costs the full matrix of weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from neo.functions.registry import implements, raw
 def scaled_dot_product_attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
 ):
-    """softmax(Q Kᵀ s + M) V;  Q (.., l, e), K (.., t, e), V (.., t, v) → (.., l, v). Vaswani et al. 2017, arXiv:1706.03762.
+    """softmax(Q Kᵀ s + M) V;  Q (.., l, e), K (.., t, e), V (.., t, v) → (.., l, v).
 
     attn_mask: bool (True takes part) or floating-point (M, added, differentiated), broadcast to (.., l, t). A row with
     nothing to attend to gives zeros. is_causal: place i attends to places ≤ i. scale: s, 1/√e by default.
     dropout_p: of the weights, always applied, as in torch. enable_gqa: fewer heads (dim −3) of keys than of queries.
+    Vaswani et al. 2017, arXiv:1706.03762, equation 1.
     """
     if is_causal and attn_mask is not None:
         raise RuntimeError(
@@ -88,10 +89,10 @@ def multi_head_attention_forward(
     average_attn_weights=True,
     is_causal=False,
 ):
-    """What nn.MultiheadAttention computes: query (l, n, e), key and value (t, n, ·), or without n → ((l, n, e), weights).
+    """What nn.MultiheadAttention computes: query (l, n, e), key and value (t, n, ·), n or not → ((l, n, e), weights).
 
-    weights (n, l, t), averaged over heads, or (n, heads, l, t); None unless need_weights. Masks: True is left out, floats
-    are added; attn_mask (l, t) or (n heads, l, t), key_padding_mask (n, t). Arguments as torch's.
+    weights (n, l, t), averaged over heads, or (n, heads, l, t); None unless need_weights. Masks: True is left out,
+    floats are added; attn_mask (l, t) or (n heads, l, t), key_padding_mask (n, t). Arguments as torch's.
     """
     batched = query.ndim == 3
     if not batched:
@@ -108,10 +109,8 @@ def multi_head_attention_forward(
         )
     if is_causal and attn_mask is None:
         raise RuntimeError("multi_head_attention_forward: Need attn_mask if specifying the is_causal hint")
-    if use_separate_proj_weight:
-        weights_in = (q_proj_weight, k_proj_weight, v_proj_weight)
-    else:
-        weights_in = in_proj_weight.chunk(3)
+    apart = (q_proj_weight, k_proj_weight, v_proj_weight)
+    weights_in = apart if use_separate_proj_weight else in_proj_weight.chunk(3)
     biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
     q, k, v = (F.linear(t, w, b) for t, w, b in zip((query, key, value), weights_in, biases, strict=True))
     if bias_k is not None:

@@ -1,4 +1,4 @@
-"""Dropout and its relatives. What is drawn is a constant at every order, and is what torch would draw from its generator."""
+"""Dropout and its relatives. What is drawn is a constant at every order, and is what torch's generator gives torch."""
 
 from __future__ import annotations
 

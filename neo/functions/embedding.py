@@ -24,9 +24,9 @@ def embedding_bag(
 ):
     """The rows of weight (rows, width) that each bag of x names, by "sum", "mean" or "max" → (bags, width).
 
-    x: integers (bags, length), or (total,) with offsets (bags,), where each bag starts; include_last_offset: and where the
-    last one ends. per_sample_weights: a factor for each row, in the shape of x, for mode="sum". padding_idx: the row
-    that counts for nothing. An empty bag gives zeros. Ties of "max" go to the first.
+    x: integers (bags, length), or (total,) with offsets (bags,), where each bag starts; include_last_offset: and where
+    the last one ends. per_sample_weights: a factor for each row, in the shape of x, for mode="sum". padding_idx: the
+    row that counts for nothing. An empty bag gives zeros. Ties of "max" go to the first.
     """
     if max_norm is not None:
         raise NotImplementedError(
@@ -50,9 +50,14 @@ def embedding_bag(
         if starts is None:
             raise ValueError("embedding_bag: offsets has to be a 1D Tensor but got None")
         bags = starts.shape[0] - int(include_last_offset)
-        bag = torch.bucketize(torch.arange(places.shape[0], device=places.device), starts[:bags], right=True) - 1
+        bag = (
+            torch.bucketize(torch.arange(places.shape[0], device=places.device), starts[:bags], right=True)
+            - 1
+        )
     else:
-        raise ValueError(f"embedding_bag: input has to be 1D or 2D Tensor, but got Tensor of dimension {places.ndim}")
+        raise ValueError(
+            f"embedding_bag: input has to be 1D or 2D Tensor, but got Tensor of dimension {places.ndim}"
+        )
     places = places.reshape(-1)
     factors = None if per_sample_weights is None else per_sample_weights.reshape((-1,))
     if padding_idx is not None:

@@ -23,7 +23,9 @@ def grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=No
     if mode not in MODES:
         raise ValueError(f"grid_sample: expected mode to be one of {MODES}, but got: {mode!r}")
     if padding_mode not in PADDINGS:
-        raise ValueError(f"grid_sample: expected padding_mode to be one of {PADDINGS}, but got: {padding_mode!r}")
+        raise ValueError(
+            f"grid_sample: expected padding_mode to be one of {PADDINGS}, but got: {padding_mode!r}"
+        )
     dims = x.ndim - 2
     if dims not in (2, 3) or grid.ndim != x.ndim or grid.shape[-1] != dims or grid.shape[0] != x.shape[0]:
         raise RuntimeError(
@@ -76,7 +78,7 @@ def _cubic(t: Any) -> list[Any]:
 
 
 def _bounded(p: Any, size: int, padding: str, corners: bool) -> Any:
-    """Coordinates in pixels, brought into the image where the padding asks for it. Gradient 0 where they are cut off."""
+    """Coordinates in pixels, brought into the image where the padding asks for it; flat where they are cut off."""
     if padding == "zeros":
         return p
     if padding == "reflection":
@@ -114,7 +116,7 @@ def grid_sampler(x, grid, interpolation_mode, padding_mode, align_corners):
 
 @implements(F.affine_grid)
 def affine_grid(theta, size, align_corners=None):
-    """The points (n, *space, dims) at which grid_sample reads to transform by theta (n, dims, dims + 1); size (n, c, *space)."""
+    """Where grid_sample reads to transform by theta (n, dims, dims + 1): (n, *space, dims), size (n, c, *space)."""
     n, _, *space = size
     dims = len(space)
     if tuple(theta.shape) != (n, dims, dims + 1):

@@ -28,7 +28,9 @@ def gaussian_nll_loss(x, target, var, full=False, eps=1e-6, reduction="mean"):
         if tuple(x.shape[:-1]) == tuple(var.shape):
             var = var.unsqueeze(-1)
         elif x.ndim != var.ndim or sum(m for n, m in zip(x.shape, var.shape, strict=True) if n != m) != 1:
-            raise ValueError(f"{name}: var is of incorrect size, {tuple(var.shape)} for x of {tuple(x.shape)}")
+            raise ValueError(
+                f"{name}: var is of incorrect size, {tuple(var.shape)} for x of {tuple(x.shape)}"
+            )
     raised = raw(var).clamp(min=eps) - raw(var)  # a constant
     var = var + raised
     losses = (torch.log(var) + (x - target) ** 2 / var) * 0.5
@@ -124,15 +126,22 @@ def ctc_loss(
     device = scores.device
     extended = torch.full((n, 2 * longest + 1), blank, dtype=torch.long, device=device)
     extended[:, 1::2] = labels.to(device)
-    if longest and not (0 <= int(extended.min()) and int(extended.max()) < classes):
+    if longest and not (int(extended.min()) >= 0 and int(extended.max()) < classes):
         raise RuntimeError(f"{name}: targets must lie in [0, {classes})")
     ends = torch.tensor(lengths, device=device)
     skip = torch.zeros_like(extended, dtype=torch.bool)  # may a path come from two places before?
     skip[:, 2:] = (extended[:, 2:] != blank) & (extended[:, 2:] != extended[:, :-2])
     emitted = torch.gather(scores, 2, extended.unsqueeze(0).expand((time, *extended.shape)))
     start = torch.arange(extended.shape[1], device=device) < 2
-    alpha = torch.where(start & (torch.arange(extended.shape[1], device=device) <= 2 * ends.unsqueeze(1)),
-                        emitted[0], -math.inf) if time else None
+    alpha = (
+        torch.where(
+            start & (torch.arange(extended.shape[1], device=device) <= 2 * ends.unsqueeze(1)),
+            emitted[0],
+            -math.inf,
+        )
+        if time
+        else None
+    )
     alphas = [alpha]
     for step in range(1, time):
         stay, one = alpha, F.pad(alpha[:, :-1], (1, 0), value=-math.inf)

@@ -29,9 +29,7 @@ def hinge_embedding_loss(x, target, margin=1.0, size_average=None, reduce=None, 
 
 
 @implements(F.margin_ranking_loss, only=True, name="margin_ranking_loss")
-def margin_ranking_loss(
-    input1, input2, target, margin=0.0, size_average=None, reduce=None, reduction="mean"
-):
+def margin_ranking_loss(input1, input2, target, margin=0.0, size_average=None, reduce=None, reduction="mean"):
     """max(0, −t (x₁ − x₂) + margin), t = 1 where x₁ is to be the larger."""
     reduction = named_reduction(reduction, size_average, reduce, "margin_ranking_loss")
     if not (input1.ndim == input2.ndim == target.ndim):
@@ -67,7 +65,7 @@ def multi_margin_loss(
     reduction = named_reduction(reduction, size_average, reduce, "multi_margin_loss")
     if p not in (1, 2):
         raise ValueError("multi_margin_loss: only p == 1 and p == 2 supported")
-    rows = x if x.ndim == 2 else x.unsqueeze(0)
+    rows = x if x.ndim == 2 else x.reshape((1, -1))
     labels = raw(target).reshape(-1)
     if labels.shape[0] != rows.shape[0]:
         raise RuntimeError(
@@ -80,8 +78,11 @@ def multi_margin_loss(
         short = short * weight[labels].unsqueeze(1)
     own = torch.arange(rows.shape[1], device=x.device) == column
     losses = torch.where(own, 0.0, short).sum(1) / rows.shape[1]
-    return reduced(losses if x.ndim == 2 or reduction != "none" or target.ndim else losses.squeeze(0),
-                   reduction, "multi_margin_loss")
+    return reduced(
+        losses if x.ndim == 2 or reduction != "none" or target.ndim else losses.squeeze(0),
+        reduction,
+        "multi_margin_loss",
+    )
 
 
 @implements(F.multilabel_margin_loss)
@@ -107,9 +108,7 @@ def multilabel_margin_loss(x, target, size_average=None, reduce=None, reduction=
 
 
 @implements(F.multilabel_soft_margin_loss)
-def multilabel_soft_margin_loss(
-    x, target, weight=None, size_average=None, reduce=None, reduction="mean"
-):
+def multilabel_soft_margin_loss(x, target, weight=None, size_average=None, reduce=None, reduction="mean"):
     """−w (t log σ(x) + (1 − t) log σ(−x)), averaged over classes, the last dim."""
     reduction = named_reduction(reduction, size_average, reduce, "multilabel_soft_margin_loss")
     losses = -(target * F.logsigmoid(x) + (1 - target) * F.logsigmoid(-x))
@@ -120,7 +119,9 @@ def multilabel_soft_margin_loss(
 # --- triplets ------------------------------------------------------------------------------------------------
 
 
-def _triplet(name: str, anchor: Any, positive: Any, negative: Any, distance: Any, margin: float, swap: bool) -> Any:
+def _triplet(
+    name: str, anchor: Any, positive: Any, negative: Any, distance: Any, margin: float, swap: bool
+) -> Any:
     if margin <= 0:
         raise ValueError(f"{name}: margin must be greater than 0, got {margin}")
     if not anchor.ndim == positive.ndim == negative.ndim:

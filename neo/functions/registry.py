@@ -250,7 +250,13 @@ def _publish(
         if operator in _WITH_NUMBERS:
             for variant in (f"{operator}_number", f"number_{operator}"):
                 _handle.register_operator(variant, _number_variant(variant, handler))
-    setattr(sys.modules["neo.functions"], label, handler)
+    library = sys.modules["neo.functions"]
+    setattr(library, label, handler)
+    short = label.removeprefix("linalg_").removeprefix("special_")
+    if not hasattr(
+        torch, short
+    ):  # torch.linalg.svdvals is svdvals too, torch.linalg.svd is not: there is torch.svd
+        setattr(library, short, handler)
 
 
 def _number_variant(variant: str, handler: Callable[..., Any]) -> Callable[..., Any]:

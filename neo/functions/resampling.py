@@ -90,9 +90,14 @@ def _wanted_size(x: Any, size: Any, scale_factor: Any, count: int) -> list[int]:
 
 
 @implements(_aten._upsample_bilinear2d_aa.default, _aten._upsample_bilinear2d_aa, only=True)
-def upsample_bilinear2d_aa(x, output_size, align_corners=False, scales_h=None, scales_w=None):
+def upsample_bilinear2d_aa(
+    x, output_size, align_corners=False, scales_h=None, scales_w=None, *, scale_factors=None
+):
     """interpolate(mode="bilinear", antialias=True) as aten spells it."""
-    shape, out = tuple(x.shape), list(output_size)
+    if scale_factors is not None:
+        scales_h, scales_w = scale_factors
+    shape = tuple(x.shape)
+    out = _wanted_size(x, output_size, scale_factors if output_size is None else None, 2)
     rest = (align_corners, scales_h, scales_w)
     return linear_map(
         x,
@@ -110,7 +115,7 @@ def pixel_shuffle(x, upscale_factor):
     r = upscale_factor
     _check_pixels(x, "pixel_shuffle", r, r * r, 1)
     *lead, c, h, w = x.shape
-    y = x.reshape((-1, c // (r * r), r, r, h, w)).permute((0, 1, 4, 2, 5, 3))
+    y = x.reshape((math.prod(lead), c // (r * r), r, r, h, w)).permute((0, 1, 4, 2, 5, 3))
     return y.reshape((*lead, c // (r * r), h * r, w * r))
 
 
@@ -120,7 +125,7 @@ def pixel_unshuffle(x, downscale_factor):
     r = downscale_factor
     _check_pixels(x, "pixel_unshuffle", r, 1, r)
     *lead, c, h, w = x.shape
-    y = x.reshape((-1, c, h // r, r, w // r, r)).permute((0, 1, 3, 5, 2, 4))
+    y = x.reshape((math.prod(lead), c, h // r, r, w // r, r)).permute((0, 1, 3, 5, 2, 4))
     return y.reshape((*lead, c * r * r, h // r, w // r))
 
 
@@ -177,6 +182,4 @@ def unfold_dim(x, dimension, size, step):
     """Windows of `size` along a dim, one every `step`; their entries become the last dim."""
     dim, shape = wrap_dim(dimension, x.ndim), tuple(x.shape)
     backward = _aten.unfold_backward.default
-    return linear_map(
-        x, lambda t: t.unfold(dim, size, step), lambda g: backward(g, shape, dim, size, step)
-    )
+    return linear_map(x, lambda t: t.unfold(dim, size, step), lambda g: backward(g, shape, dim, size, step))

@@ -208,7 +208,6 @@ for _name, _attribute in {
     "mT": property(lambda x: swap(x, -2, -1), doc="The last two dims swapped."),
     "H": property(t_of_matrix, doc="The transpose of a matrix; real numbers are their own conjugates."),
     "mH": property(lambda x: swap(x, -2, -1), doc="The last two dims swapped, as mT: LiteTensors are real."),
-    "real": property(lambda x: x, doc="x itself: LiteTensors are real."),
 }.items():
     setattr(LiteTensor, _name, _attribute)
 

@@ -157,8 +157,10 @@ def _unpool(x, indices, kernel_size, stride, padding, output_size, count):
     total = 1
     for n in size:
         total *= n
-    if places.numel() and not (0 <= int(places.min()) and int(places.max()) < total):
-        raise RuntimeError(f"{name}: found an invalid max index, outside output volumes of size {tuple(size)}")
+    if places.numel() and not (int(places.min()) >= 0 and int(places.max()) < total):
+        raise RuntimeError(
+            f"{name}: found an invalid max index, outside output volumes of size {tuple(size)}"
+        )
     zeros = torch.zeros((*lead, total), dtype=x.dtype, device=x.device)
     return torch.scatter(zeros, -1, places, x.flatten(-count)).reshape((*lead, *size))
 
