@@ -57,11 +57,11 @@ implements(torch.logcumsumexp)(LogCumsumExp)
 @implements(torch.diff)
 def diff(x, n=1, dim=-1, prepend=None, append=None):
     """xᵢ₊₁ − xᵢ along dim, n times over; prepend and append go before and after x first."""
+    times = min(n, x.shape[dim])
     parts = [t for t in (prepend, x, append) if t is not None]
     if len(parts) > 1:
         x = torch.cat(parts, dim)
-    length = x.shape[dim]
-    for _ in range(min(n, length)):
+    for _ in range(times):
         length = x.shape[dim]
         x = x.narrow(dim, 1, length - 1) - x.narrow(dim, 0, length - 1) if length else x
     return x

@@ -364,7 +364,7 @@ def _reflected(A, tau, C, order):
 def householder_product(A, tau):
     """The first n columns of Π (I − τᵢ vᵢ vᵢᵀ), A (.., m, n) with the vᵢ below its diagonal, tau (.., k)."""
     eye = torch.eye(A.shape[-2], A.shape[-1], dtype=A.dtype, device=A.device)
-    return _reflected(A, tau, eye.expand(tuple(A.shape)), reversed(range(tau.shape[-1])))
+    return _reflected(A, tau, _like(A, eye.expand(tuple(A.shape))), reversed(range(tau.shape[-1])))
 
 
 implements(torch.orgqr, only=True, name="orgqr")(householder_product)

@@ -306,28 +306,6 @@ def _safe_power(size: Any, ord: float) -> Any:
     return torch.where(zero, 0.0 if ord > 0 else float("inf"), torch.where(zero, 1.0, size) ** ord)
 
 
-@implements(torch.norm)
-def norm(x, p="fro", dim=None, keepdim=False, out=None, dtype=None):
-    """The p-norm of the entries over dims; "fro" is p = 2."""
-    if isinstance(p, str):
-        if p != "fro":
-            raise NotImplementedError(f"norm: p={p!r} has no Policy; p may be 'fro' or a number")
-        p = 2
-    return vector_norm(x, 2 if p is None else p, dim, keepdim, dtype=dtype)
-
-
-@implements(torch.linalg.norm, only=True, name="linalg_norm")
-def linalg_norm(x, ord=None, dim=None, keepdim=False, *, dtype=None):
-    """The 2-norm of all entries, or the vector norm `ord` along one dim. Norms of matrices have no Policy yet."""
-    if ord is not None and (
-        (not isinstance(dim, int) and (dim is not None or x.ndim != 1)) or isinstance(ord, str)
-    ):
-        raise NotImplementedError(
-            f"linalg.norm: ord={ord!r} of a matrix has no Policy; vector_norm takes any dims"
-        )
-    return vector_norm(x, 2 if ord is None else ord, dim, keepdim, dtype=dtype)
-
-
 @implements(F.normalize)
 def normalize(x, p=2.0, dim=1, eps=1e-12):
     """x / max(‖x‖ₚ, eps) along dim."""

@@ -14,7 +14,7 @@ from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.decompositions import svdvals
 from neo.functions.extremes import amax, amin, vector_norm
-from neo.functions.linalg import Inverse, matmul, solve
+from neo.functions.linalg import Inverse, blended, matmul, solve
 from neo.functions.registry import implements, lite, raw
 from neo.functions.shaping import to_order
 from neo.tensor import LiteTensor
@@ -277,6 +277,32 @@ def cond(A, p=None):
     return matrix_norm(A, p) * matrix_norm(inverse(A), p)
 
 
+@implements(torch.linalg.norm, only=True, name="linalg_norm")
+def linalg_norm(x, ord=None, dim=None, keepdim=False, *, dtype=None):
+    """The 2-norm of all entries without ord; else vector_norm over one dim, matrix_norm over two."""
+    if ord is not None and (isinstance(ord, str) or (x.ndim == 2 and dim is None) or _count(dim) == 2):
+        return matrix_norm(x, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype)
+    if ord is not None and dim is None and x.ndim > 1:
+        raise RuntimeError(
+            f"linalg_norm: If dim is not specified but ord is, the input must be 1D or 2D. Got {x.ndim}D."
+        )
+    return vector_norm(x, 2 if ord is None else ord, dim, keepdim, dtype=dtype)
+
+
+def _count(dim: Any) -> int:
+    return 1 if dim is None or isinstance(dim, int) else len(dim)
+
+
+@implements(torch.norm)
+def norm(x, p="fro", dim=None, keepdim=False, out=None, dtype=None):
+    """The p-norm of the entries over dims; "fro" is p = 2, "nuc" the sum of the singular values of matrices."""
+    if p == "nuc":
+        return matrix_norm(x, "nuc", (0, 1) if dim is None else dim, keepdim, dtype=dtype)
+    if isinstance(p, str) and p != "fro":
+        raise RuntimeError(f"norm: only valid p's are 'fro', 'nuc' and numbers, got {p!r}")
+    return vector_norm(x, 2 if p is None or p == "fro" else p, dim, keepdim, dtype=dtype)
+
+
 # --- tensors as matrices -------------------------------------------------------------------------------------
 
 
@@ -307,6 +333,7 @@ def tensorsolve(A, B, dims=None):
 @implements(torch.linalg.vander, torch.vander, only=True, name="vander")
 def vander(x, N=None, *, increasing=True):
     """Columns 1, x, x², ..., N of them, n by default, for x (.., n)."""
+    x = torch.atleast_1d(x)
     N = x.shape[-1] if N is None else N
     columns = [torch.ones_like(x)] if N else []
     for _ in range(1, N):
@@ -354,15 +381,13 @@ def vdot(x, other):
 @implements(torch.addbmm)
 def addbmm(x, batch1, batch2, *, beta=1, alpha=1):
     """β x + α Σ Aᵢ Bᵢ over the stack."""
-    total = torch.bmm(batch1, batch2).sum(0)
-    return (x if beta == 1 else x * beta) + (total if alpha == 1 else total * alpha)
+    return blended(x, beta, torch.bmm(batch1, batch2).sum(0), alpha)
 
 
 @implements(torch.addr)
 def addr(x, vec1, vec2, *, beta=1, alpha=1):
     """β x + α a bᵀ."""
-    product = torch.outer(vec1, vec2)
-    return (x if beta == 1 else x * beta) + (product if alpha == 1 else product * alpha)
+    return blended(x, beta, torch.outer(vec1, vec2), alpha)
 
 
 @implements(torch.kron)

@@ -201,6 +201,24 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
     return y if weight is None else y * weight
 
 
+@implements(torch.native_layer_norm)
+def native_layer_norm(x, normalized_shape, weight, bias, eps):
+    """(layer_norm, mean, 1 / √(variance + eps)) as aten spells it."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    mean = x.mean(dims, True)
+    scale = torch.rsqrt(((x - mean) ** 2).mean(dims, True) + eps)
+    return layer_norm(x, normalized_shape, weight, bias, eps), mean, scale
+
+
+@implements(torch.native_group_norm)
+def native_group_norm(x, weight, bias, n, c, space, group, eps):
+    """(group_norm, mean, 1 / √(variance + eps)), the last two (n, groups), as aten spells it."""
+    rows = x.reshape((n, group, c // group * space))
+    mean = rows.mean(2, True)
+    scale = torch.rsqrt(((rows - mean) ** 2).mean(2, True) + eps)
+    return group_norm(x, group, weight, bias, eps), mean.squeeze(2), scale.squeeze(2)
+
+
 @implements(F.local_response_norm)
 def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
     """x / (k + α ⟨x²⟩)^β, the mean over `size` neighbouring channels (dim 1), those beyond the ends 0.

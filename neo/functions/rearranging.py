@@ -67,18 +67,6 @@ def as_strided(x, size, stride, storage_offset=None):
     return read_at(x.reshape((-1,)), _strided_places(x, size, stride, storage_offset))
 
 
-@implements(torch.as_strided_scatter)
-def as_strided_scatter(x, src, size, stride, storage_offset=None):
-    """x with src in the place of x.as_strided(size, stride, storage_offset)."""
-    places = _strided_places(x, size, stride, storage_offset)
-    if places.numel() != places.unique().numel():
-        raise NotImplementedError(
-            "as_strided_scatter: places that overlap have no Policy; write them one by one"
-        )
-    flat = torch.scatter(x.reshape((-1,)), 0, places.reshape(-1), src.reshape((-1,)))
-    return flat.reshape(tuple(x.shape))
-
-
 # --- turned and split ----------------------------------------------------------------------------------------
 
 
@@ -161,6 +149,21 @@ def block_diag(*tensors):
         rows.append(padding.pad(x, (start, width - start - x.shape[1])))
         start += x.shape[1]
     return torch.cat(rows, 0)
+
+
+@implements(torch.meshgrid, torch._C._VariableFunctions.meshgrid)
+def meshgrid(*tensors, indexing=None):
+    """Each vector spread over a grid that they span; indexing "ij", the default as in torch, or "xy"."""
+    tensors = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    if indexing not in (None, "ij", "xy"):
+        raise RuntimeError(f'meshgrid: indexing must be one of "xy" or "ij", but received: {indexing}')
+    vectors = [t.reshape((-1,)) for t in tensors]
+    shape = tuple(t.shape[0] for t in vectors)
+    grids = [
+        t.reshape(tuple(-1 if d == i else 1 for d in range(len(shape)))).expand(shape)
+        for i, t in enumerate(vectors)
+    ]
+    return tuple(g.transpose(0, 1) for g in grids) if indexing == "xy" and len(shape) > 1 else tuple(grids)
 
 
 @implements(torch.cartesian_prod, torch._C._VariableFunctions.cartesian_prod)

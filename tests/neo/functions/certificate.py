@@ -29,7 +29,20 @@ from neo.autograd import session
 from neo.errors import InPlaceError
 from tests.neo.functions.orders import close, scalar, tensors
 
-__all__ = ["ENTRIES", "PAGE", "Row", "examine", "full_name", "page", "rows_of"]
+__all__ = [
+    "COMMAND",
+    "ENTRIES",
+    "PAGE",
+    "WITH_DERIVATIVES",
+    "Row",
+    "answered_though_wrong",
+    "cell",
+    "examine",
+    "full_name",
+    "kind",
+    "page",
+    "rows_of",
+]
 
 PAGE = Path(__file__).parents[3] / "docs" / "ops.md"
 COMMAND = "python -m tests.neo.functions.certificate"
@@ -101,13 +114,14 @@ class Row(NamedTuple):
 
     def __str__(self) -> str:
         second = f"{self.second or '-'}" + f" (d: {self.differences})" * bool(self.differences)
-        said = "; ".join(f"{count} × {_cell(text)}" for text, count in self.refusals)
+        said = "; ".join(f"{count} × {cell(text)}" for text, count in self.refusals)
         if self.wrong:
-            said = f"WRONG: {_cell(self.wrong[0])}"
+            said = f"WRONG: {cell(self.wrong[0])}"
         return f"| {self.name} | {self.first or ''} | {second if self.first else ''} | {said} |"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """A text as it stands in a table."""
     return " ".join(text.replace("|", "\\|").split())[:150]
 
 
@@ -183,18 +197,15 @@ def _as_function(op: Any, sample: Any) -> tuple[Callable[..., Any], list[torch.T
 def _compare(op: Any, call: Callable[..., Any], args: list[torch.Tensor], dtype: torch.dtype) -> list[str]:
     """Value and gradients of one sample, by Neo and by torch; gives what could be compared."""
     if not op.supports_autograd or not tensors(call(*args)):
-        _agree(call(*[LiteTensor(x) for x in args]), call(*args), "value", 1e-7)
+        _agree(call(*[LiteTensor(x) for x in args]), call(*args), "value")
         return ["first", "second"] if op.supports_autograd else []
     if full_name(op) in TORCH_IS_OFF:
         args = args[:2]
-    again = op.supports_gradgrad and full_name(op) not in TORCH_IS_OFF
-    value, first, xs, args = _by_torch(call, args, again)
     kink = op.variant_test_name == "subgradients_at_zero"
+    again = op.supports_gradgrad and full_name(op) not in TORCH_IS_OFF and not kink
+    value, first, xs, args = _by_torch(call, args, again)
     got = _by_neo(call, args, again=not kink)
-    _agree(got[0], value, "value", 1e-7)
-    _agree(got[1], first, "gradient", 1e-7)
-    if kink:
-        return ["first", "unchecked"]
+    second = None
     if again:
         try:
             second = _pulled(first, xs)
@@ -203,9 +214,16 @@ def _compare(op: Any, call: Callable[..., Any], args: list[torch.Tensor], dtype:
                 "derivative for .* is not implemented|support automatic differentiation", str(error)
             ):
                 raise
-        else:
-            _agree(got[2], second, "gradient of gradient", 1e-7)
-            return ["first", "second"]
+    if dtype is not torch.float64:
+        _as_exact_as_torch(call, args, got, (value, first, second))
+        return ["first", "second"]
+    _agree(got[0], value, "value")
+    _agree(got[1], first, "gradient")
+    if kink:
+        return ["first", "unchecked"]
+    if second is not None:
+        _agree(got[2], second, "gradient of gradient")
+        return ["first", "second"]
     _agree_with_differences(call, args, got[2])
     return ["first", "second", "by differences"]
 
@@ -284,14 +302,70 @@ def _agree_with_differences(call: Callable[..., Any], args: list[torch.Tensor], 
             )
 
 
-def _agree(got: Any, expected: Any, what: str, tolerance: float) -> None:
+def _agree(got: Any, expected: Any, what: str, tolerance: float = 1e-7) -> None:
     flat, wanted = optree.tree_leaves(got), optree.tree_leaves(expected)
     assert len(flat) == len(wanted), f"{what}: {len(flat)} leaves, expected {len(wanted)}"
     for i, (a, b) in enumerate(zip(flat, wanted, strict=True)):
         if isinstance(b, torch.Tensor):
-            close(a, b.detach(), f"{what} {i}", tolerance)
+            close(a, b.detach(), f"{what} {i}", tolerance, tolerance * max(1.0, _largest(b)))
         else:
             assert a == b, f"{what} {i}: {a!r}, expected {b!r}"
+
+
+def _as_exact_as_torch(call: Callable[..., Any], args: list[torch.Tensor], got: Any, expected: Any) -> None:
+    """In float32: no further from what float64 gives than ten times as far as torch is, and a ten-thousandth."""
+    value, first, xs, _ = _by_torch(call, [x.double() for x in args], again=expected[2] is not None)
+    exact = (value, first, None if expected[2] is None else _pulled(first, xs))
+    for found, torchs, truth, what in zip(got, expected, exact, ("value", "gradient", "second"), strict=True):
+        if torchs is None:
+            continue
+        for a, b, c in zip(tensors(found), tensors(torchs), tensors(truth), strict=True):
+            assert a.dtype == b.dtype, f"{what}: {a.dtype}, expected {b.dtype}"
+            assert a.shape == b.shape, f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}"
+            finite = torch.isfinite(b) & torch.isfinite(c)
+            ours, theirs = (_largest(torch.where(finite, t.double() - c, 0.0)) for t in (a.data, b.detach()))
+            bound = 10 * theirs + 1e-4 * max(1.0, _largest(torch.where(finite, c, 0.0)))
+            assert ours <= bound, f"{what}: off by {ours}, torch by {theirs}"
+
+
+def _largest(x: torch.Tensor) -> float:
+    """The largest finite size of an entry: sums that cancel are no more exact than their terms."""
+    if not x.numel() or not x.is_floating_point():
+        return 0.0
+    return float(x.detach().abs().nan_to_num(nan=0.0, posinf=0.0).max())
+
+
+# --- wrong input ---------------------------------------------------------------------------------------------
+
+
+def answered_though_wrong() -> list[str]:
+    """The wrong inputs that the database keeps for its entries, which torch refuses and Neo answers."""
+    answered = []
+    for op in WITH_DERIVATIVES:
+        if op.error_inputs_func is None:
+            continue
+        for case in op.error_inputs("cpu"):
+            sample = case.sample_input
+            given: Any = (sample.input, tuple(sample.args), sample.kwargs)
+            if not tensors(list(optree.tree_leaves(given))) or not _refused(op.op, given):
+                continue
+            lite = optree.tree_map(
+                lambda x: LiteTensor(x) if isinstance(x, torch.Tensor) and x.is_floating_point() else x,
+                given,
+                none_is_leaf=True,
+            )
+            if not _refused(op.op, lite):
+                answered.append(f"{full_name(op)}: {case.error_regex}")
+    return answered
+
+
+def _refused(fn: Callable[..., Any], given: Any) -> bool:
+    first, args, kwargs = given
+    try:
+        fn(first, *args, **kwargs)
+    except Exception:
+        return True
+    return False
 
 
 # --- the page ------------------------------------------------------------------------------------------------
@@ -328,7 +402,7 @@ stand in the last column, with what Neo says.
 def page(rows: Iterable[Row | str]) -> str:
     """docs/ops.md, from rows as they were found or as they stand on the page."""
     lines = sorted(str(row) for row in rows)
-    kinds = Counter(_kind(line) for line in lines)
+    kinds = Counter(kind(line) for line in lines)
     return HEAD.format(
         version=torch.__version__.partition("+")[0],
         command=COMMAND,
@@ -342,7 +416,8 @@ def page(rows: Iterable[Row | str]) -> str:
     ) + "".join(f"{line}\n" for line in lines)
 
 
-def _kind(line: str) -> str:
+def kind(line: str) -> str:
+    """wholly, partly, first only, uncovered or wrong: what a line of the table says of its entry."""
     _, _, first, second, said, _ = (cell.strip() for cell in re.split(r"(?<!\\)\|", line))
     if said.startswith("WRONG"):
         return "wrong"
