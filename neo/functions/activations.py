@@ -72,6 +72,8 @@ _hardtanh = function(Hardtanh, "hardtanh")
 @implements(F.hardtanh)
 def hardtanh(x, min_val=-1.0, max_val=1.0, inplace=False):
     """x brought into [min_val, max_val]."""
+    if min_val > max_val:
+        raise ValueError("hardtanh: min_val cannot be greater than max_val")
     return _hardtanh(x, min_val, max_val)
 
 
@@ -104,6 +106,12 @@ class Threshold(Unary):
 @implements(F.prelu, torch.prelu)
 def prelu(x, weight):
     """x where x > 0, else a x, with a slope a for all or for each channel (dim 1)."""
+    if weight.ndim > 1:
+        raise RuntimeError(
+            f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {weight.ndim}"
+        )
+    if weight.numel() > 1 and not x.ndim:
+        raise RuntimeError("prelu: Not allow zero-dim input tensor.")
     weight = weight.reshape((-1,) + (1,) * (x.ndim - 2) if weight.numel() > 1 else ())
     return torch.where(x > 0, x, x * weight)
 
@@ -235,6 +243,8 @@ def tanhshrink(x):
 @implements(F.softshrink)
 def softshrink(x, lambd=0.5):
     """x brought λ nearer to 0, 0 within λ of it."""
+    if lambd < 0:
+        raise RuntimeError(f"softshrink: lambda must not be negative, found to be {lambd}")
     return torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, x * 0))
 
 

@@ -57,6 +57,8 @@ implements(torch.logcumsumexp)(LogCumsumExp)
 @implements(torch.diff)
 def diff(x, n=1, dim=-1, prepend=None, append=None):
     """xᵢ₊₁ − xᵢ along dim, n times over; prepend and append go before and after x first."""
+    if n < 0:
+        raise RuntimeError(f"diff: order must be non-negative but got {n}")
     times = min(n, x.shape[dim])
     parts = [t for t in (prepend, x, append) if t is not None]
     if len(parts) > 1:
@@ -119,6 +121,8 @@ def gradient(x, *, spacing=None, dim=None, edge_order=1):
         if dim is None
         else [wrap_dim(d, x.ndim) for d in ([dim] if isinstance(dim, int) else dim)]
     )
+    if len(set(dims)) != len(dims):
+        raise RuntimeError(f"gradient: a dim appears multiple times in the list of dims {dims}")
     if spacing is None or isinstance(spacing, int | float):
         spacing = [1.0 if spacing is None else spacing] * len(dims)
     return [_slope(x, h, d, edge_order) for h, d in zip(spacing, dims, strict=True)]

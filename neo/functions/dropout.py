@@ -117,6 +117,8 @@ def feature_alpha_dropout(x, p=0.5, training=False, inplace=False):
 def rrelu(x, lower=1.0 / 8, upper=1.0 / 3, training=False, inplace=False):
     """x where x > 0, else a x; a uniform in [lower, upper] for each entry when training, else its mean. Xu et al. 2015,
     arXiv:1505.00853."""
+    if lower > upper:
+        raise RuntimeError("rrelu: Lower bound should be less than or equal to the upper bound")
     if not training:
         return F.leaky_relu(x, (lower + upper) / 2)
     # torch draws for entries ≤ 0 alone, one after the other: let it, on numbers that give the slopes away

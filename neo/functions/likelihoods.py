@@ -85,6 +85,13 @@ def linear_cross_entropy(
             f"{name}: expected a linear_weight (classes, ..., {x.shape[-1]}), got {tuple(linear_weight.shape)}"
         )
     classes = tuple(linear_weight.shape[:-1])
+    if x.ndim == 1 and len(classes) > 1:
+        raise RuntimeError(
+            f"{name}: K-dimensional loss defined by linear_weight shape {tuple(linear_weight.shape)} requires batched "
+            f"input, got {tuple(x.shape)}"
+        )
+    if ignore_index is not None and tuple(target.shape) == (*x.shape[:-1], *classes):
+        raise RuntimeError(f"{name}: ignore_index cannot be specified when target contains probabilities")
     scores = matmul(x, linear_weight.reshape((-1, x.shape[-1])).t())
     scores = scores.reshape((*x.shape[:-1], *classes))
     if linear_bias is not None:

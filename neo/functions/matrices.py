@@ -253,7 +253,8 @@ def matrix_norm(A, ord="fro", dim=(-2, -1), keepdim=False, *, dtype=None):
     row, column = (d % A.ndim for d in dim)
     if row == column:
         raise RuntimeError(f"matrix_norm: dims must be different. Got {tuple(dim)}")
-    if ord == "fro":
+    empty = not A.shape[row] * A.shape[column] and (isinstance(ord, str) or ord > 0)  # whose norm is 0
+    if ord == "fro" or empty:
         return vector_norm(A, 2, (row, column), keepdim)
     if ord in ("nuc", 2, -2):
         rest = [d for d in range(A.ndim) if d not in (row, column)]
@@ -350,9 +351,15 @@ def vecdot(x, y, *, dim=-1):
 @implements(torch.linalg.cross)
 def cross(x, other, *, dim=-1):
     """The vector product along a dim of size 3, broadcast."""
+    if x.ndim != other.ndim:
+        raise RuntimeError(
+            f"linalg_cross: inputs must have the same number of dimensions, got {x.ndim}, {other.ndim}"
+        )
+    if not x.shape[dim] == other.shape[dim] == 3:
+        raise RuntimeError(
+            f"linalg_cross: inputs dimension {dim} must have length 3. Got {x.shape[dim]} and {other.shape[dim]}"
+        )
     x, other = torch.broadcast_tensors(x, other)
-    if x.shape[dim] != 3:
-        raise RuntimeError(f"cross: inputs dimension {dim} must have length 3. Got {x.shape[dim]}")
     a, b = torch.unbind(x, dim), torch.unbind(other, dim)
     return torch.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]], dim)
 

@@ -118,6 +118,10 @@ def put(x, index, source, accumulate=False):
 @implements(torch.masked_scatter)
 def masked_scatter(x, mask, source):
     """x with the entries of source, one after the other, where the mask holds."""
+    if mask.dtype is not torch.bool:
+        raise RuntimeError(
+            f"masked_scatter: only supports boolean masks, but got mask with dtype {mask.dtype}"
+        )
     x, mask = torch.broadcast_tensors(x, mask)
     mask = raw(mask)
     count = int(mask.sum())

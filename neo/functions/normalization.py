@@ -11,7 +11,7 @@ from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.errors import InPlaceError
 from neo.functions._batch_statistics import normalized, normalized_gradient
-from neo.functions.registry import implements
+from neo.functions.registry import implements, lite, raw
 from neo.tensor import LiteTensor
 
 
@@ -178,7 +178,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=Tr
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
     """The last dims, of shape normalized_shape, brought to mean 0 and variance 1, then scaled and shifted."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if tuple(x.shape[x.ndim - len(shape) :]) != shape:
+    if not shape or tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise RuntimeError(
             f"layer_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}"
         )
@@ -192,7 +192,7 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
     Zhang and Sennrich 2019, arXiv:1910.07467, equation 4.
     """
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if tuple(x.shape[x.ndim - len(shape) :]) != shape:
+    if not shape or tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise RuntimeError(
             f"rms_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}"
         )
@@ -203,11 +203,10 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
 
 @implements(torch.native_layer_norm)
 def native_layer_norm(x, normalized_shape, weight, bias, eps):
-    """(layer_norm, mean, 1 / √(variance + eps)) as aten spells it."""
-    dims = tuple(range(-len(normalized_shape), 0))
-    mean = x.mean(dims, True)
-    scale = torch.rsqrt(((x - mean) ** 2).mean(dims, True) + eps)
-    return layer_norm(x, normalized_shape, weight, bias, eps), mean, scale
+    """(layer_norm, mean, 1 / √(variance + eps)) as aten spells it; the last two are constants, as in torch."""
+    y = layer_norm(x, normalized_shape, weight, bias, eps)
+    _, mean, scale = torch.native_layer_norm(raw(x), normalized_shape, None, None, eps)
+    return (y, lite(mean), lite(scale)) if isinstance(y, LiteTensor) else (y, mean, scale)
 
 
 @implements(torch.native_group_norm)

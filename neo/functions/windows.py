@@ -152,6 +152,11 @@ def _unpool(x, indices, kernel_size, stride, padding, output_size, count):
                 f'{name}: invalid output_size "{output_size}" (dim {d} must be between {usual - step} and '
                 f"{usual + step})"
             )
+    if tuple(indices.shape) != tuple(x.shape):
+        raise RuntimeError(
+            f"{name}: Expected shape of indices to be same as that of the input tensor ({tuple(x.shape)}), but got "
+            f"{tuple(indices.shape)}"
+        )
     places = raw(indices).flatten(-count)
     lead = tuple(x.shape)[:-count]
     total = 1

@@ -67,6 +67,10 @@ TORCH_IS_OFF = {
     "nn.functional.linear_cross_entropy-chunked",
     "nn.functional.linear_cross_entropy-chunked_none",
 }
+# What torch says of a gradient that it cannot differentiate.
+NO_SECOND_ORDER = (
+    "derivative for .* is not implemented|support automatic differentiation|Expected a proper Tensor"
+)
 RANDOM = {"bernoulli", "multinomial", "rand_like", "randn_like", "randint_like"}  # drawn without a seed
 
 
@@ -141,7 +145,7 @@ def examine(
     """
     counts, refusals, wrong = Counter[str](), Counter[str](), []
     torch.manual_seed(0)
-    given = op.sample_inputs(device, dtype, requires_grad=False)
+    given = op.sample_inputs(device, dtype, requires_grad=op.supports_autograd)
     for i, sample in enumerate(itertools.islice(given, samples)):
         call, args = _as_function(op, sample)
         if not args or (largest is not None and sum(x.numel() for x in args) > largest):
@@ -169,6 +173,18 @@ def examine(
     )
 
 
+def answer(op: Any, samples: int) -> None:
+    """Neo's side alone: the first samples to second order, those that it refuses passed over."""
+    torch.manual_seed(0)
+    for sample in itertools.islice(op.sample_inputs("cpu", torch.float64, requires_grad=True), samples):
+        call, args = _as_function(op, sample)
+        try:
+            if args and tensors(call(*args)):
+                _by_neo(call, args, again=True)
+        except (NotImplementedError, InPlaceError):
+            continue
+
+
 def _reason(refusal: Exception) -> str:
     """What a refusal says, without the numbers of the sample: only its first sentence."""
     return re.split(r"; |\. |, got ", str(refusal), maxsplit=1)[0]
@@ -178,6 +194,7 @@ def _as_function(op: Any, sample: Any) -> tuple[Callable[..., Any], list[torch.T
     """A sample as a function of its floating-point tensors, and those, as torch's own gradient tests take it."""
     fn = REFLECTED.get(op.name, op.op)
     leaves, spec = optree.tree_flatten((sample.input, tuple(sample.args), sample.kwargs), none_is_leaf=True)
+    leaves = [leaf.detach() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     places = [
         i
         for i, leaf in enumerate(leaves)
