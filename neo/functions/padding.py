@@ -164,4 +164,6 @@ def diag_embed(x, offset=0, dim1=-2, dim2=-1):
 @implements(torch.trace)
 def trace(x):
     """Σ of the diagonal of a matrix."""
+    if x.ndim != 2:
+        raise RuntimeError(f"trace: expected a matrix, but got tensor with dim {x.ndim}")
     return read_diagonal(x, 0, 0, 1).sum()

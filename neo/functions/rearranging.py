@@ -89,6 +89,8 @@ def flipud(x):
 @implements(torch.rot90)
 def rot90(x, k=1, dims=(0, 1)):
     """x turned by k · 90° in the plane of two dims, from the first towards the second."""
+    if len(dims) != 2 or dims[0] % max(x.ndim, 1) == dims[1] % max(x.ndim, 1):
+        raise RuntimeError(f"rot90: expected rotation dims to be two different ones, got {tuple(dims)}")
     first, second = dims
     k = k % 4
     if k == 1:
@@ -101,16 +103,17 @@ def rot90(x, k=1, dims=(0, 1)):
 @implements(torch.hsplit)
 def hsplit(x, indices_or_sections):
     """tensor_split along dim 1, of vectors along their only one."""
-    if x.ndim < 1:
-        raise RuntimeError(
-            "hsplit: torch.hsplit requires a tensor with at least 1 dimension, but got one with 0"
-        )
-    return _split_evenly(x, indices_or_sections, 0 if x.ndim == 1 else 1, "hsplit")
+    return _split_evenly(x, indices_or_sections, 0 if x.ndim < 2 else 1, "hsplit")
 
 
 @implements(torch.vsplit)
 def vsplit(x, indices_or_sections):
     """tensor_split along dim 0 of a tensor of two dims or more."""
+    if x.ndim < 2:
+        raise RuntimeError(
+            f"vsplit: torch.vsplit requires a tensor with at least 2 dimension, but got a tensor with {x.ndim} "
+            f"dimensions!"
+        )
     return _split_evenly(x, indices_or_sections, 0, "vsplit")
 
 
@@ -121,7 +124,14 @@ def dsplit(x, indices_or_sections):
 
 
 def _split_evenly(x: Any, indices_or_sections: Any, dim: int, name: str) -> Any:
-    if isinstance(indices_or_sections, int) and x.shape[dim] % indices_or_sections:
+    if x.ndim <= dim:
+        raise RuntimeError(
+            f"{name}: torch.{name} requires a tensor with at least {dim + 1} dimension, but got a tensor with {x.ndim} "
+            f"dimensions!"
+        )
+    if isinstance(indices_or_sections, int) and (
+        indices_or_sections < 1 or x.shape[dim] % indices_or_sections
+    ):
         raise RuntimeError(
             f"{name}: torch.{name} attempted to split along dimension {dim}, but the size of the dimension "
             f"{x.shape[dim]} is not divisible by the split_size {indices_or_sections}!"

@@ -102,6 +102,20 @@ def cov(x, *, correction=1, fweights=None, aweights=None):
             f"cov: expected input to have two or fewer dimensions but got an input with {x.ndim} dimensions"
         )
     rows = x if x.ndim == 2 else x.reshape((1, -1))
+    for key, weight, kind in (("fweights", fweights, "integral"), ("aweights", aweights, "floating point")):
+        if weight is None:
+            continue
+        if weight.ndim > 1 or weight.numel() != rows.shape[1]:
+            raise RuntimeError(
+                f"cov: expected {key} to be one number for each of the {rows.shape[1]} observations, got shape "
+                f"{tuple(weight.shape)}"
+            )
+        if weight.is_floating_point() != (kind == "floating point"):
+            raise RuntimeError(
+                f"cov: expected {key} to have {kind} dtype but got {key} with {weight.dtype} dtype"
+            )
+        if bool((raw(weight) < 0).any()):
+            raise RuntimeError(f"cov: {key} cannot be negative")
     weights = None
     if fweights is not None:
         weights = fweights.to(x.dtype) if aweights is None else fweights * aweights

@@ -642,11 +642,10 @@ for size, fn in (
     )
 add("max_pool3d-indices", lambda x: F.max_pool3d(x, 2, return_indices=True), normal(2, 2, 4, 4, 5))
 for count, fn in ((2, F.fractional_max_pool2d), (3, F.fractional_max_pool3d)):
+    draws = uniform(2, 3, count)
     add(
         f"{fn.__name__}-indices",
-        lambda x, f=fn, u=uniform(2, 3, count): f(
-            x, 2, output_ratio=0.6, return_indices=True, _random_samples=u
-        ),
+        lambda x, f=fn, u=draws: f(x, 2, output_ratio=0.6, return_indices=True, _random_samples=u),
         normal(2, 3, *[6] * count),
     )
 add("interpolate-area", lambda x: F.interpolate(x, scale_factor=0.5, mode="area"), normal(2, 3, 4, 6))
