@@ -59,11 +59,12 @@ def diff(x, n=1, dim=-1, prepend=None, append=None):
     """xᵢ₊₁ − xᵢ along dim, n times over; prepend and append go before and after x first."""
     if n < 0:
         raise RuntimeError(f"diff: order must be non-negative but got {n}")
-    times = min(n, x.shape[dim])
+    if n == 0:
+        return x.clone()  # prepend and append count for nothing, as in torch
     parts = [t for t in (prepend, x, append) if t is not None]
     if len(parts) > 1:
         x = torch.cat(parts, dim)
-    for _ in range(times):
+    for _ in range(min(n, x.shape[dim])):
         length = x.shape[dim]
         x = x.narrow(dim, 1, length - 1) - x.narrow(dim, 0, length - 1) if length else x
     return x

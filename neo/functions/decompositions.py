@@ -124,7 +124,7 @@ def lu_solve(LU, pivots, B, *, left=True, adjoint=False):
     return solve_triangular(U, Y, upper=True)
 
 
-@implements(torch.lu_solve, only=True, name="lu_solve")
+@implements(torch.lu_solve)
 def packed_lu_solve(x, LU_data, LU_pivots):
     """X with A X = B: torch's older name, right-hand side first."""
     return lu_solve(LU_data, LU_pivots, x)
@@ -367,7 +367,7 @@ def householder_product(A, tau):
     return _reflected(A, tau, _like(A, eye.expand(tuple(A.shape))), reversed(range(tau.shape[-1])))
 
 
-implements(torch.orgqr, only=True, name="orgqr")(householder_product)
+implements(torch.orgqr)(householder_product)
 
 
 @implements(torch.ormqr)

@@ -78,7 +78,7 @@ def slogdet(A):
     return torch.return_types.linalg_slogdet(_slogdet(A))
 
 
-@implements(torch.slogdet, only=True, name="slogdet")
+@implements(torch.slogdet)
 def torch_slogdet(x):
     """(sign, log |det A|)."""
     return torch.return_types.slogdet(_slogdet(x))
@@ -200,7 +200,7 @@ def matrix_power(A, n):
     return power
 
 
-implements(torch.matrix_power, only=True, name="matrix_power")(matrix_power)
+implements(torch.matrix_power)(matrix_power)
 
 
 @implements(torch.linalg.multi_dot)
@@ -364,7 +364,7 @@ def cross(x, other, *, dim=-1):
     return torch.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]], dim)
 
 
-@implements(torch.cross, only=True, name="cross")
+@implements(torch.cross)
 def torch_cross(x, other, dim=None):
     """The vector product along a dim, by default the first of size 3."""
     if dim is None:

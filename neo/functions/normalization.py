@@ -11,7 +11,7 @@ from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.errors import InPlaceError
 from neo.functions._batch_statistics import normalized, normalized_gradient
-from neo.functions.registry import implements, lite, raw
+from neo.functions.registry import implements
 from neo.tensor import LiteTensor
 
 
@@ -199,14 +199,6 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     y = x * torch.rsqrt((x * x).mean(tuple(range(-len(shape), 0)), True) + eps) if x.numel() else x
     return y if weight is None else y * weight
-
-
-@implements(torch.native_layer_norm)
-def native_layer_norm(x, normalized_shape, weight, bias, eps):
-    """(layer_norm, mean, 1 / √(variance + eps)) as aten spells it; the last two are constants, as in torch."""
-    y = layer_norm(x, normalized_shape, weight, bias, eps)
-    _, mean, scale = torch.native_layer_norm(raw(x), normalized_shape, None, None, eps)
-    return (y, lite(mean), lite(scale)) if isinstance(y, LiteTensor) else (y, mean, scale)
 
 
 @implements(torch.native_group_norm)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import neo.functions
+from neo.functions import registry
 
 pytest.importorskip("expecttest", reason="torch's operator database needs it")
 pytest.importorskip("torch.testing._internal.common_methods_invocations")
@@ -83,6 +84,33 @@ def test_op_agrees_with_torch_on_cuda(op: Any):
         pytest.skip("torch has no CUDA kernel for it")
     row = examine(op, "cuda", samples=FIRST_SAMPLES, largest=LARGEST)
     assert not row.wrong, row.wrong[0]
+
+
+# Where the database's method takes its arguments in another order than its function, or is another function.
+OTHER_METHODS = {"where", "polygamma-polygamma_n_0", "special.polygamma-special_polygamma_n_0"}
+
+
+def test_covered_function_and_method_lead_to_one_implementation():
+    answers = registry._handlers
+    apart = {
+        full_name(op)
+        for op in WITH_DERIVATIVES
+        if op.op in answers
+        and getattr(torch.Tensor, op.name, None) is op.method_variant is not None
+        and answers.get(op.method_variant) is not answers[op.op]
+    }
+    assert apart <= OTHER_METHODS
+
+
+def test_covered_function_is_found_in_the_library():
+    missing = {
+        full_name(op)
+        for op in WITH_DERIVATIVES
+        if registry._handlers.get(op.op) is not None
+        and op.op.__name__ == op.name
+        and getattr(neo.functions, op.name, None) is not registry._handlers[op.op]
+    }
+    assert missing == set()
 
 
 # --- the certificate itself can fail -------------------------------------------------------------------------
