@@ -49,7 +49,7 @@ def safe_softmax(x, dim, dtype=None):
     """softmax over dim; zeros, with gradient zero, where all of x is −∞."""
     x = x if dtype is None else x.to(dtype)
     empty = (raw(x) == -math.inf).all(dim, keepdim=True)
-    if not bool(empty.any()):
+    if x.device.type == "cpu" and not bool(empty.any()):  # elsewhere, asking would wait for the device
         return torch.softmax(x, dim)
     return torch.where(empty, 0.0, torch.softmax(torch.where(empty, 0.0, x), dim))
 

@@ -151,3 +151,6 @@ def conj(x):
 def real(x):
     """x itself: LiteTensors are real."""
     return x
+
+
+LiteTensor.real = property(lambda x: x, doc="x itself: LiteTensors are real.")  # type: ignore[attr-defined]

@@ -105,7 +105,7 @@ def _pixels(x: Any, places: list[torch.Tensor]) -> Any:
         flat = flat * size + p.clamp(0, max(size - 1, 0)).nan_to_num().long()
     index = flat.reshape(n, 1, -1).expand(n, c, -1)
     values = torch.gather(x.flatten(2), 2, index).reshape((n, c, *shape[1:]))
-    return values if bool(within.all()) else torch.where(within.unsqueeze(1), values, 0.0)
+    return torch.where(within.unsqueeze(1), values, 0.0)
 
 
 @implements(torch.grid_sampler, torch.grid_sampler_2d, torch.grid_sampler_3d, only=True, name="grid_sampler")

@@ -117,8 +117,9 @@ def ctc_loss(
 ):
     """−log of the probability of all alignments of a target with log_probs (time, n, classes) or (time, classes).
 
-    The forward recursion in logarithms over time, differentiated as it stands, so right at every order; torch's own
-    rule takes exp(log_probs) to sum to one over classes, and agrees with this one on log_softmax of anything.
+    The forward recursion in logarithms over time, differentiated as it stands, so right at every order. As in torch,
+    exp(log_probs) is taken to sum to one over classes and to stay so: the gradient has a further exp(log_probs), which
+    goes through log_softmax as nothing, and which differences at log_probs themselves do not show.
     targets: (n, longest) or all of them one after the other. "mean": each loss over its target length, then the mean.
     zero_infinity: an impossible target costs 0, with gradient 0. Graves et al. 2006, equations 6 to 8.
     Cost: a few ops a time step.
@@ -159,6 +160,9 @@ def ctc_loss(
     final = torch.gather(last, 1, (2 * ends).unsqueeze(1)).squeeze(1)
     before = torch.gather(last, 1, (2 * ends - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
     losses = -_log_sum(final, torch.where(ends > 0, before, -math.inf))
+    mass = torch.exp(scores).sum(2)
+    within = torch.arange(time, device=device).unsqueeze(1) < torch.tensor(frames, device=device)
+    losses = losses + torch.where(within, mass - raw(mass), 0.0).sum(0)  # 0, with torch's further gradient
     if zero_infinity:
         losses = torch.where(torch.isinf(raw(losses)), 0.0, losses)
     if reduction == "mean":

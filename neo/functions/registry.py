@@ -220,16 +220,19 @@ _ERRORS = (RuntimeError, TypeError, ValueError, IndexError, ArithmeticError)
 def _say_in_torchs_words(name: str, target: Any, args: Any, kwargs: Any, error: Exception) -> None:
     """Raise what torch raises for the same arguments, the op's name in front; return where torch has no objection.
 
-    What Neo raises by intention stays: its own errors, and what begins with the op's name.
+    What Neo says by intention stays: its own errors, and before torch's words what begins with the op's name.
     """
-    if isinstance(error, NeoError | NotImplementedError) or str(error).startswith(name):
+    if isinstance(error, NeoError | NotImplementedError):
         return
     try:
         target(*raw(args), **{key: raw(value) for key, value in kwargs.items()})
     except _ERRORS as theirs:
         if isinstance(theirs, NotImplementedError):
             return
-        said = str(theirs) if str(theirs).startswith(name) else f"{name}: {theirs}"
+        words = str(theirs)
+        said = words if words.startswith(name) else f"{name}: {words}"
+        if str(error).startswith(name) and str(error) not in said:
+            said = f"{error} (torch: {words})"
         raise type(theirs)(said) from None
 
 
