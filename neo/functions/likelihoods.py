@@ -128,40 +128,21 @@ def ctc_loss(
     batched = log_probs.ndim == 3
     scores = log_probs if batched else log_probs.unsqueeze(1)
     time, n, classes = scores.shape
-    frames, lengths = (_lengths(v, n, name) for v in (input_lengths, target_lengths))
-    labels = _padded(raw(targets), lengths, n)
-    longest = labels.shape[1]
     device = scores.device
-    extended = torch.full((n, 2 * longest + 1), blank, dtype=torch.long, device=device)
-    extended[:, 1::2] = labels.to(device)
-    if longest and not (int(extended.min()) >= 0 and int(extended.max()) < classes):
+    frames, lengths = (_lengths(v, n, name) for v in (input_lengths, target_lengths))
+    if min(frames, default=1) < 1:
+        raise NotImplementedError(f"{name}: an input of length 0 has no Policy; leave it out of the batch")
+    labels = _padded(raw(targets), lengths, n).to(device)
+    if not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise RuntimeError(f"{name}: targets must lie in [0, {classes})")
-    ends = torch.tensor(lengths, device=device)
-    skip = torch.zeros_like(extended, dtype=torch.bool)  # may a path come from two places before?
-    skip[:, 2:] = (extended[:, 2:] != blank) & (extended[:, 2:] != extended[:, :-2])
-    emitted = torch.gather(scores, 2, extended.unsqueeze(0).expand((time, *extended.shape)))
-    start = torch.arange(extended.shape[1], device=device) < 2
-    alpha = (
-        torch.where(
-            start & (torch.arange(extended.shape[1], device=device) <= 2 * ends.unsqueeze(1)),
-            emitted[0],
-            -math.inf,
-        )
-        if time
-        else None
-    )
-    alphas = [alpha]
-    for step in range(1, time):
-        stay, one = alpha, F.pad(alpha[:, :-1], (1, 0), value=-math.inf)
-        two = torch.where(skip, F.pad(alpha[:, :-2], (2, 0), value=-math.inf), -math.inf)
-        alpha = emitted[step] + _log_sum(stay, one, two)
-        alphas.append(alpha)
-    last = torch.stack(alphas)[torch.tensor(frames, device=device) - 1, torch.arange(n, device=device)]
+    ends, spans = torch.tensor(lengths, device=device), torch.tensor(frames, device=device)
+    alphas = _forward_scores(scores, labels, ends, blank)
+    last = alphas[spans - 1, torch.arange(n, device=device)]
     final = torch.gather(last, 1, (2 * ends).unsqueeze(1)).squeeze(1)
     before = torch.gather(last, 1, (2 * ends - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
     losses = -_log_sum(final, torch.where(ends > 0, before, -math.inf))
     mass = torch.exp(scores).sum(2)
-    within = torch.arange(time, device=device).unsqueeze(1) < torch.tensor(frames, device=device)
+    within = torch.arange(time, device=device).unsqueeze(1) < spans
     losses = losses + torch.where(within, mass - raw(mass), 0.0).sum(0)  # 0, with torch's further gradient
     if zero_infinity:
         losses = torch.where(torch.isinf(raw(losses)), 0.0, losses)
@@ -170,6 +151,26 @@ def ctc_loss(
     if reduction == "sum":
         return losses.sum()
     return losses if batched else losses.squeeze(0)
+
+
+def _forward_scores(scores: Any, labels: torch.Tensor, ends: torch.Tensor, blank: int) -> Any:
+    """log α of all ways to be at each place of blank, label, blank, ..., blank at each time; (time, n, places)."""
+    n, longest = labels.shape
+    places = torch.full((n, 2 * longest + 1), blank, dtype=torch.long, device=scores.device)
+    places[:, 1::2] = labels
+    jump = torch.zeros_like(
+        places, dtype=torch.bool
+    )  # from two places before: over a blank, to another label
+    jump[:, 2:] = (places[:, 2:] != blank) & (places[:, 2:] != places[:, :-2])
+    emitted = torch.gather(scores, 2, places.unsqueeze(0).expand((scores.shape[0], *places.shape)))
+    number = torch.arange(places.shape[1], device=scores.device)
+    alphas = [torch.where((number < 2) & (number <= 2 * ends.unsqueeze(1)), emitted[0], -math.inf)]
+    for now in torch.unbind(emitted)[1:]:
+        stay = alphas[-1]
+        step = F.pad(stay[:, :-1], (1, 0), value=-math.inf)
+        over = torch.where(jump, F.pad(stay[:, :-2], (2, 0), value=-math.inf), -math.inf)
+        alphas.append(now + _log_sum(stay, step, over))
+    return torch.stack(alphas)
 
 
 def _log_sum(*terms: Any) -> Any:
@@ -189,8 +190,8 @@ def _lengths(value: Any, n: int, name: str) -> list[int]:
 
 
 def _padded(targets: torch.Tensor, lengths: list[int], n: int) -> torch.Tensor:
-    """Targets (n, longest), what lies beyond a length set to 0."""
-    longest = max(lengths, default=0)
+    """Targets (n, longest), what lies beyond a length set to 0; at least one column."""
+    longest = max([1, *lengths])
     out = torch.zeros(n, longest, dtype=torch.long, device=targets.device)
     start = 0
     for i, length in enumerate(lengths):

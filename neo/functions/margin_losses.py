@@ -78,11 +78,8 @@ def multi_margin_loss(
         short = short * weight[labels].unsqueeze(1)
     own = torch.arange(rows.shape[1], device=x.device) == column
     losses = torch.where(own, 0.0, short).sum(1) / rows.shape[1]
-    return reduced(
-        losses if x.ndim == 2 or reduction != "none" or target.ndim else losses.squeeze(0),
-        reduction,
-        "multi_margin_loss",
-    )
+    alone = x.ndim < 2 and target.ndim == 0
+    return reduced(losses.squeeze(0) if alone else losses, reduction, "multi_margin_loss")
 
 
 @implements(F.multilabel_margin_loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -159,9 +160,7 @@ def _unpool(x, indices, kernel_size, stride, padding, output_size, count):
         )
     places = raw(indices).flatten(-count)
     lead = tuple(x.shape)[:-count]
-    total = 1
-    for n in size:
-        total *= n
+    total = math.prod(size)
     if places.numel() and not (int(places.min()) >= 0 and int(places.max()) < total):
         raise RuntimeError(
             f"{name}: found an invalid max index, outside output volumes of size {tuple(size)}"
@@ -225,9 +224,7 @@ def _power_mean(x, p, kernel_size, stride, ceil_mode, count, mean, largest):
     if abs(p) == float("inf"):
         sign = 1 if p > 0 else -1
         return largest(torch.abs(x) * sign, kernel_size, stride, 0, 1, ceil_mode) * sign
-    entries = 1
-    for n in per_dim(kernel_size, count):
-        entries *= n
+    entries = math.prod(per_dim(kernel_size, count))
     y = mean(x**p, kernel_size, stride, 0, ceil_mode)
     return (torch.relu(y) * entries) ** (1 / p)
 
