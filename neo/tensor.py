@@ -88,6 +88,10 @@ class LiteTensor(_handle.Handle):
         return self.data.is_cuda
 
     @property
+    def layout(self) -> torch.layout:
+        return self.data.layout
+
+    @property
     def itemsize(self) -> int:
         return self.data.itemsize
 

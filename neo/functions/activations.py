@@ -1,4 +1,4 @@
-"""Activations, entry by entry: rectifiers, smooth and hard; and dropout."""
+"""Activations, entry by entry: rectifiers, smooth and hard."""
 
 from __future__ import annotations
 
@@ -72,6 +72,8 @@ _hardtanh = function(Hardtanh, "hardtanh")
 @implements(F.hardtanh)
 def hardtanh(x, min_val=-1.0, max_val=1.0, inplace=False):
     """x brought into [min_val, max_val]."""
+    if min_val > max_val:
+        raise ValueError("hardtanh: min_val cannot be greater than max_val")
     return _hardtanh(x, min_val, max_val)
 
 
@@ -104,6 +106,12 @@ class Threshold(Unary):
 @implements(F.prelu, torch.prelu)
 def prelu(x, weight):
     """x where x > 0, else a x, with a slope a for all or for each channel (dim 1)."""
+    if weight.ndim > 1:
+        raise RuntimeError(
+            f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {weight.ndim}"
+        )
+    if weight.numel() > 1 and not x.ndim:
+        raise RuntimeError("prelu: Not allow zero-dim input tensor.")
     weight = weight.reshape((-1,) + (1,) * (x.ndim - 2) if weight.numel() > 1 else ())
     return torch.where(x > 0, x, x * weight)
 
@@ -235,6 +243,8 @@ def tanhshrink(x):
 @implements(F.softshrink)
 def softshrink(x, lambd=0.5):
     """x brought λ nearer to 0, 0 within λ of it."""
+    if lambd < 0:
+        raise RuntimeError(f"softshrink: lambda must not be negative, found to be {lambd}")
     return torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, x * 0))
 
 
@@ -264,42 +274,3 @@ def glu(x, dim=-1):
         raise RuntimeError(f"glu: halving dim {dim} needs an even size, got {x.shape[dim]}")
     a, b = torch.chunk(x, 2, dim)
     return a * torch.sigmoid(b)
-
-
-# --- dropout -------------------------------------------------------------------------------------------------
-
-
-class Dropout(Unary):
-    """y = m x / (1 − p), m = 1 with probability 1 − p and else 0, drawn by torch's generator;  x̄ = ȳ m / (1 − p)."""
-
-    def forward(self, x, p, shape):
-        kept = self.ctx.constant(torch.rand(shape, device=x.device) >= p)
-        scale = 1 / (1 - p) if p < 1 else 0.0
-        self.ctx.save(kept, scale)
-        return torch.where(kept, x * scale, 0.0)
-
-    def backward(self, y_bar):
-        kept, scale = self.ctx.release
-        return torch.where(kept, y_bar * scale, 0.0)
-
-
-_dropout = function(Dropout, "dropout")
-
-
-@implements(F.dropout)
-def dropout(x, p=0.5, training=True, inplace=False):
-    """x with entries set to 0 with probability p and the others divided by 1 − p; x itself when not training."""
-    _check_probability(p, "dropout")
-    return _dropout(x, p, tuple(x.shape)) if training and p else x
-
-
-@implements(F.dropout1d, F.dropout2d, F.dropout3d, name="dropout2d")
-def dropout2d(x, p=0.5, training=True, inplace=False):
-    """Dropout of whole channels: one draw for each sample and channel of x (n, c, *space)."""
-    _check_probability(p, "dropout2d")
-    return _dropout(x, p, (*x.shape[:2], *[1] * (x.ndim - 2))) if training and p else x
-
-
-def _check_probability(p, name):
-    if not 0 <= p <= 1:
-        raise ValueError(f"{name}: probability has to be between 0 and 1, but got {p}")

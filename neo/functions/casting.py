@@ -134,3 +134,23 @@ def contiguous(x, memory_format=torch.contiguous_format):
 def clone(x, *, memory_format=torch.preserve_format):
     """A copy of x."""
     return laid_out(x, memory_format, True)
+
+
+# --- views of complex numbers, which real ones are too -------------------------------------------------------
+
+
+@implements(
+    torch.conj, torch.conj_physical, torch.resolve_conj, torch.resolve_neg, torch.Tensor.conj, name="conj"
+)
+def conj(x):
+    """x itself: LiteTensors are real."""
+    return x
+
+
+@implements(torch.real)
+def real(x):
+    """x itself: LiteTensors are real."""
+    return x
+
+
+LiteTensor.real = property(lambda x: x, doc="x itself: LiteTensors are real.")  # type: ignore[attr-defined]

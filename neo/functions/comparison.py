@@ -35,3 +35,6 @@ constant(
     torch.Tensor.char,
 )
 constant(torch.nn.functional.one_hot, torch.Tensor.detach)
+constant(
+    torch.normal
+)  # torch's gradient by mean and spread is zero too; draw noise, and scale it, for another

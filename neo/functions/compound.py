@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from neo.autograd._function import function
@@ -51,10 +53,32 @@ def hypot(x, other):
     return torch.sqrt(x * x + other * other)
 
 
-@implements(torch.logaddexp)
-def logaddexp(x, other):
-    """log(eˣ + eʸ), without overflow."""
-    return torch.maximum(x, other) + torch.log1p(torch.exp(-torch.abs(x - other)))
+class LogAddExp(Binary):
+    """z = log(bˣ + bʸ) / log b, without overflow;  x̄ = z̄ / (1 + b^(y − x)), ȳ = z̄ / (1 + b^(x − y)); b = e."""
+
+    value: Any = staticmethod(torch.logaddexp)
+    power: Any = staticmethod(torch.exp)
+
+    def forward(self, x, other):
+        self.ctx.save(x, other)
+        return self.value(x, other)
+
+    def backward(self, z_bar):
+        x, y = self.ctx.release
+        need_x, need_y = self.ctx.needs_grad
+        x_bar = z_bar / (self.power(y - x) + 1) if need_x else None
+        return x_bar, z_bar / (self.power(x - y) + 1) if need_y else None
+
+
+class LogAddExp2(LogAddExp):
+    """z = log₂(2ˣ + 2ʸ);  the rule of LogAddExp with b = 2."""
+
+    value = staticmethod(torch.logaddexp2)
+    power = staticmethod(torch.exp2)
+
+
+implements(torch.logaddexp)(LogAddExp)
+implements(torch.logaddexp2)(LogAddExp2)
 
 
 class Remainder(Binary):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from typing import Any
 
 import torch
@@ -72,20 +73,60 @@ class Einsum(Policy):
 _einsum = function(Einsum, "einsum")
 
 
+def _in_letters(equation, operands):
+    """(letters of each operand, letters of the output, operands): the dims that "..." stands for under letters too,
+    sizes of 1 among them that broadcast summed away."""
+    left, arrow, output = equation.replace(" ", "").partition("->")
+    inputs = left.split(",")
+    if len(inputs) != len(operands):
+        raise RuntimeError(f"einsum: {equation!r} names {len(inputs)} operands, got {len(operands)}")
+    free = [c for c in string.ascii_letters if c not in equation]
+    counts = [
+        x.ndim - len(letters) + 3 if "..." in letters else 0
+        for letters, x in zip(inputs, operands, strict=True)
+    ]
+    dots = free[: max(counts)]
+    if not arrow:
+        once = sorted(c for c in set(left) - set(",.") if left.count(c) == 1)
+        output = ("..." if "..." in left else "") + "".join(once)
+    spelled, plain = [], []
+    for letters, x, count in zip(inputs, operands, counts, strict=True):
+        letters = letters.replace("...", "".join(dots[len(dots) - count :]))
+        spelled.append(letters)
+        plain.append(x)
+    sizes = dict.fromkeys(dots, 1)
+    for letters, x in zip(spelled, plain, strict=True):
+        for c, size in zip(letters, x.shape, strict=False):
+            if c in sizes and size != 1:
+                sizes[c] = size
+    for i, (letters, x) in enumerate(zip(spelled, plain, strict=True)):
+        alone = [d for d, c in enumerate(letters) if c in sizes and x.shape[d] == 1 != sizes[c]]
+        if alone:
+            plain[i] = x.sum(alone)
+            spelled[i] = "".join(c for d, c in enumerate(letters) if d not in alone)
+    return tuple(spelled), output.replace("...", "".join(dots)), tuple(plain)
+
+
+def _once(letters, x):
+    """A letter twice in one operand is a diagonal: the operand's letters and the operand with each letter once."""
+    while len(set(letters)) != len(letters):
+        repeated = next(c for c in letters if letters.count(c) > 1)
+        first, second = letters.index(repeated), letters.rindex(repeated)
+        x = torch.diagonal(x, 0, first, second)
+        letters = letters[:first] + letters[first + 1 : second] + letters[second + 1 :] + repeated
+    return letters, x
+
+
 @implements(torch.einsum)
 def einsum(equation, *operands):
-    """Einstein's sum, as in einsum("ij,jk->ik", a, b). No "...", no letter twice in one operand."""
+    """Einstein's sum, as in einsum("ij,jk->ik", a, b) or einsum("...ij,...jk->...ik", a, b).
+
+    "..." stands for dims that broadcast; a letter twice in one operand for its diagonal.
+    """
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
-    left, arrow, output = equation.replace(" ", "").partition("->")
-    inputs = tuple(left.split(","))
-    if not arrow:
-        output = "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
-    if "." in equation or any(len(set(letters)) != len(letters) for letters in inputs):
-        raise NotImplementedError(
-            f"einsum: {equation!r} has '...' or a letter twice in one operand; write it out with "
-            f"matmul, diagonal and sum"
-        )
+    inputs, output, operands = _in_letters(equation, operands)
+    inputs, operands = zip(*map(_once, inputs, operands), strict=True)
     sizes: dict[str, int] = {}
     for letters, x in zip(inputs, operands, strict=True):
         if len(letters) != x.ndim:

@@ -123,6 +123,8 @@ def per_dim(value: Any, count: int) -> tuple[int, ...]:
 
 def _conv(x, weight, bias, stride, padding, dilation, groups, count):
     name = f"conv{count}d"
+    if bias is not None and bias.dtype is not x.dtype:
+        raise RuntimeError(f"{name}: Input type ({x.dtype}) and bias type ({bias.dtype}) should be the same")
     batched = _batched(x, weight, count, name)
     stride, dilation = per_dim(stride, count), per_dim(dilation, count)
     if isinstance(padding, str):

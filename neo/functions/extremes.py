@@ -97,10 +97,10 @@ def min(x, dim=None, keepdim=False):
 def _picked(pick: Any, x: Any, dim: int, keepdim: bool) -> Any:
     """(values, indices) of a torch function that picks one entry along dim."""
     found = pick(raw(x), dim, keepdim=True)
-    return _values_at(type(found), x, dim, found.indices, keepdim)
+    return values_at(type(found), x, dim, found.indices, keepdim)
 
 
-def _values_at(kind: Any, x: Any, dim: int, places: torch.Tensor, keepdim: bool = True) -> Any:
+def values_at(kind: Any, x: Any, dim: int, places: torch.Tensor, keepdim: bool = True) -> Any:
     values = torch.gather(x, dim, places)
     if not keepdim and x.ndim:
         values, places = values.squeeze(dim), places.squeeze(dim)
@@ -126,7 +126,7 @@ def kthvalue(x, k, dim=-1, keepdim=False):
 def sort(x, dim=-1, descending=False, stable=False):
     """(values, indices): x in order along dim."""
     found = torch.sort(raw(x), dim=dim, descending=descending, stable=bool(stable))
-    return _values_at(torch.return_types.sort, x, dim, found.indices)
+    return values_at(torch.return_types.sort, x, dim, found.indices)
 
 
 @implements(torch.msort)
@@ -139,7 +139,7 @@ def msort(x):
 def topk(x, k, dim=-1, largest=True, sorted=True):
     """(values, indices): the k largest or smallest along dim."""
     found = torch.topk(raw(x), k, dim, largest, sorted)
-    return _values_at(torch.return_types.topk, x, dim, found.indices)
+    return values_at(torch.return_types.topk, x, dim, found.indices)
 
 
 # --- along a dim ---------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
     if ord == 1:
         return summed(size, dims, keepdim, None)
     if ord == 0:
-        return summed((raw(x) != 0).to(x.dtype) + x * 0, dims, keepdim, None)
+        return summed((x != 0).to(x.dtype), dims, keepdim, None)  # a constant
     total = summed(_safe_power(size, ord), dims, keepdim, None)
     zero = raw(total) == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, total) ** (1 / ord))
@@ -304,28 +304,6 @@ def _safe_power(size: Any, ord: float) -> Any:
         return size**ord
     zero = raw(size) == 0
     return torch.where(zero, 0.0 if ord > 0 else float("inf"), torch.where(zero, 1.0, size) ** ord)
-
-
-@implements(torch.norm)
-def norm(x, p="fro", dim=None, keepdim=False, out=None, dtype=None):
-    """The p-norm of the entries over dims; "fro" is p = 2."""
-    if isinstance(p, str):
-        if p != "fro":
-            raise NotImplementedError(f"norm: p={p!r} has no Policy; p may be 'fro' or a number")
-        p = 2
-    return vector_norm(x, 2 if p is None else p, dim, keepdim, dtype=dtype)
-
-
-@implements(torch.linalg.norm, only=True, name="linalg_norm")
-def linalg_norm(x, ord=None, dim=None, keepdim=False, *, dtype=None):
-    """The 2-norm of all entries, or the vector norm `ord` along one dim. Norms of matrices have no Policy yet."""
-    if ord is not None and (
-        (not isinstance(dim, int) and (dim is not None or x.ndim != 1)) or isinstance(ord, str)
-    ):
-        raise NotImplementedError(
-            f"linalg.norm: ord={ord!r} of a matrix has no Policy; vector_norm takes any dims"
-        )
-    return vector_norm(x, 2 if ord is None else ord, dim, keepdim, dtype=dtype)
 
 
 @implements(F.normalize)

@@ -124,6 +124,8 @@ def embedding(
         )
     if scale_grad_by_freq or sparse:
         raise NotImplementedError("embedding: scale_grad_by_freq and sparse are not supported")
+    if weight.ndim != 2:
+        raise RuntimeError(f"embedding: 'weight' must be 2-D, got {weight.ndim}-D")
     places = raw(x)
     rows = read_at(weight, places)
     if padding_idx is None:

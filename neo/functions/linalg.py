@@ -149,23 +149,27 @@ def outer(x, vec2):
 @implements(torch.addmm)
 def addmm(x, mat1, mat2, *, beta=1, alpha=1):
     """β x + α A B."""
-    return scaled(x, beta) + scaled(product(mat1, mat2), alpha)
+    return blended(x, beta, product(mat1, mat2), alpha)
 
 
 @implements(torch.addmv)
 def addmv(x, mat, vec, *, beta=1, alpha=1):
     """β x + α A v."""
-    return scaled(x, beta) + scaled(mv(mat, vec), alpha)
+    return blended(x, beta, mv(mat, vec), alpha)
 
 
 @implements(torch.baddbmm)
 def baddbmm(x, batch1, batch2, *, beta=1, alpha=1):
     """β x + α A B for stacks of matrices."""
-    return scaled(x, beta) + scaled(bmm(batch1, batch2), alpha)
+    return blended(x, beta, bmm(batch1, batch2), alpha)
 
 
-def scaled(x, factor):
-    return x if factor == 1 else x * factor
+def blended(x, beta, y, alpha):
+    """β x + α y; for β = 0 x is not read at all, as in torch: a nan in it does not spread."""
+    y = y if alpha == 1 else y * alpha
+    if beta == 0:
+        return y.expand(torch.broadcast_shapes(tuple(x.shape), tuple(y.shape)))
+    return (x if beta == 1 else x * beta) + y
 
 
 # --- the affine layer ----------------------------------------------------------------------------------------

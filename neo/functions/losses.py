@@ -110,7 +110,7 @@ class RowNll(Policy):
 row_nll = function(RowNll, "nll_loss")
 
 
-def _legacy(reduction, size_average, reduce, name):
+def named_reduction(reduction, size_average, reduce, name):
     if size_average is not None or reduce is not None:
         raise TypeError(f"{name}: size_average and reduce are long deprecated; use reduction=")
     return reduction
@@ -153,7 +153,7 @@ def cross_entropy(
     label_smoothing: ε, in q ← (1 − ε) q + ε / classes.
     "mean" divides by the total weight of the targets that are not ignored.
     """
-    reduction = _legacy(reduction, size_average, reduce, "cross_entropy")
+    reduction = named_reduction(reduction, size_average, reduce, "cross_entropy")
     code = reduction_code(reduction, "cross_entropy")
     if target.is_floating_point():
         return _soft_cross_entropy(x, target, weight, reduction, label_smoothing)
@@ -201,7 +201,7 @@ def _soft_cross_entropy(x, target, weight, reduction, label_smoothing):
 @implements(F.nll_loss)
 def nll_loss(x, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean"):
     """−w[t] x[t] for log-probabilities x (n, classes, *space); "mean" divides by the sum of the weights met."""
-    reduction = _legacy(reduction, size_average, reduce, "nll_loss")
+    reduction = named_reduction(reduction, size_average, reduce, "nll_loss")
     code = reduction_code(reduction, "nll_loss")
     rows, labels, shape = _rows(x, target, "nll_loss")
     losses, factors, _ = _weighted_nll(rows, labels, weight, ignore_index)
@@ -216,7 +216,7 @@ def nll_loss(x, target, weight=None, size_average=None, ignore_index=-100, reduc
 @implements(F.mse_loss)
 def mse_loss(x, target, size_average=None, reduce=None, reduction="mean", weight=None):
     """(x − t)²."""
-    reduction = _legacy(reduction, size_average, reduce, "mse_loss")
+    reduction = named_reduction(reduction, size_average, reduce, "mse_loss")
     away = x - target
     losses = away * away
     return reduced(losses if weight is None else losses * weight, reduction, "mse_loss")
@@ -225,7 +225,7 @@ def mse_loss(x, target, size_average=None, reduce=None, reduction="mean", weight
 @implements(F.l1_loss)
 def l1_loss(x, target, size_average=None, reduce=None, reduction="mean", weight=None):
     """|x − t|, with gradient 0 where they are equal."""
-    reduction = _legacy(reduction, size_average, reduce, "l1_loss")
+    reduction = named_reduction(reduction, size_average, reduce, "l1_loss")
     losses = torch.abs(x - target)
     return reduced(losses if weight is None else losses * weight, reduction, "l1_loss")
 
@@ -233,7 +233,7 @@ def l1_loss(x, target, size_average=None, reduce=None, reduction="mean", weight=
 @implements(F.smooth_l1_loss)
 def smooth_l1_loss(x, target, size_average=None, reduce=None, reduction="mean", beta=1.0):
     """(x − t)² / 2β where |x − t| < β, else |x − t| − β/2."""
-    reduction = _legacy(reduction, size_average, reduce, "smooth_l1_loss")
+    reduction = named_reduction(reduction, size_average, reduce, "smooth_l1_loss")
     if beta < 0:
         raise RuntimeError(f"smooth_l1_loss does not support negative values for beta, got {beta}")
     if beta == 0:
@@ -247,6 +247,8 @@ def smooth_l1_loss(x, target, size_average=None, reduce=None, reduction="mean", 
 @implements(F.huber_loss)
 def huber_loss(x, target, reduction="mean", delta=1.0, weight=None):
     """(x − t)² / 2 where |x − t| ≤ δ, else δ (|x − t| − δ/2)."""
+    if delta <= 0:
+        raise RuntimeError("huber_loss does not support non-positive values for delta.")
     away = x - target
     far = torch.abs(away)
     losses = torch.where(raw(far) <= delta, away * away * 0.5, (far - 0.5 * delta) * delta)
@@ -259,7 +261,7 @@ def binary_cross_entropy_with_logits(
 ):
     """−w (p t log σ(x) + (1 − t) log σ(−x)), p = pos_weight."""
     name = "binary_cross_entropy_with_logits"
-    reduction = _legacy(reduction, size_average, reduce, name)
+    reduction = named_reduction(reduction, size_average, reduce, name)
     if target.shape != x.shape:
         raise ValueError(
             f"{name}: target size {tuple(target.shape)} must be the same as input size {tuple(x.shape)}"
@@ -296,7 +298,7 @@ _xent = function(Xent, "binary_cross_entropy")
 @implements(F.binary_cross_entropy)
 def binary_cross_entropy(x, target, weight=None, size_average=None, reduce=None, reduction="mean"):
     """−w (t log x + (1 − t) log(1 − x)) for probabilities x; logarithms no lower than −100."""
-    reduction = _legacy(reduction, size_average, reduce, "binary_cross_entropy")
+    reduction = named_reduction(reduction, size_average, reduce, "binary_cross_entropy")
     if target.shape != x.shape:
         raise ValueError(
             f"binary_cross_entropy: target size {tuple(target.shape)} must be the same as input size "
@@ -309,7 +311,7 @@ def binary_cross_entropy(x, target, weight=None, size_average=None, reduce=None,
 @implements(F.kl_div, only=True, name="kl_div")
 def kl_div(x, target, size_average=None, reduce=None, reduction="mean", log_target=False):
     """t (log t − x) for log-probabilities x; reduction "batchmean" divides the sum by the size of dim 0."""
-    reduction = _legacy(reduction, size_average, reduce, "kl_div")
+    reduction = named_reduction(reduction, size_average, reduce, "kl_div")
     losses = torch.exp(target) * (target - x) if log_target else torch.xlogy(target, target) - target * x
     if reduction == "batchmean":
         return losses.sum() / x.shape[0] if x.ndim else losses

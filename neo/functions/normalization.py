@@ -178,11 +178,54 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=Tr
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
     """The last dims, of shape normalized_shape, brought to mean 0 and variance 1, then scaled and shifted."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if tuple(x.shape[x.ndim - len(shape) :]) != shape:
+    if not shape or tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise RuntimeError(
             f"layer_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}"
         )
     return _affine(_normalized(x, tuple(range(-len(shape), 0)), eps), weight, bias, shape)
+
+
+@implements(F.rms_norm, torch.rms_norm)
+def rms_norm(x, normalized_shape, weight=None, eps=None):
+    """x / √(⟨x²⟩ + eps) over the last dims, of shape normalized_shape, times weight; eps by default the dtype's own.
+
+    Zhang and Sennrich 2019, arXiv:1910.07467, equation 4.
+    """
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or tuple(x.shape[x.ndim - len(shape) :]) != shape:
+        raise RuntimeError(
+            f"rms_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}"
+        )
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    y = x * torch.rsqrt((x * x).mean(tuple(range(-len(shape), 0)), True) + eps) if x.numel() else x
+    return y if weight is None else y * weight
+
+
+@implements(torch.native_group_norm)
+def native_group_norm(x, weight, bias, n, c, space, group, eps):
+    """(group_norm, mean, 1 / √(variance + eps)), the last two (n, groups), as aten spells it."""
+    rows = x.reshape((n, group, c // group * space))
+    mean = rows.mean(2, True)
+    scale = torch.rsqrt(((rows - mean) ** 2).mean(2, True) + eps)
+    return group_norm(x, group, weight, bias, eps), mean.squeeze(2), scale.squeeze(2)
+
+
+@implements(F.local_response_norm)
+def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
+    """x / (k + α ⟨x²⟩)^β, the mean over `size` neighbouring channels (dim 1), those beyond the ends 0.
+
+    Krizhevsky et al. 2012, section 3.3.
+    """
+    if x.ndim < 3:
+        raise ValueError(
+            f"local_response_norm: Expected 3D or higher dimensionality input (got {x.ndim} dimensions)"
+        )
+    if not x.numel():
+        return x
+    rows = (x * x).reshape((x.shape[0], 1, x.shape[1], -1))
+    rows = F.pad(rows, (0, 0, size // 2, (size - 1) // 2))
+    means = F.avg_pool2d(rows, (size, 1), 1).reshape(tuple(x.shape))
+    return x / (means * alpha + k) ** beta
 
 
 def _normalized(x, dims, eps):

@@ -66,6 +66,12 @@ def pad(x, pad, mode="constant", value=None):
     return x
 
 
+@implements(torch.constant_pad_nd)
+def constant_pad_nd(x, pad, value=0):
+    """x with a border of one number."""
+    return constant_pad(x, [int(n) for n in pad], value)
+
+
 class Band(Policy):
     """y = x with 0 above or below a diagonal;  x̄ = ȳ with 0 there."""
 
@@ -158,4 +164,6 @@ def diag_embed(x, offset=0, dim1=-2, dim2=-1):
 @implements(torch.trace)
 def trace(x):
     """Σ of the diagonal of a matrix."""
+    if x.ndim != 2:
+        raise RuntimeError(f"trace: expected a matrix, but got tensor with dim {x.ndim}")
     return read_diagonal(x, 0, 0, 1).sum()

@@ -16,7 +16,7 @@ from neo.autograd import _handle
 from neo.autograd._function import Function
 from neo.autograd._function import function as make_function
 from neo.autograd.policy import Policy
-from neo.errors import InPlaceError
+from neo.errors import InPlaceError, NeoError
 from neo.tensor import LiteTensor
 
 __all__ = ["Function", "constant", "dispatch", "has_lite", "implements", "lite", "raw", "supported"]
@@ -118,7 +118,7 @@ def implements(
                 )
             handler = make_function(implementation, label or targets[0].__name__)
         else:
-            handler = _with_torch_names(implementation)
+            handler = _with_torch_names(implementation, label or targets[0].__name__, targets[0])
         _publish(label, targets, handler, only)
         return implementation
 
@@ -188,10 +188,11 @@ def _constant_handler(target: Any) -> Callable[..., Any]:
     return handler
 
 
-def _with_torch_names(implementation: Callable[..., Any]) -> Callable[..., Any]:
+def _with_torch_names(implementation: Callable[..., Any], name: str, target: Any) -> Callable[..., Any]:
     """A composition that takes keyword arguments under all the names that torch takes them under.
 
     `input` and `other` are its first two parameters, whatever their names; `axis` and `keepdims` mean dim and keepdim.
+    Where it fails, `target` is asked what torch has to say of the same arguments.
     """
     parameters = list(inspect.signature(implementation).parameters)
 
@@ -204,9 +205,35 @@ def _with_torch_names(implementation: Callable[..., Any]) -> Callable[..., Any]:
             for given, torch_name in (("axis", "dim"), ("keepdims", "keepdim")):
                 if given in kwargs and given not in parameters and torch_name in parameters:
                     kwargs[torch_name] = kwargs.pop(given)
-        return implementation(*args, **kwargs)
+        try:
+            return implementation(*args, **kwargs)
+        except _ERRORS as error:
+            _say_in_torchs_words(name, target, args, kwargs, error)
+            raise
 
     return call
+
+
+_ERRORS = (RuntimeError, TypeError, ValueError, IndexError, ArithmeticError)
+
+
+def _say_in_torchs_words(name: str, target: Any, args: Any, kwargs: Any, error: Exception) -> None:
+    """Raise what torch raises for the same arguments, the op's name in front; return where torch has no objection.
+
+    What Neo says by intention stays: its own errors, and before torch's words what begins with the op's name.
+    """
+    if isinstance(error, NeoError | NotImplementedError):
+        return
+    try:
+        target(*raw(args), **{key: raw(value) for key, value in kwargs.items()})
+    except _ERRORS as theirs:
+        if isinstance(theirs, NotImplementedError):
+            return
+        words = str(theirs)
+        said = words if words.startswith(name) else f"{name}: {words}"
+        if str(error).startswith(name) and str(error) not in said:
+            said = f"{error} (torch: {words})"
+        raise type(theirs)(said) from None
 
 
 def _publish(
@@ -250,7 +277,13 @@ def _publish(
         if operator in _WITH_NUMBERS:
             for variant in (f"{operator}_number", f"number_{operator}"):
                 _handle.register_operator(variant, _number_variant(variant, handler))
-    setattr(sys.modules["neo.functions"], label, handler)
+    library = sys.modules["neo.functions"]
+    setattr(library, label, handler)
+    short = label.removeprefix("linalg_").removeprefix("special_")
+    if not hasattr(
+        torch, short
+    ):  # torch.linalg.svdvals is svdvals too, torch.linalg.svd is not: there is torch.svd
+        setattr(library, short, handler)
 
 
 def _number_variant(variant: str, handler: Callable[..., Any]) -> Callable[..., Any]:

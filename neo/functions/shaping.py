@@ -197,9 +197,17 @@ def _reversed_dims(x):
     return x.t() if x.ndim == 2 else to_order(x, tuple(reversed(range(x.ndim))))
 
 
+def t_of_matrix(x):
+    if x.ndim not in (0, 2):
+        raise RuntimeError(f"tensor.H is only supported on matrices (2-D tensors). Got {x.ndim}-D tensor.")
+    return t(x)
+
+
 for _name, _attribute in {
     "T": property(_reversed_dims, doc="The transpose: dims in reverse order."),
     "mT": property(lambda x: swap(x, -2, -1), doc="The last two dims swapped."),
+    "H": property(t_of_matrix, doc="The transpose of a matrix; real numbers are their own conjugates."),
+    "mH": property(lambda x: swap(x, -2, -1), doc="The last two dims swapped, as mT: LiteTensors are real."),
 }.items():
     setattr(LiteTensor, _name, _attribute)
 

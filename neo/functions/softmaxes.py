@@ -95,6 +95,12 @@ def log_softmax(x, dim=None, _stacklevel=3, dtype=None):
     return log_normalized_exp(x, dim)
 
 
+@implements(torch._softmax_backward_data, torch.ops.aten._softmax_backward_data, only=True)
+def softmax_backward_data(g, y, dim, input_dtype):
+    """y (g − Σ g y): the gradient of softmax as aten spells it."""
+    return softmax_gradient(g, y, dim)
+
+
 @implements(F.softmin)
 def softmin(x, dim=None, _stacklevel=3, dtype=None):
     """e⁻ˣ / Σ e⁻ˣ over dim."""

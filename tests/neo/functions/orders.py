@@ -70,14 +70,21 @@ def torch_orders(
     return tuple(x.detach() for x in out)
 
 
-def close(got: Any, expected: torch.Tensor, what: str, tolerance: float = 1e-8) -> None:
-    """Equal in shape, dtype and device, and in value to a tolerance relative to the largest entry."""
+def close(
+    got: Any, expected: torch.Tensor, what: str, tolerance: float = 1e-8, absolute: float | None = None
+) -> None:
+    """Equal in shape, dtype and device, and in value to a tolerance, relative or absolute."""
     got = got.data if isinstance(got, LiteTensor) else got
     assert got.shape == expected.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(expected.shape)}"
     assert got.dtype == expected.dtype, f"{what}: dtype {got.dtype}, expected {expected.dtype}"
     assert got.device == expected.device, f"{what}: device {got.device}, expected {expected.device}"
     torch.testing.assert_close(
-        got, expected, rtol=tolerance, atol=tolerance, equal_nan=True, msg=lambda text: f"{what}: {text}"
+        got,
+        expected,
+        rtol=tolerance,
+        atol=tolerance if absolute is None else absolute,
+        equal_nan=True,
+        msg=lambda text: f"{what}: {text}",
     )
 
 

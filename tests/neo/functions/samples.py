@@ -613,3 +613,107 @@ add(
     normal(9),
     normal(9),
 )
+
+# --- what torch's database leaves out (the rest is examined there) ---------------------------------------------
+
+add("fold", lambda x: F.fold(x, (4, 5), (2, 3), padding=(0, 1), stride=(2, 1)), normal(2, 12, 10))
+add("affine_grid", lambda t: F.affine_grid(t, (2, 1, 3, 4), align_corners=False), normal(2, 2, 3))
+add("affine_grid-corners", lambda t: F.affine_grid(t, (1, 1, 2, 3, 4), align_corners=True), normal(1, 3, 4))
+add(
+    "spatial-transformer",
+    lambda x, t: F.grid_sample(x, F.affine_grid(t, (2, 3, 5, 5), align_corners=False), align_corners=False),
+    normal(2, 3, 6, 5),
+    normal(2, 2, 3) * 0.3,
+)
+add("lp_pool1d", lambda x: F.lp_pool1d(x, 3, 2), uniform(2, 3, 6, low=0.1))
+add("lp_pool2d", lambda x: F.lp_pool2d(x, 2, (2, 3), stride=1), normal(2, 3, 4, 6))
+add("lp_pool3d", lambda x: F.lp_pool3d(x, 2, 2, ceil_mode=True), normal(1, 2, 3, 4, 5))
+add("lp_pool2d-largest", lambda x: F.lp_pool2d(x, float("inf"), 2), normal(1, 2, 4, 4))
+for size, fn in (
+    (3, F.adaptive_max_pool1d),
+    ((2, 3), F.adaptive_max_pool2d),
+    ((2, None, 3), F.adaptive_max_pool3d),
+):
+    space = (7,) if isinstance(size, int) else (5, 7) if len(size) == 2 else (4, 3, 5)
+    add(
+        f"{fn.__name__}-indices",
+        lambda x, f=fn, s=size: f(x, s, return_indices=True),
+        normal(2, 3, *space),
+    )
+add("max_pool3d-indices", lambda x: F.max_pool3d(x, 2, return_indices=True), normal(2, 2, 4, 4, 5))
+for count, fn in ((2, F.fractional_max_pool2d), (3, F.fractional_max_pool3d)):
+    draws = uniform(2, 3, count)
+    add(
+        f"{fn.__name__}-indices",
+        lambda x, f=fn, u=draws: f(x, 2, output_ratio=0.6, return_indices=True, _random_samples=u),
+        normal(2, 3, *[6] * count),
+    )
+add("interpolate-area", lambda x: F.interpolate(x, scale_factor=0.5, mode="area"), normal(2, 3, 4, 6))
+add(
+    "interpolate-recomputed",
+    lambda x: F.interpolate(x, scale_factor=1.3, mode="bilinear", recompute_scale_factor=True),
+    normal(2, 3, 4, 6),
+)
+add(
+    "interpolate-smooth",
+    lambda x: F.interpolate(x, size=(3, 4), mode="bicubic", antialias=True),
+    normal(2, 3, 7, 9),
+)
+for equation, shapes in {
+    "...ij,...jk->...ik": ((2, 1, 3, 4), (5, 4, 2)),
+    "...i,...i": ((3, 4), (4,)),
+    "ii->i": ((3, 3),),
+    "iij,jk->k": ((2, 2, 3), (3, 4)),
+    "b...,b->...": ((2, 3, 1), (2,)),
+}.items():
+    add(
+        f"einsum-{equation}",
+        lambda *xs, e=equation: torch.einsum(e, *xs),
+        *[normal(*shape) for shape in shapes],
+    )
+add(
+    "attention-of-nothing",  # a row of the mask that leaves everything out
+    lambda q, k, v: F.scaled_dot_product_attention(
+        q, k, v, torch.tensor([[True, False, True], [False, False, False]])
+    ),
+    normal(2, 2, 4),
+    normal(2, 3, 4),
+    normal(2, 3, 5),
+    examiner=lambda q, k, v: torch.cat(
+        [(torch.softmax(q[:, :1] @ k[:, ::2].mT / 2, -1) @ v[:, ::2]), v[:, :1] * 0 + q[:, 1:, :1] * 0], 1
+    ),
+)
+add(
+    "attention-bias",
+    lambda q, k, v, b: F.scaled_dot_product_attention(q, k, v, b, scale=0.3),
+    normal(2, 3, 4),
+    normal(2, 5, 4),
+    normal(2, 5, 2),
+    normal(3, 5),
+)
+add("addmm-no-beta", lambda x, a, b: torch.addmm(x, a, b, beta=0), normal(3), normal(2, 4), normal(4, 3))
+add("multi_dot", lambda *xs: torch.linalg.multi_dot(xs), normal(3), normal(3, 5), normal(5, 2), normal(2, 4))
+add(
+    "matrix_power", lambda a: torch.linalg.matrix_power(a, 5) + torch.linalg.matrix_power(a, -2), normal(3, 3)
+)
+add(
+    "nonsingular-det",
+    lambda a: torch.linalg.det(a) + torch.linalg.slogdet(a).logabsdet,
+    normal(2, 3, 3),
+    orders=3,
+)
+add("svdvals-third", torch.linalg.svdvals, normal(3, 4), orders=3)
+add("eigvalsh-third", lambda a: torch.linalg.eigvalsh(a + a.mT), normal(4, 4), orders=3)
+add("qr-third", lambda a: torch.linalg.qr(a), normal(4, 3), orders=3)
+add("lu-tall-third", lambda a: torch.linalg.lu(a), normal(4, 3), orders=3)
+add("cholesky-third", lambda a: torch.linalg.cholesky(a @ a.mT + torch.eye(3)), normal(3, 3), orders=3)
+add("matrix_exp-third", torch.linalg.matrix_exp, normal(3, 3), orders=3)
+add("logcumsumexp-third", lambda x: torch.logcumsumexp(x, 1), normal(2, 5), orders=3)
+add("cdist-third", torch.cdist, normal(3, 2), normal(4, 2), examiner=lambda x, y: (
+    (x[:, None] - y[None]).square().sum(-1).sqrt()), orders=3)  # fmt: skip
+add(
+    "ctc_loss",
+    lambda x: F.ctc_loss(torch.log_softmax(x, 2), torch.tensor([[1, 2, 2], [3, 1, 0]]), (6, 5), (3, 2)),
+    normal(6, 2, 4),
+    orders=1,  # torch has no second
+)

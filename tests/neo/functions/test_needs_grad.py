@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import neo
 from neo.autograd._function import Function
-from neo.functions import arithmetic, convolution, linalg
+from neo.functions import arithmetic, convolution, linalg, registry
+from tests.neo.functions.orders import scalar
+from tests.neo.functions.samples import SAMPLES
 
 
 def normal(*shape: int) -> neo.LiteTensor:
@@ -59,3 +63,50 @@ def test_own_policy_computes_only_the_gradients_asked_for(name: str, monkeypatch
     for position in range(len(tensors)):
         neo.grad(lambda *args: call(*args).sum(), argnums=position)(*tensors)
     assert any(i >= 1 for _, i in seen)  # a Policy of two inputs or more was watched
+
+
+def library() -> set[type]:
+    """The Policies of all of neo.functions."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("neo.functions.")]
+    functions = [
+        value for module in modules for value in vars(module).values() if isinstance(value, Function)
+    ]
+    answered = [handler for handler in registry._handlers.values() if isinstance(handler, Function)]
+    return {function.policy for function in (*functions, *answered)}
+
+
+SEVERAL = [case for case in SAMPLES if len(case.args) > 1]
+
+
+@pytest.fixture
+def idle_work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What any Policy of the library computes for nobody, as it happens."""
+    found: list[str] = []
+
+    def watched(cls: type, rule):
+        def backward(self, *cotangents):
+            result = rule(self, *cotangents)
+            gradients = result if isinstance(result, tuple) else (result,)
+            needs = self.ctx.needs_grad
+            for i, (gradient, needed) in enumerate(zip(gradients, needs, strict=False)):
+                free = gradient is None or any(gradient is cotangent for cotangent in cotangents)
+                if any(needs) and not needed and not free:
+                    found.append(f"{cls.__name__}, gradient {i}")
+            return result
+
+        return backward
+
+    for policy in library():
+        monkeypatch.setattr(policy, "backward", watched(policy, policy.backward))
+    return found
+
+
+# One pass makes all gradients of a batch norm, the fused net's included.
+TOGETHER = {"BatchNorm", "BatchNormGradient"}
+
+
+def test_no_policy_of_the_library_computes_a_gradient_for_nobody(idle_work: list[str]) -> None:
+    for case in SEVERAL:
+        for position in range(len(case.args)):
+            neo.grad(lambda *xs, c=case: scalar(c.fn(*xs)), argnums=position)(*map(neo.LiteTensor, case.args))
+    assert {name for name in idle_work if name.partition(",")[0] not in TOGETHER} == set()

@@ -298,7 +298,7 @@ def test_cross_entropy_names_the_shapes_when_targets_do_not_fit():
 @pytest.mark.parametrize(
     ("call", "what"),
     [
-        (lambda x: torch.einsum("...i->...", x), "einsum"),
+        (lambda x: torch.stft(x, 2, return_complex=True), "stft"),
         (lambda x: torch.scatter(x, 0, torch.zeros(1, 1, dtype=torch.long), x, reduce="add"), "reduce"),
         (lambda x: torch.fft.fft(x), r"torch\.fft\.fft"),
         (lambda x: x.to(torch.complex64), "complex"),
