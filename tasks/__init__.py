@@ -12,6 +12,8 @@ from tasks.errors import DataError
 from tasks.glyphs import Glyphs
 from tasks.omniglot import Omniglot
 from tasks.sampler import EpisodeSampler
+from tasks.sinusoid import Sinusoid, SinusoidSampler
+from tasks.source import TaskSampler, TaskSource
 from tasks.splits import SPLITS, split_characters
 from tasks.task import Batch, Task
 
@@ -23,6 +25,10 @@ __all__ = [
     "EpisodeSampler",
     "Glyphs",
     "Omniglot",
+    "Sinusoid",
+    "SinusoidSampler",
     "Task",
+    "TaskSampler",
+    "TaskSource",
     "split_characters",
 ]

@@ -46,9 +46,13 @@ def test_choice_composes_and_resolves(group, choice):
 @pytest.mark.parametrize("choice", groups()["model"])
 @pytest.mark.parametrize("algorithm", groups()["algorithm"])
 def test_algorithm_builds_with_every_model(algorithm, choice):
-    experiment = Experiment(composed("train", f"algorithm={algorithm}", f"model={choice}", "model.hidden=4"))
+    small = ["model._args_=[1,4,1]"] if choice == "mlp" else ["model.hidden=4"]
+    experiment = Experiment(composed("train", f"algorithm={algorithm}", f"model={choice}", *small))
     assert isinstance(experiment.learner, meta.MetaLearner)
-    assert experiment.learner.init(seed=0)["conv0.weight"].shape == (4, 1, 3, 3)
+    params = experiment.learner.init(seed=0)
+    weights = params["params"] if isinstance(experiment.learner, meta.MetaSGD) else params
+    name, shape = ("linear0.weight", (4, 1)) if choice == "mlp" else ("conv0.weight", (4, 1, 3, 3))
+    assert weights[name].shape == shape
     assert isinstance(experiment.trainer, Trainer)
 
 
