@@ -74,7 +74,9 @@ class Experiment:
         """
         task = {key: value for key, value in self._plain("task").items() if key not in OF_A_FAMILY}
         seed = task.pop("seed") if part == "train" else self.config.evaluation.seed
-        settings = {key: value for key, value in task.items() if not key.startswith("test_") and key != "seed"}
+        settings = {
+            key: value for key, value in task.items() if not key.startswith("test_") and key != "seed"
+        }
         if part != "train":
             settings |= {
                 key.removeprefix("test_"): value for key, value in task.items() if key.startswith("test_")

@@ -70,7 +70,9 @@ def fits(
         grid = torch.linspace(low, high, 200, device=task.query.x.device).unsqueeze(1)
         drawn.append((task, grid, after(task.support, grid)))
     errors = [
-        torch.stack([learner.objective.score(fit, task.query.y).mean() for fit in after(task.support, task.query.x)])
+        torch.stack(
+            [learner.objective.score(fit, task.query.y).mean() for fit in after(task.support, task.query.x)]
+        )
         for task in sampler.sample(0, averaged)
     ]
     plots.fits(drawn, torch.stack(errors).mean(0), path, title=title, error=learner.objective.metric.label)

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, PercentFormatter
 
 from meta.objectives import ACCURACY, Metric
 from tasks import Task
@@ -50,6 +50,7 @@ def learning_curve(
     for axes, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _curve(axes, lines, key, interval=key == metric.name)
         axes.set_xlabel("iteration (meta-update)")
+        axes.locator_params(axis="x", nbins=6)
         axes.set_ylabel("query loss (nats)" if key == "loss" else metric.label)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -61,6 +62,8 @@ def learning_curve(
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             if metric.is_loss:
                 axes.set_yscale("log")
+                for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                    formatted(FormatStrFormatter("%g"))
             if chance is not None:
                 label = f"chance, {metric.said(chance, digits=0)}"
                 axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label=label)
@@ -118,7 +121,7 @@ def fits(
         error: what errors are, the label of their axis.
     """
     steps = len(errors) - 1
-    shades = [colormaps["viridis_r"](0.12 + 0.88 * k / max(1, steps)) for k in range(steps + 1)]
+    shades = [shade(k, steps) for k in range(steps + 1)]
     figure = Figure(figsize=(3.4 * (len(drawn) + 1), 3.6), layout="constrained")
     figure.suptitle(f"{title}: test tasks before and after each gradient step", fontsize=12)
     *panels, last = figure.subplots(1, len(drawn) + 1, squeeze=False)[0]
@@ -126,10 +129,17 @@ def fits(
         order = task.query.x[:, 0].argsort().cpu()
         x, y = (part[:, 0].cpu()[order].numpy() for part in (task.query.x, task.query.y))
         axes.plot(x, y, ".", color=GREY, markersize=4, label="queries")
-        for k, (fit, shade) in enumerate(zip(after, shades, strict=True)):
+        for k, (fit, colour) in enumerate(zip(after, shades, strict=True)):
             style = ":" if k == 0 else "-"
             label = {0: "before", 1: "1 step"}.get(k, f"{k} steps")
-            axes.plot(grid[:, 0].cpu().numpy(), fit[:, 0].cpu().numpy(), style, color=shade, linewidth=1.6, label=label)
+            axes.plot(
+                grid[:, 0].cpu().numpy(),
+                fit[:, 0].cpu().numpy(),
+                style,
+                color=colour,
+                linewidth=1.6,
+                label=label,
+            )
         support = (task.support.x[:, 0].cpu().numpy(), task.support.y[:, 0].cpu().numpy())
         axes.plot(*support, "^", color=RED, markersize=7, label="support")
         axes.set_title(f"task {number + 1}", fontsize=10)
@@ -149,6 +159,11 @@ def fits(
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     _save(figure, path)
+
+
+def shade(step: int, steps: int) -> tuple[float, float, float, float]:
+    """The colour of a gradient step, darker from one to the next."""
+    return colormaps["viridis_r"](0.12 + 0.88 * step / max(1, steps))
 
 
 def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str, interval: bool) -> None:

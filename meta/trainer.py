@@ -44,7 +44,9 @@ class Log:
         """As a flat dict: train/loss, train/<metric>, and val/... where validation ran."""
         val = self.validation
         return {"train/loss": self.loss, f"train/{self.metric}": self.score} | (
-            {} if val is None else {"val/loss": val.loss, f"val/{self.metric}": val.mean, "val/ci95": val.ci95}
+            {}
+            if val is None
+            else {"val/loss": val.loss, f"val/{self.metric}": val.mean, "val/ci95": val.ci95}
         )
 
 

@@ -41,7 +41,9 @@ def job(config: DictConfig) -> None:
             folder, {key: OmegaConf.select(config, key) for key in given if key != "resume"}
         )
     elif (folder / ".hydra").is_dir():
-        OmegaConf.save(config, folder / ".hydra" / "resolved.yaml", resolve=True)  # config.yaml has references
+        OmegaConf.save(
+            config, folder / ".hydra" / "resolved.yaml", resolve=True
+        )  # config.yaml has references
     try:
         result = train(config, folder, resume=resume)
     except FileExistsError as error:

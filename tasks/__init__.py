@@ -16,6 +16,7 @@ from tasks.sinusoid import Sinusoid, SinusoidSampler
 from tasks.source import TaskSampler, TaskSource
 from tasks.splits import SPLITS, split_characters
 from tasks.task import Batch, Task
+from tasks.tasksets import Tasksets, TasksetSampler
 
 __all__ = [
     "SPLITS",
@@ -30,5 +31,7 @@ __all__ = [
     "Task",
     "TaskSampler",
     "TaskSource",
+    "TasksetSampler",
+    "Tasksets",
     "split_characters",
 ]

@@ -114,7 +114,9 @@ class SinusoidSampler:
         Returns: support.x and .y (slots, shots, 1) float32, query likewise with queries.
         """
         amplitude, phase_rad = self.draw(iteration, slots)
-        x = _within(self.source.x, unit(derive(derive(self._keys(iteration, slots), 2)[:, None], self._points)))
+        x = _within(
+            self.source.x, unit(derive(derive(self._keys(iteration, slots), 2)[:, None], self._points))
+        )
         y = amplitude[:, None] * torch.sin(x - phase_rad[:, None])
         x, y = x[..., None], y[..., None]
         return Task(
@@ -157,7 +159,9 @@ def _sinc(x: float) -> float:
 def _range(name: str, bounds: Sequence[float]) -> tuple[float, float]:
     low, high = (float(bound) for bound in bounds) if len(bounds) == 2 else (math.nan, math.nan)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"Sinusoid: {name}={list(bounds)} is no range; choose {name}=[least, most] with least ≤ most.")
+        raise ValueError(
+            f"Sinusoid: {name}={list(bounds)} is no range; choose {name}=[least, most] with least ≤ most."
+        )
     return low, high
 
 

@@ -32,8 +32,10 @@ class TaskSource(Protocol):
     name: str  # "omniglot"
     split: str  # how it is divided into "train", "val" and "test"
 
-    def sampler(self, part: str, *, seed: int, device: str | torch.device = "cpu", **settings: Any) -> TaskSampler:
+    def sampler(
+        self, part: str, *, seed: int, device: str | torch.device = "cpu", **settings: Any
+    ) -> TaskSampler:
         """The tasks of a part ("train", "val" or "test"); settings: what the family has, as ways, shots, queries."""
 
     def describe(self) -> dict[str, Any]:
-        """What a result must say about it, plain; dataset, split and checksum tell whether two runs share their tasks."""
+        """What a result must say about it, plain: dataset, split and checksum tell whether two runs share tasks."""

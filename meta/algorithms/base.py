@@ -19,7 +19,9 @@ __all__ = ["MetaGradient", "MetaLearner"]
 class MetaGradient(NamedTuple):
     """What one meta-batch says of the meta-parameters. Scalars stay on the device, so that nothing waits for them."""
 
-    gradient: PyTree  # of the mean query loss, or what the outer optimiser takes for it; like the meta-parameters
+    gradient: (
+        PyTree  # of the mean query loss, or what the outer optimiser takes for it; like the meta-parameters
+    )
     loss: torch.Tensor  # (meta_batch,) query loss of each task after adaptation
     score: torch.Tensor  # (meta_batch,) mean score over each task's queries, say accuracy in [0, 1]
 
@@ -40,7 +42,10 @@ class MetaLearner(ABC):
 
     @abstractmethod
     def adapt(self, params: PyTree, support: Batch, steps: int | None = None) -> Params:
-        """Meta-parameters and a support set → the model's params to predict with. steps: None for the algorithm's own."""
+        """Meta-parameters and a support set → the model's params to predict with.
+
+        steps: None for the algorithm's own.
+        """
 
     @abstractmethod
     def meta_gradient(self, params: PyTree, batch: Task) -> MetaGradient:

@@ -36,14 +36,16 @@ class MetaSGD(MAML):
 
     def __init__(self, model: Module, *, inner_lr: float = 0.4, **options: Any):
         if "inner_optimizer" in options:
-            raise ValueError("MetaSGD: its inner optimiser is SGD at the rates that it learns; leave inner_optimizer out")
+            raise ValueError(
+                "MetaSGD: its inner optimiser is SGD at rates that it learns; leave inner_optimizer out"
+            )
         if not math.isfinite(inner_lr):
             raise ValueError(f"MetaSGD: inner_lr must be a finite number, got {inner_lr}")
         super().__init__(model, inner_optimizer=neo.optim.sgd(1.0), **options)
         self.inner_lr = inner_lr
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
-        params = self.model.init(seed=seed, device=device)
+        params: PyTree = self.model.init(seed=seed, device=device)
         rates = optree.tree_map(lambda leaf: LiteTensor(torch.full_like(leaf.data, self.inner_lr)), params)
         return {"params": params, "rates": rates}
 

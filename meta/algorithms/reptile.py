@@ -75,9 +75,10 @@ class Reptile(MetaLearner):
 
     def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
         results = self.workers.map(lambda task: self._train(params, task), batch)
-        trained = [after for after, _, _ in results]
+        before: Any = params
+        trained: list[Any] = [after for after, _, _ in results]
         difference: Any = optree.tree_map(
-            lambda before, *after: before - sum(after[1:], after[0]) / len(after), params, *trained
+            lambda start, *ends: start - sum(ends[1:], ends[0]) / len(ends), before, *trained
         )
         return MetaGradient(
             difference,

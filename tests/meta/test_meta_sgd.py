@@ -35,9 +35,7 @@ def test_meta_gradient_matches_torch_double_backward(first_order):
     problem, steps = Problem(), 3
     rates = torch.linspace(-0.05, 0.1, SIZE, dtype=torch.float64)
     params = {"params": problem.params(), "rates": split(rates)}
-    learner = MetaSGD(
-        problem.model, inner_steps=steps, first_order=first_order, objective=problem.objective
-    )
+    learner = MetaSGD(problem.model, inner_steps=steps, first_order=first_order, objective=problem.objective)
     got = learner.meta_gradient(params, problem.batch()).gradient
 
     theta, a = problem.theta().requires_grad_(), rates.clone().requires_grad_()

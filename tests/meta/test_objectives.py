@@ -37,7 +37,12 @@ def test_more_accuracy_and_less_error_are_better_and_nan_never_is():
 
 @pytest.mark.parametrize(
     ("metric", "digits", "said"),
-    [(ACCURACY, 2, "92.11% ± 0.51"), (ACCURACY, 0, "92% ± 1"), (MSE, 2, "0.921 ± 0.005"), (MSE, 1, "0.92 ± 0.01")],
+    [
+        (ACCURACY, 2, "92.11% ± 0.51"),
+        (ACCURACY, 0, "92% ± 1"),
+        (MSE, 2, "0.921 ± 0.005"),
+        (MSE, 1, "0.92 ± 0.01"),
+    ],
 )
 def test_metric_is_said_as_people_read_it(metric, digits, said):
     assert metric.said(0.92111, 0.00512, digits) == said

@@ -32,7 +32,9 @@ def test_ranges_are_those_of_the_paper_and_are_filled():
         assert low <= float(values.min()) < low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) < float(values.max()) <= high
         # The mean of 2000 or more uniform numbers, within five standard errors.
-        assert float(values.mean()) == pytest.approx((low + high) / 2, abs=5 * (high - low) / math.sqrt(12 * 2000))
+        assert float(values.mean()) == pytest.approx(
+            (low + high) / 2, abs=5 * (high - low) / math.sqrt(12 * 2000)
+        )
 
 
 def test_shapes_are_those_of_a_meta_batch_of_regression_tasks():
@@ -76,7 +78,9 @@ def test_support_and_query_points_differ():
         assert not set(one.support.x.flatten().tolist()) & set(one.query.x.flatten().tolist())
 
 
-@pytest.mark.parametrize("ranges", [{}, {"x": (0.0, 2.0), "phase_rad": (0.0, 1.0)}, {"amplitude": (2.0, 2.0)}])
+@pytest.mark.parametrize(
+    "ranges", [{}, {"x": (0.0, 2.0), "phase_rad": (0.0, 1.0)}, {"amplitude": (2.0, 2.0)}]
+)
 def test_chance_is_the_error_of_predicting_zero(ranges):
     drawn = Sinusoid(**ranges).sampler("test", shots=1, queries=50, seed=0)
     squares = drawn.sample(0, 20_000).query.y[..., 0].square().mean(1)
