@@ -40,7 +40,7 @@ def job(config: DictConfig) -> None:
         if len(results) == len(table["runs"]):
             text = render(results)
             print(f"\n{title}\n\n{text}")
-            if config.write is not None:
+            if config.write not in (None, "none"):
                 insert(Path(config.write), title, text)
                 for name in results:
                     keep_pictures(Path(config.folder) / title / name, Path(config.write), f"{title}-{name}")
@@ -80,11 +80,12 @@ def render(results: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]]) -> st
         lines.append(f"| {' | '.join(map(str, cells))} |")
     commands = [f"python scripts/train.py {shlex.join(overrides)}" for overrides, _ in results.values()]
     machine = f"{first['device']}; torch {first['versions']['torch']}"
+    over = f"{first['test/tasks']} unseen tasks, of one run each, seed {first['seed']}"
     return "\n".join(
         [
             *lines,
             "",
-            f"Intervals are 95% over {first['test/tasks']} unseen tasks, of one run each, seed {first['seed']}. {machine}.",
+            f"Intervals are 95% over {over}. {machine}.",
             "",
             "```sh",
             *commands,

@@ -7,9 +7,11 @@ import warnings
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 
 import neo
 from meta import MAML, Trainer, evaluate
+from meta.run import train
 from tasks import DataError, Tasksets, TaskSource
 from tests.peers.learn2learn_reference import import_learn2learn
 
@@ -114,6 +116,24 @@ def test_maml_trains_and_is_evaluated_on_a_taskset():
     after = evaluate(learner, trainer.fit(train, start).params, test, 20)
     assert after.loss < before.loss  # the class stands in a pixel
     assert (test.title, test.chance) == ("3-way 1-shot", 1 / 3)
+
+
+def toy() -> Tasksets:
+    """What a configuration may name."""
+    return Tasksets(taskset(shots=3), taskset(shots=3), taskset(shots=3), name="toy")
+
+
+def test_taskset_trains_from_a_configuration(tmp_path):
+    import_learn2learn()
+    small = ["model.hidden=4", "model.size=16", "trainer.meta_batch=2", "trainer.iterations=2"]
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("train", [*small, "trainer.val_tasks=2", "evaluation.tasks=3", "device=cpu"])
+    task = {"dataset": {"_target_": f"{__name__}.toy"}, "ways": 3, "shots": 1, "queries": 2}
+    kept = {key: config.task[key] for key in ("objective", "picture", "seed")}
+    config.task = {**kept, **task}
+    result = train(config, tmp_path)
+    assert (result["data"]["dataset"], result["test/chance"]) == ("toy", 1 / 3)
+    assert result["protocol"]["queries"] == 2
 
 
 def test_description_tells_data_apart():
