@@ -22,7 +22,9 @@ from itertools import repeat
 from typing import Any
 
 import optree
+import torch
 
+from neo import LiteTensor, autograd
 from neo.typing import PyTree
 
 __all__ = ["blocks", "mean"]
@@ -56,7 +58,7 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
     tower: list[tuple[int, Any]] = []  # the nodes without a parent so far; sizes fall from left to right
     for size, node in zip(sizes, means, strict=False):
         while tower and tower[-1][0] == size:
-            size, node = 2 * size, optree.tree_map(_halfway, tower.pop()[1], node)
+            size, node = 2 * size, _halfway(tower.pop()[1], node)
         tower.append((size, node))
     if not tower:
         raise ValueError("mean: there is nothing to average, expected at least one task")
@@ -71,5 +73,11 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
     return optree.tree_map(weighed, *(node for _, node in tower))
 
 
-def _halfway(left: Any, right: Any) -> Any:
-    return (left + right) / 2
+def _halfway(left: PyTree, right: PyTree) -> PyTree:
+    leaves, spec = optree.tree_flatten(left)
+    others = spec.flatten_up_to(right)
+    if autograd.TapeContext.current() is not None or not all(isinstance(leaf, LiteTensor) for leaf in leaves):
+        return optree.tree_unflatten(spec, [(a + b) / 2 for a, b in zip(leaves, others, strict=True)])
+    sums = torch._foreach_add([leaf.data for leaf in leaves], [leaf.data for leaf in others])
+    torch._foreach_div_(sums, 2)  # a few calls for all parameters, not two for each
+    return optree.tree_unflatten(spec, [LiteTensor(leaf) for leaf in sums])

@@ -19,11 +19,14 @@ from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
 from meta.loggers import Logger
 from meta.parallel import Workers
+from meta.pictures import Picture
 from meta.trainer import Trainer
-from neo.typing import Params
-from tasks import CharacterSet, EpisodeSampler
+from neo.typing import PyTree
+from tasks import TaskSampler, TaskSource
 
 __all__ = ["Experiment", "resolve_device", "versions"]
+
+OF_A_FAMILY = ("dataset", "objective", "picture")  # of config.task, what is the same for all of its samplers
 
 
 class Experiment:
@@ -44,13 +47,14 @@ class Experiment:
             )
 
     @cached_property
-    def dataset(self) -> CharacterSet:
+    def dataset(self) -> TaskSource:
         with self.ranks.in_turn():
             return build(self.config.task.dataset)
 
     @cached_property
     def learner(self) -> MetaLearner:
-        learner: MetaLearner = build(self.config.algorithm, model=build(self.config.model))
+        parts = {"model": build(self.config.model), "objective": build(self.config.task.objective)}
+        learner: MetaLearner = build(self.config.algorithm, **parts)
         learner.workers = Workers(resolve_workers(self.config.workers, self.device, self.ranks))
         return learner
 
@@ -65,33 +69,57 @@ class Experiment:
     def logger(self) -> Logger:
         return build(self.config.logger)
 
-    def sampler(self, part: str) -> EpisodeSampler:
-        """The tasks of "train" (by task.seed), or of "val" and "test" (by evaluation.seed, the same for every run)."""
-        task, training = self.config.task, part == "train"
-        return self.dataset.sampler(
-            part,
-            ways=task.ways,
-            shots=task.shots,
-            queries=task.queries,
-            seed=task.seed if training else self.config.evaluation.seed,
-            rotations=task.rotations if training else task.test_rotations,
-            device=self.device,
-        )
+    @cached_property
+    def picture(self) -> Picture | None:
+        """What draws test tasks and what the adapted model made of them; None where nothing does."""
+        return None if self.config.task.picture is None else build(self.config.task.picture)
 
-    def evaluate(self, params: Params, sampler: EpisodeSampler, tasks: int) -> Evaluation:
+    def sampler(self, part: str) -> TaskSampler:
+        """The tasks of "train" (by task.seed), or of "val" and "test" (by evaluation.seed, the same for every run).
+
+        What else config.task says is passed on; test_<name> takes the place of <name> in validation and test.
+        """
+        task = {key: value for key, value in self._plain("task").items() if key not in OF_A_FAMILY}
+        seed = task.pop("seed") if part == "train" else self.config.evaluation.seed
+        settings = {
+            key: value for key, value in task.items() if not key.startswith("test_") and key != "seed"
+        }
+        if part != "train":
+            settings |= {
+                key.removeprefix("test_"): value for key, value in task.items() if key.startswith("test_")
+            }
+        return self.dataset.sampler(part, seed=seed, device=self.device, **settings)
+
+    def evaluate(self, params: PyTree, sampler: TaskSampler, tasks: int) -> Evaluation:
         evaluation = self.config.evaluation
         return self.ranks.evaluate(
             self.learner, params, sampler, tasks, steps=evaluation.inner_steps, batch=evaluation.batch
         )
 
     def protocol(self) -> dict[str, Any]:
-        """How the numbers of this run came about, as plain numbers and strings."""
-        protocol = OmegaConf.to_container(self.config.protocol, resolve=True)
-        assert isinstance(protocol, dict)
-        return {str(key): value for key, value in protocol.items()} | {
-            "dataset": self.dataset.name,
-            "split": self.dataset.split,
+        """How the numbers of this run came about, flat: all that tasks, algorithm and evaluation were set to.
+
+        ways, shots, queries, inner_lr, inner_steps, inner_reduction ... by their names in the configuration; what that
+        calls evaluation.inner_steps is test_inner_steps here, and so on.
+        """
+        task, algorithm, evaluation = (self._plain(name) for name in ("task", "algorithm", "evaluation"))
+        named = {"algorithm": algorithm.pop("_target_"), "task_seed": task.pop("seed")}
+        objective = {key: value for key, value in task["objective"].items() if key != "_target_"}
+        settings = {key: value for key, value in task.items() if key not in OF_A_FAMILY}
+        tested = {
+            "batch_norm": evaluation["batch_norm"],
+            "evaluation_seed": evaluation["seed"],
+            "test_inner_steps": evaluation["inner_steps"],
+            "test_tasks": evaluation["tasks"],
         }
+        trained = {key: self.config.trainer[key] for key in ("meta_batch", "iterations")}
+        source = {"dataset": self.dataset.name, "split": self.dataset.split}
+        return settings | algorithm | objective | named | trained | tested | source
+
+    def _plain(self, node: str) -> dict[str, Any]:
+        plain = OmegaConf.to_container(self.config[node], resolve=True)
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}
 
     def about(self) -> dict[str, Any]:
         """What a checkpoint says of the run that it is of."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from meta.objectives import ACCURACY, Metric
+
 __all__ = ["Logger", "Progress", "Wandb"]
 
 log = logging.getLogger(__name__)
@@ -106,9 +108,12 @@ def has_key() -> bool:
 
 
 class Progress:
-    """Loss, accuracy and time left: a bar where stderr is a terminal, elsewhere a plain line at each logged step."""
+    """Loss, score and time left: a bar where stderr is a terminal, elsewhere a plain line at each logged step."""
 
-    def __init__(self, iterations: int, done: int = 0, what: str = "meta-training") -> None:
+    def __init__(
+        self, iterations: int, done: int = 0, what: str = "meta-training", metric: Metric = ACCURACY
+    ) -> None:
+        self._metric = metric
         self._iterations, self._first, self._done = iterations, done, done
         self._began = time.monotonic()
         self._what = what
@@ -131,10 +136,12 @@ class Progress:
             self._bar.update()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """metrics: train/loss, train/accuracy and perhaps val/accuracy."""
-        shown = {"loss": f"{metrics['train/loss']:.3f}", "accuracy": f"{metrics['train/accuracy']:.1%}"}
-        if "val/accuracy" in metrics:
-            shown["val"] = f"{metrics['val/accuracy']:.1%}"
+        """metrics: train/loss, train/<metric> and perhaps val/<metric>."""
+        name = self._metric.name
+        shown = {} if self._metric.is_loss else {"loss": f"{metrics['train/loss']:.3f}"}
+        for word, key in ((name, f"train/{name}"), ("val", f"val/{name}")):
+            if key in metrics:
+                shown[word] = self._metric.said(metrics[key], digits=1)
         if self._bar is not None:
             self._bar.set_postfix(shown)
             return

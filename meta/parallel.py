@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -35,20 +36,26 @@ class Workers:
         self.count = count
         self._pool: ThreadPoolExecutor | None = None
 
-    def map(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """[fn(item) for item in items]. The first exception of an item is raised, once all threads have stopped."""
+    def map(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """fn(item) for each item, in their order, each as soon as it is its turn, so that none need be kept.
+
+        The first exception of an item is raised in its place; items that no thread has begun are then left.
+        """
         if self.count is None:
-            return [fn(item) for item in items]
+            yield from map(fn, items)
+            return
         if self.count == 1 or threading.current_thread() is not threading.main_thread():
-            return _with_one_kernel_thread(fn, items)
+            yield from _with_one_kernel_thread(fn, items)
+            return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
                 self.count, "neo-task", initializer=torch.set_num_threads, initargs=(1,)
             )
         before = torch.get_num_threads()
-        futures = [self._pool.submit(fn, item) for item in items]
+        futures = deque(self._pool.submit(fn, item) for item in items)
         try:
-            return [future.result() for future in futures]
+            while futures:
+                yield futures.popleft().result()
         finally:
             for future in futures:
                 future.cancel()
@@ -63,10 +70,10 @@ class Workers:
         self.count, self._pool = state["count"], None
 
 
-def _with_one_kernel_thread(fn: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def _with_one_kernel_thread(fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [fn(item) for item in items]
+        yield from map(fn, items)
     finally:
         torch.set_num_threads(before)

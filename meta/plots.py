@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, PercentFormatter
 
+from meta.objectives import ACCURACY, Metric
 from tasks import Task
 
-__all__ = ["learning_curve", "tasks"]
+__all__ = ["fits", "learning_curve", "tasks"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
@@ -32,35 +34,43 @@ def learning_curve(
     title: str,
     chance: float | None = None,
     result: Mapping[str, Any] | None = None,
+    metric: Metric = ACCURACY,
 ) -> None:
-    """Loss and accuracy over the iterations: every logged meta-batch as a dot, their running mean, validation, test.
+    """Loss and score over the iterations: every logged meta-batch as a dot, their running mean, validation, test.
 
     Args:
         lines: of metrics.jsonl.
-        chance: the accuracy of guessing, drawn as a dotted line.
-        result: with test/accuracy and test/ci95, both fractions, and test/tasks; drawn as a line with its interval.
+        chance: the score of guessing, drawn as a dotted line.
+        result: with test/<metric>, test/ci95 and test/tasks; drawn as a line with its interval.
+        metric: what the score is; one that is the loss itself gets the one panel there is, on a logarithmic scale.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = [metric.name] if metric.is_loss else ["loss", metric.name]
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
     figure.suptitle(title, fontsize=12)
-    for axes, key, label in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), ("query loss (nats)", "query accuracy"), strict=True
-    ):
-        _curve(axes, lines, key)
+    for axes, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _curve(axes, lines, key, interval=key == metric.name)
         axes.set_xlabel("iteration (meta-update)")
-        axes.set_ylabel(label)
+        axes.locator_params(axis="x", nbins=6)
+        axes.set_ylabel("query loss (nats)" if key == "loss" else metric.label)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if key == "loss":
             axes.set_ylim(bottom=0)
         else:
-            axes.set_ylim(0, 1.02)
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            if metric.fraction:
+                axes.set_ylim(0, 1.02)
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            if metric.is_loss:
+                axes.set_yscale("log")
+                for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                    formatted(FormatStrFormatter("%g"))
             if chance is not None:
-                axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label=f"chance, {chance:.0%}")
+                label = f"chance, {metric.said(chance, digits=0)}"
+                axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label=label)
             if result is not None:
-                _test_line(axes, result)
+                _test_line(axes, result, metric)
         if axes.get_legend_handles_labels()[0]:
-            place = "upper right" if key == "loss" else "lower right"
+            place = "lower right" if key == metric.name and metric.higher_is_better else "upper right"
             axes.legend(fontsize=8, loc=place, framealpha=0.9)
     _save(figure, path)
 
@@ -95,7 +105,68 @@ def tasks(pictured: Sequence[tuple[Task, torch.Tensor]], path: Path, *, title: s
     _save(figure, path)
 
 
-def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str) -> None:
+def fits(
+    drawn: Sequence[tuple[Task, torch.Tensor, Sequence[torch.Tensor]]],
+    errors: torch.Tensor,
+    path: Path,
+    *,
+    title: str,
+    error: str,
+) -> None:
+    """Regression tasks side by side: the function, the support points, the fit after 0, 1, ... gradient steps.
+
+    Args:
+        drawn: each a task of x and y (n, 1), a grid (points, 1), and the predictions on it after each step (points, 1).
+        errors: (steps + 1,) mean over tasks of the query error, drawn in a panel of its own.
+        error: what errors are, the label of their axis.
+    """
+    steps = len(errors) - 1
+    shades = [shade(k, steps) for k in range(steps + 1)]
+    figure = Figure(figsize=(3.4 * (len(drawn) + 1), 3.6), layout="constrained")
+    figure.suptitle(f"{title}: test tasks before and after each gradient step", fontsize=12)
+    *panels, last = figure.subplots(1, len(drawn) + 1, squeeze=False)[0]
+    for number, (axes, (task, grid, after)) in enumerate(zip(panels, drawn, strict=True)):
+        order = task.query.x[:, 0].argsort().cpu()
+        x, y = (part[:, 0].cpu()[order].numpy() for part in (task.query.x, task.query.y))
+        axes.plot(x, y, ".", color=GREY, markersize=4, label="queries")
+        for k, (fit, colour) in enumerate(zip(after, shades, strict=True)):
+            style = ":" if k == 0 else "-"
+            label = {0: "before", 1: "1 step"}.get(k, f"{k} steps")
+            axes.plot(
+                grid[:, 0].cpu().numpy(),
+                fit[:, 0].cpu().numpy(),
+                style,
+                color=colour,
+                linewidth=1.6,
+                label=label,
+            )
+        support = (task.support.x[:, 0].cpu().numpy(), task.support.y[:, 0].cpu().numpy())
+        axes.plot(*support, "^", color=RED, markersize=7, label="support")
+        axes.set_title(f"task {number + 1}", fontsize=10)
+        axes.set_xlabel("x")
+        axes.set_ylabel("y" if number == 0 else "")
+    last.plot(range(steps + 1), errors.cpu().numpy(), "-", color=GREY, linewidth=1, zorder=1)
+    last.scatter(range(steps + 1), errors.cpu().numpy(), c=shades, s=40, zorder=2)
+    for k, value in enumerate(errors.tolist()):
+        last.annotate(f"{value:.2f}", (k, value), (3, 6), textcoords="offset points", fontsize=8)
+    last.set_ylim(bottom=0)
+    last.set_xticks(range(steps + 1))
+    last.set_xlabel("gradient steps")
+    last.set_title(error, fontsize=10)
+    for axes in (*panels, last):
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def shade(step: int, steps: int) -> tuple[float, float, float, float]:
+    """The colour of a gradient step, darker from one to the next."""
+    return colormaps["viridis_r"](0.12 + 0.88 * step / max(1, steps))
+
+
+def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str, interval: bool) -> None:
     train = [(line["step"], line[f"train/{key}"]) for line in lines if line.get(f"train/{key}") is not None]
     val = [line for line in lines if line.get(f"val/{key}") is not None]
     if train:
@@ -103,7 +174,7 @@ def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str) -> None:
         axes.plot(steps, values, ".", color=BLUE, alpha=0.3, markersize=4, label="training meta-batch")
         axes.plot(steps, _running_mean(values), color=BLUE, linewidth=1.8, label="training, running mean")
     if val:
-        margin = [line.get("val/ci95") or 0.0 for line in val] if key == "accuracy" else None
+        margin = [line.get("val/ci95") or 0.0 for line in val] if interval else None
         axes.errorbar(
             [line["step"] for line in val],
             [line[f"val/{key}"] for line in val],
@@ -117,10 +188,10 @@ def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str) -> None:
         )
 
 
-def _test_line(axes: Axes, result: Mapping[str, Any]) -> None:
-    mean, ci95 = result["test/accuracy"], result["test/ci95"] or 0.0
+def _test_line(axes: Axes, result: Mapping[str, Any], metric: Metric) -> None:
+    mean, ci95 = result[f"test/{metric.name}"], result["test/ci95"] or 0.0
     axes.axhspan(mean - ci95, mean + ci95, color=RED, alpha=0.15, linewidth=0)
-    label = f"test, {mean:.1%} ± {100 * ci95:.1f}, {result['test/tasks']} tasks"
+    label = f"test, {metric.said(mean, ci95, digits=1)}, {result['test/tasks']} tasks"
     axes.axhline(mean, color=RED, linestyle="--", linewidth=1.4, label=label)
 
 

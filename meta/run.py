@@ -3,7 +3,7 @@
 metrics.jsonl               a line for each logged step
 checkpoints/                step-*.safetensors, best.safetensors
 plots/learning_curve.png, plots/tasks.png
-result.json                 the test accuracy and its protocol, at the end
+result.json                 the test score and its protocol, at the end
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
 from meta.loggers import Progress
 from meta.metrics import Metrics, plain, read_metrics
+from meta.objectives import Metric, metric_named
 from meta.trainer import Log, State
-from neo.typing import Params
+from neo.typing import PyTree
 
-__all__ = ["evaluate_run", "resumed_config", "train"]
-
-PICTURED = 2  # test tasks in tasks.png
+__all__ = ["evaluate_run", "resumed_config", "sentence", "train"]
 
 
 def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Ranks = ALONE) -> dict[str, Any]:
@@ -70,15 +69,16 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
     metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
     about = experiment.about()
     began = time.monotonic() - spent_s
-    best = _best_so_far(checkpoints, state.step)
+    metric = experiment.learner.objective.metric
+    best = _best_so_far(checkpoints, state.step, metric)
 
     def described(result: Evaluation | None) -> dict[str, Any]:
-        scores = {"val/accuracy": result.mean, "val/ci95": result.ci95} if result else {}
+        scores = {f"val/{metric.name}": result.mean, "val/ci95": result.ci95} if result else {}
         return plain({**about, **scores, "seconds": time.monotonic() - began})
 
     def keep(state: State, result: Evaluation | None) -> None:
         nonlocal best
-        if result is not None and result.mean > best:
+        if result is not None and metric.better(result.mean, best):
             best = result.mean
             checkpoints.save_best(state, described(result))
         if state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations:
@@ -88,7 +88,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
     try:
         if not resume:
             checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
-        with Progress(trainer.iterations, state.step) as progress:
+        with Progress(trainer.iterations, state.step, metric=metric) as progress:
 
             def log(line: Log) -> None:
                 numbers = line.metrics()
@@ -110,10 +110,12 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
     tested = experiment.evaluate(state.params, test, config.evaluation.tasks)
     result = plain(
         {
-            "test/accuracy": tested.mean,
+            "metric": metric.name,
+            f"test/{metric.name}": tested.mean,
             "test/ci95": tested.ci95,
             "test/loss": tested.loss,
             "test/tasks": len(tested.scores),
+            "test/chance": test.chance,
             "iterations": state.step,
             "seconds": time.monotonic() - began,
             "seed": config.seed,
@@ -177,7 +179,8 @@ def evaluate_run(
     evaluation = experiment.evaluate(state.params, experiment.sampler(part), tasks)
     result = plain(
         {
-            f"{part}/accuracy": evaluation.mean,
+            "metric": experiment.learner.objective.metric.name,
+            f"{part}/{experiment.learner.objective.metric.name}": evaluation.mean,
             f"{part}/ci95": evaluation.ci95,
             f"{part}/loss": evaluation.loss,
             f"{part}/tasks": len(evaluation.scores),
@@ -192,25 +195,32 @@ def evaluate_run(
     return result
 
 
-def draw(experiment: Experiment, params: Params, folder: Path, result: Mapping[str, Any]) -> dict[str, Path]:
+def draw(experiment: Experiment, params: PyTree, folder: Path, result: Mapping[str, Any]) -> dict[str, Path]:
     """The pictures of a finished run: name → path."""
-    paths = {name: folder / "plots" / f"{name}.png" for name in ("learning_curve", "tasks")}
-    ways = experiment.config.task.ways
-    title = f"{experiment.dataset.name}, {ways}-way {experiment.config.task.shots}-shot"
+    sampler = experiment.sampler("test")
+    title = f"{experiment.dataset.name}, {sampler.title}"
+    paths = {"learning_curve": folder / "plots" / "learning_curve.png"}
     plots.learning_curve(
         read_metrics(folder / "metrics.jsonl"),
         paths["learning_curve"],
         title=title,
-        chance=1 / ways,
+        chance=sampler.chance,
         result=result,
+        metric=experiment.learner.objective.metric,
     )
-    pictured = []
-    for task in experiment.sampler("test").sample(0, PICTURED):
-        adapted = experiment.learner.adapt(params, task.support, experiment.config.evaluation.inner_steps)
-        prediction = experiment.learner.model(adapted, task.query.x)
-        pictured.append((task, prediction.data.argmax(1)))
-    plots.tasks(pictured, paths["tasks"], title=f"{title}: test tasks after adaptation")
+    if experiment.picture is not None:
+        paths["tasks"] = folder / "plots" / "tasks.png"
+        steps = experiment.config.evaluation.inner_steps
+        experiment.picture(experiment.learner, params, sampler, paths["tasks"], title=title, steps=steps)
     return paths
+
+
+def sentence(result: Mapping[str, Any], part: str = "test") -> str:
+    """A result for people: "test accuracy 92.11% ± 0.51 (95% interval over 600 unseen tasks)"."""
+    metric = metric_named(result["metric"])
+    value, ci95 = result[f"{part}/{metric.name}"], result[f"{part}/ci95"] or 0.0
+    said = "not a finite number" if value is None else metric.said(value, ci95)
+    return f"{part} {metric.name} {said} (95% interval over {result[f'{part}/tasks']} unseen tasks)"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -233,8 +243,8 @@ def _same_data(experiment: Experiment, path: Path) -> None:
             )
 
 
-def _best_so_far(checkpoints: Checkpoints, step: int) -> float:
-    """The best validation accuracy up to a step; one found later, by a run that was then killed, does not count."""
+def _best_so_far(checkpoints: Checkpoints, step: int, metric: Metric) -> float:
+    """The best validation score up to a step; one found later, by a run that was then killed, does not count."""
     path = checkpoints.best()
     about = checkpoint.read_header(path) if path else {"step": step + 1}
-    return about["val/accuracy"] if about["step"] <= step else float("-inf")
+    return about[f"val/{metric.name}"] if about["step"] <= step else metric.worst

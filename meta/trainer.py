@@ -14,7 +14,7 @@ from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation, Sampler
 from neo.optim import Optimizer
-from neo.typing import Params, PyTree
+from neo.typing import PyTree
 
 __all__ = ["Log", "State", "Trainer", "TrainingError"]
 
@@ -27,24 +27,27 @@ class State(NamedTuple):
     """All that a run is, between two steps: with it, and tasks that are a function of the step, a run continues."""
 
     step: int  # meta-updates taken
-    params: Params
+    params: PyTree  # the meta-parameters
     optimizer: Any  # the outer optimiser's state, a pytree
 
 
 @dataclass(frozen=True)
 class Log:
-    """What one logged step has to say; loss in nats, accuracy in [0, 1]."""
+    """What one logged step has to say. metric: the name of the score, by which it is logged."""
 
     step: int
     loss: float
-    accuracy: float
+    score: float
     validation: Evaluation | None = None
+    metric: str = "accuracy"
 
     def metrics(self) -> dict[str, float]:
-        """As a flat dict: train/loss, train/accuracy, and val/... where validation ran."""
+        """As a flat dict: train/loss, train/<metric>, and val/... where validation ran."""
         val = self.validation
-        return {"train/loss": self.loss, "train/accuracy": self.accuracy} | (
-            {} if val is None else {"val/loss": val.loss, "val/accuracy": val.mean, "val/ci95": val.ci95}
+        return {"train/loss": self.loss, f"train/{self.metric}": self.score} | (
+            {}
+            if val is None
+            else {"val/loss": val.loss, f"val/{self.metric}": val.mean, "val/ci95": val.ci95}
         )
 
 
@@ -112,7 +115,7 @@ class Trainer:
         sampler: Sampler,
         start: State,
         *,
-        validate: Callable[[Params], Evaluation] | None = None,
+        validate: Callable[[PyTree], Evaluation] | None = None,
         log: Callable[[Log], None] = lambda line: None,
         checkpoint: Callable[[State, Evaluation | None], None] = lambda state, validation: None,
         tick: Callable[[], None] = lambda: None,
@@ -143,7 +146,8 @@ class Trainer:
             if due:
                 if validate is not None and self._validates(state.step):
                     validation = validate(state.params)
-                log(Log(state.step, float(gradient.loss.mean()), float(gradient.score.mean()), validation))
+                loss, score = float(gradient.loss.mean()), float(gradient.score.mean())
+                log(Log(state.step, loss, score, validation, self.learner.objective.metric.name))
             if kept or validation is not None:
                 checkpoint(state, validation)
             tick()

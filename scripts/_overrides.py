@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
@@ -45,17 +47,18 @@ def value_of(overrides: Iterable[Override], key: str) -> Any:
 def check(config_name: str, overrides: Sequence[Override], sweeping: bool) -> None:
     """Raise ConfigError unless every key exists, every choice has a file, and values are of their default's type."""
     choices = groups()
+    choices["device"] += _numbered_gpus(overrides, sweeping)
     composed: list[str] = []
     for override in overrides:
         key = override.key_or_group
         if key in choices:
             for value in _values(override, sweeping):
                 _expect_choice(key, value, choices[key])
-                composed = [*[c for c in composed if not c.startswith(f"{key}=")], f"{key}={value!s}"]
+                choice = "null" if value is None else value
+                composed = [*[c for c in composed if not c.startswith(f"{key}=")], f"{key}={choice}"]
     with initialize_config_module("conf", version_base="1.3"):
         reference = compose(config_name, overrides=composed)
-    # `protocol` repeats other values: overriding it would make a result lie about them.
-    known = {key: value for key, value in leaves(reference).items() if key.split(".")[0] != "protocol"}
+    known = leaves(reference)
     for override in overrides:
         key = override.key_or_group
         if key in choices or key.split(".")[0] == "hydra" or key.startswith("hydra/") or override.is_delete():
@@ -77,6 +80,15 @@ def groups() -> dict[str, list[str]]:
         )
         for folder in folders
     }
+
+
+def _numbered_gpus(overrides: Sequence[Override], sweeping: bool) -> list[str]:
+    """The cuda:0, cuda:1 ... among the devices asked for, made choices of their group like those that have files."""
+    asked = [value for o in overrides if o.key_or_group == "device" for value in _values(o, sweeping)]
+    numbered = [value for value in asked if re.fullmatch(r"cuda:\d+", str(value))]
+    for value in numbered:
+        ConfigStore.instance().store(value, {"device": value}, group="device", package="_global_")
+    return numbered
 
 
 def leaves(config: DictConfig) -> dict[str, Any]:

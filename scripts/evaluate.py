@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from meta.run import evaluate_run
+from meta.run import evaluate_run, sentence
 from scripts import _command
 from scripts._overrides import ConfigError
 
@@ -31,10 +31,9 @@ def job(config: DictConfig) -> None:
         which=config.checkpoint,
         overrides={key: value for key, value in overrides.items() if value is not None},
     )
-    mean, ci95 = result[f"{config.part}/accuracy"], result[f"{config.part}/ci95"] or 0.0
     print(
-        f"{config.part} accuracy {100 * mean:.2f}% ± {100 * ci95:.2f} (95% interval over {config.tasks} unseen tasks), "
-        f"{result['checkpoint']} after {result['iterations']} iterations\nwritten: {folder / 'evaluation.json'}"
+        f"{sentence(result, config.part)}, {result['checkpoint']} after {result['iterations']} iterations\n"
+        f"written: {folder / 'evaluation.json'}"
     )
 
 

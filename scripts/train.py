@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from meta.distributed import Ranks, launched
-from meta.run import resumed_config, train
+from meta.run import resumed_config, sentence, train
 from scripts import _command
 from scripts._overrides import ConfigError, value_of
 
@@ -56,6 +56,8 @@ def lead(config: DictConfig, ranks: Ranks) -> None:
         config = resumed_config(
             folder, {key: OmegaConf.select(config, key) for key in given if key != "resume"}
         )
+    elif (folder / ".hydra").is_dir():  # config.yaml there has references
+        OmegaConf.save(config, folder / ".hydra" / "resolved.yaml", resolve=True)
     ranks.told((config, folder, resume))
     try:
         result = train(config, folder, resume=resume, ranks=ranks)
@@ -64,13 +66,8 @@ def lead(config: DictConfig, ranks: Ranks) -> None:
     except KeyboardInterrupt:
         print(f"\nstopped; continue with: resume={folder}", file=sys.stderr)
         raise
-    accuracy, ci95 = result["test/accuracy"], result["test/ci95"] or 0.0
-    print(
-        f"test accuracy {100 * accuracy:.2f}% ± {100 * ci95:.2f} (95% interval over {result['test/tasks']} unseen "
-        f"tasks), {result['iterations']} iterations, {result['seconds']:.0f} s\n"
-        f"pictures: {folder / 'plots' / 'learning_curve.png'}\n"
-        f"          {folder / 'plots' / 'tasks.png'}"
-    )
+    print(f"{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
+    print("pictures: " + "\n          ".join(map(str, sorted((folder / "plots").glob("*.png")))))
 
 
 def before(overrides: Sequence[Override]) -> Sequence[str]:

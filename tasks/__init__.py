@@ -12,8 +12,11 @@ from tasks.errors import DataError
 from tasks.glyphs import Glyphs
 from tasks.omniglot import Omniglot
 from tasks.sampler import EpisodeSampler
+from tasks.sinusoid import Sinusoid, SinusoidSampler
+from tasks.source import TaskSampler, TaskSource
 from tasks.splits import SPLITS, split_characters
 from tasks.task import Batch, Task
+from tasks.tasksets import Tasksets, TasksetSampler
 
 __all__ = [
     "SPLITS",
@@ -23,6 +26,12 @@ __all__ = [
     "EpisodeSampler",
     "Glyphs",
     "Omniglot",
+    "Sinusoid",
+    "SinusoidSampler",
     "Task",
+    "TaskSampler",
+    "TaskSource",
+    "TasksetSampler",
+    "Tasksets",
     "split_characters",
 ]

@@ -53,8 +53,12 @@ def uniform(key: int, *shape: int) -> torch.Tensor:
     count = 1
     for size in shape:
         count *= size
-    words = derive(key, torch.arange(count))
-    return (((words >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24).reshape(shape)
+    return unit(derive(key, torch.arange(count))).reshape(shape)
+
+
+def unit(words: torch.Tensor) -> torch.Tensor:
+    """int64 words → float32 k / 2**24 in [0, 1), from the upper 24 bits of each; exact on every machine."""
+    return ((words >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24
 
 
 def _word(name: str) -> int:

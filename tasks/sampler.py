@@ -82,6 +82,15 @@ class EpisodeSampler:
         """How many classes there are to draw from: characters x rotations."""
         return len(self._characters) * self._turns
 
+    @property
+    def title(self) -> str:
+        return f"{self.ways}-way {self.shots}-shot"
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing."""
+        return 1 / self.ways
+
     def sample(self, iteration: int | torch.Tensor, slots: int | Sequence[int] | torch.Tensor) -> Task:
         """The tasks of some slots of one iteration, stacked.
 

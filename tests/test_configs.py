@@ -14,11 +14,12 @@ import neo
 import tasks
 from meta.experiment import Experiment, build
 from meta.loggers import Logger, Wandb
+from meta.run import train
 from meta.trainer import Trainer
 from scripts._overrides import ConfigError, check, groups, leaves, parse
 
 CONF = Path(__file__).parents[1] / "conf"
-COMMANDS = ("train", "evaluate", "mnist")
+COMMANDS = ("train", "evaluate", "mnist", "compare")
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
 
 
@@ -46,9 +47,13 @@ def test_choice_composes_and_resolves(group, choice):
 @pytest.mark.parametrize("choice", groups()["model"])
 @pytest.mark.parametrize("algorithm", groups()["algorithm"])
 def test_algorithm_builds_with_every_model(algorithm, choice):
-    experiment = Experiment(composed("train", f"algorithm={algorithm}", f"model={choice}", "model.hidden=4"))
+    small = ["model._args_=[1,4,1]"] if choice == "mlp" else ["model.hidden=4"]
+    experiment = Experiment(composed("train", f"algorithm={algorithm}", f"model={choice}", *small))
     assert isinstance(experiment.learner, meta.MetaLearner)
-    assert experiment.learner.init(seed=0)["conv0.weight"].shape == (4, 1, 3, 3)
+    params = experiment.learner.init(seed=0)
+    weights = params["params"] if isinstance(experiment.learner, meta.MetaSGD) else params
+    name, shape = ("linear0.weight", (4, 1)) if choice == "mlp" else ("conv0.weight", (4, 1, 3, 3))
+    assert weights[name].shape == shape
     assert isinstance(experiment.trainer, Trainer)
 
 
@@ -152,3 +157,91 @@ def test_every_value_of_a_new_key_has_a_comment():
             if value and value[1] not in ("_target_", "project") and "#" not in line:
                 bare.append(f"{path.relative_to(CONF)}: {line.strip()}")
     assert not bare
+
+
+# --- published settings ------------------------------------------------------------------------------------------
+
+EXPERIMENTS = groups()["experiment"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_says_paper_number_and_command(name):
+    header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
+    assert "arXiv:1703.03400" in header
+    assert re.search(r"table \d|figure \d", header)
+    assert re.search(r"\d+\.\d+ ± \d+\.\d+", header)
+    assert f"python scripts/train.py experiment={name}" in header
+    assert "α = " in header
+    assert "mean" in header
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_builds_and_runs_briefly(name, tmp_path, monkeypatch):
+    """As published, but for how much of everything; Omniglot's place is taken by characters that need no files."""
+    small = [
+        "trainer.iterations=2",
+        "trainer.meta_batch=2",
+        "trainer.val_tasks=2",
+        "evaluation.tasks=3",
+        "device=cpu",
+    ]
+    if "omniglot" in name:
+        small += ["model.hidden=4"]
+        glyphs = tasks.Glyphs(alphabets=5, characters=6)
+        monkeypatch.setattr(Experiment, "dataset", glyphs)
+    config = composed("train", f"experiment={name}", *small)
+    result = train(config, tmp_path)
+    assert result["iterations"] == 2
+    assert result["protocol"]["inner_lr"] == config.algorithm.inner_lr
+    assert (tmp_path / "plots" / "tasks.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("maml_omniglot_5w1s", (5, 1, 1, 0.4, 1, 3, 32)),
+        ("maml_omniglot_5w5s", (5, 5, 5, 0.4, 1, 3, 32)),
+        ("maml_omniglot_20w1s", (20, 1, 1, 0.1, 5, 5, 16)),
+        ("maml_omniglot_20w5s", (20, 5, 5, 0.1, 5, 5, 16)),
+    ],
+)
+def test_omniglot_experiments_are_the_papers(name, protocol, monkeypatch):
+    """Appendix A.1 of arXiv:1703.03400; its inner rate is of a sum over the support set divided by the shots."""
+    monkeypatch.setattr(Experiment, "dataset", tasks.Glyphs(alphabets=3, characters=2))
+    experiment = Experiment(composed("train", f"experiment={name}"))
+    assert experiment.config.task.dataset._target_ == "tasks.Omniglot"
+    got = experiment.protocol()
+    keys = ("ways", "shots", "queries", "inner_lr", "inner_steps", "test_inner_steps", "meta_batch")
+    assert tuple(got[key] for key in keys) == protocol
+    assert (got["inner_reduction"], got["test_tasks"], got["iterations"]) == ("shots", 600, 60_000)
+    assert not any(name.startswith("norm") and name.endswith("weight") for name in experiment.learner.init(0))
+
+
+def test_experiment_gives_way_to_what_is_typed_after_it():
+    config = composed("train", "experiment=maml_omniglot_5w1s", "algorithm=fomaml", "task.ways=7")
+    assert (config.algorithm.first_order, config.algorithm.inner_lr, config.task.ways) == (True, 0.4, 7)
+    checked("train", "experiment=maml_omniglot_5w1s", "trainer.iterations=3")
+    with pytest.raises(
+        ConfigError, match=r"experiment=maml_5w1s is no choice .* did you mean maml_omniglot_5w1s"
+    ):
+        checked("train", "experiment=maml_5w1s")
+
+
+def test_task_brings_its_model_and_objective():
+    config = composed("train", "task=sinusoid")
+    assert (config.model._target_, config.task.objective._target_) == ("neo.nn.MLP", "meta.Regression")
+    assert composed("train", "task=sinusoid", "model=conv4").model._target_ == "neo.nn.Conv4"
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "mnist", "bench", "compare"])
+def test_device_is_typed_as_one_word(name, device):
+    checked(name, f"device={device}")
+    assert composed(name, f"device={device}").device == device
+
+
+def test_device_that_is_none_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"device=gpu is no choice that there is.*expected one of auto, cpu, cuda"
+    ):
+        checked("train", "device=gpu")

@@ -9,7 +9,6 @@ import torch
 import neo
 from meta.adapt import adapt
 from meta.algorithms.base import MetaGradient, MetaLearner
-from meta.averaging import mean
 from meta.objectives import Classification, Objective
 from meta.parallel import Workers
 from neo.nn import Module
@@ -69,12 +68,12 @@ class MAML(MetaLearner):
 
     def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
         gradient_of_task = neo.value_and_grad(self._query_loss, argnums=0, has_aux=True)
-        results = self.workers.map(lambda task: gradient_of_task(params, task), batch)
-        return MetaGradient(
-            mean(gradient for _, gradient in results),
-            torch.stack([loss.data for (loss, _), _ in results]),
-            torch.stack([score for (_, score), _ in results]),
-        )
+
+        def of_task(task: Task) -> tuple[Params, torch.Tensor, torch.Tensor]:
+            (loss, score), gradient = gradient_of_task(params, task)
+            return gradient, loss.data, score
+
+        return MetaGradient.of_tasks(self.workers.map(of_task, batch))
 
     def _support_loss(self, params: Params, support: Batch) -> Any:
         return self.objective.support_loss(self.model(params, support.x), support.y)

@@ -21,7 +21,11 @@ def sgd(lr: Rate, weight_decay: float = 0.0) -> Optimizer:
     check_rate("sgd", lr)
 
     def step(params: PyTree, grads: PyTree, state: None) -> tuple[PyTree, None]:
-        grads = optree.tree_map(lambda g, p: _decayed(g, p, weight_decay), grads, params) if weight_decay else grads
+        grads = (
+            optree.tree_map(lambda g, p: _decayed(g, p, weight_decay), grads, params)
+            if weight_decay
+            else grads
+        )
         return all_moved(params, grads, lr), None
 
     return Optimizer(lambda params: None, step)

@@ -9,6 +9,7 @@ from PIL import Image, ImageColor
 
 import tasks
 from meta import plots
+from meta.objectives import MSE
 
 
 def pixels(path) -> np.ndarray:
@@ -59,3 +60,27 @@ def test_running_mean_of_a_line_is_the_line():
     bent = plots._running_mean(np.arange(50.0))
     np.testing.assert_allclose(bent[5:-5], np.arange(50.0)[5:-5])
     assert torch.isfinite(torch.from_numpy(bent)).all()
+
+
+def test_fits_show_support_queries_and_a_curve_for_each_step(tmp_path):
+    task = tasks.Sinusoid().sampler("test", shots=5, queries=50, seed=0).sample(0, 1)[0]
+    grid = torch.linspace(-5, 5, 40)[:, None]
+    after = [torch.full_like(grid, float(k)) for k in range(3)]
+    path = tmp_path / "fits.png"
+    plots.fits([(task, grid, after)], torch.tensor([3.0, 2.0, 1.0]), path, title="t", error="e")
+    assert has_colour(path, plots.RED)
+    for k in range(3):
+        shade = np.round(np.array(plots.shade(k, 2)[:3]) * 255)
+        assert (np.abs(pixels(path) - shade).max(1) <= 1).sum() > 200, k
+
+
+def test_learning_curve_of_an_error_is_one_panel(tmp_path):
+    lines = [{"step": s, "train/loss": 1 / s, "train/mse": 1 / s} for s in range(1, 30)]
+    lines[-1] |= {"val/loss": 0.2, "val/mse": 0.2, "val/ci95": 0.02}
+    result = {"test/mse": 0.1, "test/ci95": 0.01, "test/tasks": 600}
+    plots.learning_curve(lines, tmp_path / "one.png", title="t", chance=4.0, result=result, metric=MSE)
+    plots.learning_curve([], tmp_path / "two.png", title="t")
+    one, two = (len(pixels(tmp_path / f"{name}.png")) for name in ("one", "two"))
+    assert one * 2 == two
+    for colour in (plots.BLUE, plots.ORANGE, plots.RED, plots.GREY):
+        assert has_colour(tmp_path / "one.png", colour)

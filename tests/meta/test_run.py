@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from meta import experiment
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.metrics import read_metrics
-from meta.run import evaluate_run, resumed_config, train
+from meta.run import evaluate_run, resumed_config, sentence, train
 
 TINY = [
     "task.dataset.alphabets=4",
@@ -207,6 +207,63 @@ def test_diverging_run_keeps_what_it_has_written(tmp_path):
         train(tiny("optimizer.lr=1e30", "trainer.checkpoint_every=1"), tmp_path)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")][:1] == [1]
     assert read_header(Checkpoints(tmp_path / "checkpoints").last())["step"] >= 1
+
+
+SINUSOID = [
+    "task=sinusoid",
+    "model._args_=[1,8,1]",
+    "algorithm.inner_lr=0.01",
+    "task.test_queries=20",
+    "trainer.meta_batch=2",
+    "trainer.iterations=4",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=2",
+    "trainer.val_every=2",
+    "trainer.val_tasks=3",
+    "evaluation.tasks=5",
+    "device=cpu",
+]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def test_regression_run_reports_an_error_and_keeps_the_smallest(tmp_path):
+    result = train(composed(*SINUSOID), tmp_path)
+    assert result["test/mse"] == pytest.approx(result["test/loss"])
+    assert result["test/chance"] == pytest.approx(4.2517, abs=1e-4)
+    assert result["protocol"]["queries"] == 10
+    assert result["protocol"]["test_queries"] == 20
+    assert sentence(result).startswith(f"test mse {result['test/mse']:.3f} ± ")
+    errors = {line["step"]: line["val/mse"] for line in numbers(tmp_path) if "val/mse" in line}
+    best = read_header(Checkpoints(tmp_path / "checkpoints").best())
+    assert best["val/mse"] == min(errors.values()) == errors[best["step"]]
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"learning_curve.png", "tasks.png"}
+
+
+@pytest.mark.parametrize("algorithm", ["anil", "meta_sgd", "reptile"])
+def test_every_algorithm_resumes_and_is_evaluated_whatever_its_meta_parameters(algorithm, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    whole.mkdir()
+    halves.mkdir()
+    arm = [f"algorithm={algorithm}", "evaluation.inner_steps=2"]
+    train(tiny(*arm), whole)
+    train(tiny(*arm, "trainer.iterations=2"), halves)
+    train(resumed_config(halves, {"trainer.iterations": 4}), halves, resume=True)
+    assert tensors(whole).keys() == tensors(halves).keys()
+    for name, tensor in tensors(whole).items():
+        assert torch.equal(tensor, tensors(halves)[name]), name
+    rates = {name for name in tensors(whole) if name.startswith("params.rates.")}
+    assert bool(rates) == (algorithm == "meta_sgd")
+    evaluation = evaluate_run(whole, tasks=5)
+    assert evaluation["test/accuracy"] == json.loads((whole / "result.json").read_text())["test/accuracy"]
+
+
+def test_run_without_a_picture_draws_its_curve_alone(tmp_path):
+    train(tiny("task.picture=null", "trainer.iterations=1"), tmp_path)
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["learning_curve.png"]
 
 
 @pytest.mark.parametrize("device", ["gpu", "mps", "cuda:99"])

@@ -1,0 +1,175 @@
+"""Sinusoids: the regression family of the MAML paper. Finn et al. 2017, arXiv:1703.03400, section 5.1."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tasks.hashing import derive, stream, unit
+from tasks.task import Batch, Task
+
+__all__ = ["Sinusoid", "SinusoidSampler"]
+
+PARTS = ("train", "val", "test")
+
+
+class Sinusoid:
+    """y = A sin(x − φ), with A, φ and x uniform in their ranges; a task is one (A, φ).
+
+    There is no data: the parts differ in the stream that their tasks are drawn from, and no two tasks are the same.
+
+    Args:
+        amplitude: (least, most) of A, in units of y.
+        phase_rad: (least, most) of φ, in radians.
+        x: (least, most) of x, in radians.
+    Raises: ValueError for a range that is none.
+    """
+
+    name = "sinusoid"
+
+    def __init__(
+        self,
+        *,
+        amplitude: tuple[float, float] = (0.1, 5.0),
+        phase_rad: tuple[float, float] = (0.0, math.pi),
+        x: tuple[float, float] = (-5.0, 5.0),
+    ) -> None:
+        self.amplitude = _range("amplitude", amplitude)
+        self.phase_rad = _range("phase_rad", phase_rad)
+        self.x = _range("x", x)
+        self.split = f"amplitude={self.amplitude},phase_rad={self.phase_rad},x={self.x}"
+
+    def sampler(
+        self, part: str, *, shots: int, queries: int, seed: int, device: str | torch.device = "cpu"
+    ) -> SinusoidSampler:
+        """The K-shot tasks of a part ("train", "val" or "test"); see SinusoidSampler."""
+        return SinusoidSampler(self, part, shots=shots, queries=queries, seed=seed, device=device)
+
+    def describe(self) -> dict[str, Any]:
+        """What a result must say about its tasks. The checksum is of the ranges, there being no data."""
+        return {
+            "dataset": self.name,
+            "split": self.split,
+            "checksum": hashlib.sha256(self.split.encode()).hexdigest(),
+            "source": "generated",
+        }
+
+    def __repr__(self) -> str:
+        return f"Sinusoid({self.split})"
+
+
+class SinusoidSampler:
+    """Draws meta-batches of sinusoids: a task is a pure function of (seed, split, iteration, slot).
+
+    Every number is the upper 24 bits of a hash, the same on every device; the sine is the device's own, so that y may
+    differ in its last bits between a CPU and a GPU.
+
+    Args:
+        shots, queries: points of the support (≥ 1) and of the query set (≥ 1), all drawn independently.
+        seed: any integer.
+    Raises: ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        source: Sinusoid,
+        part: str,
+        *,
+        shots: int,
+        queries: int,
+        seed: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if part not in PARTS:
+            raise ValueError(f"SinusoidSampler: part={part!r} is none; expected one of {', '.join(PARTS)}.")
+        self.source, self.part = source, part
+        self.shots = _at_least(1, "shots", shots)
+        self.queries = _at_least(1, "queries", queries)
+        self.seed, self.device = operator.index(seed), torch.device(device)
+        self._key = stream(self.seed, source.name, source.split, part)
+        self._points = torch.arange(self.shots + self.queries, device=self.device)
+
+    @property
+    def title(self) -> str:
+        return f"{self.shots}-shot"
+
+    @property
+    def chance(self) -> float:
+        """The mean squared error of predicting 0 everywhere, E[A²] E[sin²(x − φ)]."""
+        low, high = self.source.amplitude
+        square = (low * low + low * high + high * high) / 3
+        # E[cos 2(x − φ)] over x and φ: the product of the two ranges' characteristic functions.
+        wave = math.prod(_sinc(high - low) for low, high in (self.source.x, self.source.phase_rad))
+        middle = sum(self.source.x) - sum(self.source.phase_rad)
+        return square * (1 - wave * math.cos(middle)) / 2
+
+    def sample(self, iteration: int | torch.Tensor, slots: int | Sequence[int] | torch.Tensor) -> Task:
+        """The tasks of some slots of one iteration, stacked; arguments as EpisodeSampler.sample has them.
+
+        Returns: support.x and .y (slots, shots, 1) float32, query likewise with queries.
+        """
+        amplitude, phase_rad = self.draw(iteration, slots)
+        x = _within(
+            self.source.x, unit(derive(derive(self._keys(iteration, slots), 2)[:, None], self._points))
+        )
+        y = amplitude[:, None] * torch.sin(x - phase_rad[:, None])
+        x, y = x[..., None], y[..., None]
+        return Task(
+            support=Batch(x[:, : self.shots], y[:, : self.shots]),
+            query=Batch(x[:, self.shots :], y[:, self.shots :]),
+        )
+
+    def draw(
+        self, iteration: int | torch.Tensor, slots: int | Sequence[int] | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the tasks are: amplitude and phase in radians, each (slots,) float32."""
+        keys = self._keys(iteration, slots)
+        amplitude, phase_rad = (unit(derive(keys, number)) for number in (0, 1))
+        return _within(self.source.amplitude, amplitude), _within(self.source.phase_rad, phase_rad)
+
+    def __repr__(self) -> str:
+        return f"SinusoidSampler({self.part}: {self.title}, {self.queries} queries, seed {self.seed}, {self.device})"
+
+    def _keys(self, iteration: int | torch.Tensor, slots: int | Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """The key of each task, (slots,) int64."""
+        if not isinstance(iteration, torch.Tensor):
+            iteration = _at_least(0, "iteration", iteration)
+        if isinstance(slots, Sequence):
+            slots = torch.tensor([_at_least(0, "slot", slot) for slot in slots], device=self.device)
+        elif not isinstance(slots, torch.Tensor):
+            slots = torch.arange(_at_least(1, "slots", slots), device=self.device)
+        return derive(derive(self._key, iteration), slots)
+
+
+def _within(bounds: tuple[float, float], fraction: torch.Tensor) -> torch.Tensor:
+    low, high = bounds
+    return low + (high - low) * fraction
+
+
+def _sinc(x: float) -> float:
+    """sin x / x, and 1 at 0."""
+    return math.sin(x) / x if x else 1.0
+
+
+def _range(name: str, bounds: Sequence[float]) -> tuple[float, float]:
+    low, high = (float(bound) for bound in bounds) if len(bounds) == 2 else (math.nan, math.nan)
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(
+            f"Sinusoid: {name}={list(bounds)} is no range; choose {name}=[least, most] with least ≤ most."
+        )
+    return low, high
+
+
+def _at_least(least: int, name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"SinusoidSampler: {name}={value!r} must be an integer.") from None
+    if number < least:
+        raise ValueError(f"SinusoidSampler: {name}={value} is too small; choose {name} ≥ {least}.")
+    return number
