@@ -74,8 +74,9 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
 
 
 def _halfway(left: PyTree, right: PyTree) -> PyTree:
+    leaves: list[Any]
     leaves, spec = optree.tree_flatten(left)
-    others = spec.flatten_up_to(right)
+    others: list[Any] = spec.flatten_up_to(right)
     if autograd.TapeContext.current() is not None or not all(isinstance(leaf, LiteTensor) for leaf in leaves):
         return optree.tree_unflatten(spec, [(a + b) / 2 for a, b in zip(leaves, others, strict=True)])
     sums = torch._foreach_add([leaf.data for leaf in leaves], [leaf.data for leaf in others])

@@ -59,7 +59,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
         return json.loads((folder / "result.json").read_text(encoding="utf-8")) if ranks.first else {}
     state = ranks.shared(state)
 
-    def validate(params: Params) -> Evaluation:
+    def validate(params: PyTree) -> Evaluation:
         return experiment.evaluate(params, validation, trainer.val_tasks)
 
     if not ranks.first:

@@ -76,8 +76,8 @@ class Reptile(MetaLearner):
     def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
         def of_task(task: Task) -> tuple[PyTree, torch.Tensor, torch.Tensor]:
             trained, loss, score = self._train(params, task)
-            before: Any = params
-            return optree.tree_map(lambda start, end: start - end, before, trained), loss, score
+            trees: list[Any] = [params, trained]
+            return optree.tree_map(lambda start, end: start - end, *trees), loss, score
 
         return MetaGradient.of_tasks(self.workers.map(of_task, batch))
 

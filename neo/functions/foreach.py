@@ -33,4 +33,4 @@ class Descend(Policy):
 
 
 descend = function(Descend)
-"""(params, directions, rate): lists of tensors alike in shape, dtype and device, and a number α → a tuple of tensors."""
+"""(params, directions, rate): lists of tensors, alike in layout, and a number α → a tuple of tensors."""

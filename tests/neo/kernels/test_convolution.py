@@ -11,7 +11,7 @@ from neo import kernels
 from neo.kernels import convolution as own
 
 GEOMETRY = {s: ((s, s), (1, 1), (1, 1), False, (0, 0), 1) for s in (1, 2)}
-# Whole tiles of 4x4 and broken ones, a single pixel, more tiles than one round takes; whole and broken panels of 6 rows.
+# Whole tiles of 4x4 and broken ones, a single pixel, more tiles than one round; whole and broken panels of 6 rows.
 IMAGES = [(1, 1, 1), (2, 4, 4), (3, 2, 5), (5, 9, 6), (7, 14, 14)]
 ERROR = {torch.float64: 1e-13, torch.float32: 3e-6}  # relative; of torch's own float32: 2e-7 to 1e-6
 
