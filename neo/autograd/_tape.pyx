@@ -190,7 +190,11 @@ cdef class Tape:
             if slot >= 0:
                 slots[slot] = cotangent if slots[slot] is None else accumulate(slots[slot], cotangent)
         wanted = [self.slot_of(value) for value in inputs]
-        self.pull(slots, keep)
+        if stack is not None and stack.observer is not None:
+            with stack.observer.walking(self):
+                self.pull(slots, keep)
+        else:
+            self.pull(slots, keep)
         return [slots[slot] if slot >= 0 else None for slot in wanted]
 
     cdef int pull(self, list cotangents, bint keep) except -1:
@@ -442,6 +446,8 @@ class TapeContext:
             Py_INCREF(stack)
             neo_thread_stack = <PyObject *> stack
         stack.tapes.append(tape)
+        if stack.observer is not None:
+            stack.observer.opened(tape)
 
     @staticmethod
     def pop():
@@ -451,6 +457,8 @@ class TapeContext:
         if stack is None or len(stack.tapes) <= stack.floor:
             raise IndexError("TapeContext.pop: no tape is open in this thread")
         tape = stack.tapes.pop()
+        if stack.observer is not None:
+            stack.observer.closed(tape)
         if not stack.tapes:
             neo_thread_stack = NULL
             Py_DECREF(stack)
@@ -484,6 +492,8 @@ def fresh_handle(Handle handle not None):
             slot = tape.slot_of(handle)
             if slot >= 0:
                 tape.set_slot(fresh, slot)
+        if stack.observer is not None:
+            stack.observer.renamed(fresh, handle)
     return fresh
 
 
@@ -518,7 +528,28 @@ def record(outputs, parents, bwd_fn):
     """Record bwd_fn as the gradient rule from `outputs` to `parents` on every open tape with an interest."""
     cdef Stack stack = open_stack()
     cdef Py_ssize_t i
+    cdef int recorded = 0
     if stack is None:
         return
     for i in range(stack.floor, len(stack.tapes)):
-        record_call(<Tape> stack.tapes[i], Node(outputs, parents, bwd_fn), tuple(outputs), tuple(parents))
+        recorded += record_call(<Tape> stack.tapes[i], Node(outputs, parents, bwd_fn), tuple(outputs), tuple(parents))
+    if recorded and stack.observer is not None:
+        stack.observer.recorded(bwd_fn, None, tuple(parents), tuple(parents), tuple(outputs))
+
+
+def listened(values):
+    """For each of these LiteTensors, whether an open tape has an interest in it."""
+    cdef Stack stack = open_stack()
+    return [stack is not None and stack.listens(value) for value in values]
+
+
+def observe(observer):
+    """Have `observer` (autograd.trace.Trace) told what this thread's tapes record, until the last of them closes.
+
+    None: nobody. Gives the observer before it. Raises RuntimeError when no tape is open.
+    """
+    cdef Stack stack = open_stack()
+    if stack is None:
+        raise RuntimeError("observe: no tape is open in this thread")
+    before, stack.observer = stack.observer, observer
+    return before
