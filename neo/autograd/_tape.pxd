@@ -22,6 +22,7 @@ cdef class Node:
 cdef class Tape:
     cdef readonly list nodes        # in order of recording
     cdef list tensors               # weak reference to the tensor of each slot, for inspection
+    cdef list kept                  # the tensors themselves, where forward mode will need their shapes; else None
     cdef int64_t base               # handles with serial <= base are older than the tape
     cdef int32_t *table             # table[serial - base - 1] = slot, or -1
     cdef Py_ssize_t size            # entries of `table` in use
