@@ -13,6 +13,8 @@ import functools
 
 import torch
 
+from neo.autograd._batched import is_batched
+
 MOST_PIECES = 256
 FEW_PIXELS = 256  # a channel's sum of so few loses nothing worth a second kernel
 
@@ -27,6 +29,7 @@ def in_pieces(x: torch.Tensor) -> bool:
         and x.stride(1) == 1
         and x.numel() > FEW_PIXELS * x.shape[1]
         and x.device.type == "cpu"
+        and not is_batched(x)
         and x.is_contiguous(memory_format=torch.channels_last)
     )
 
