@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -53,7 +52,7 @@ class Replay:
         finally:
             _set_generators(before)
 
-    def compare(self, outputs: Sequence[Any]) -> None:
+    def compare(self, outputs: Sequence[torch.Tensor]) -> None:
         """Raises SavedTensorError when the second run gave other values than the first."""
         if len(outputs) != len(self.outputs):
             raise SavedTensorError(
@@ -61,11 +60,11 @@ class Replay:
                 f"backward. Make it take the same path every time."
             )
         for i, (first, second) in enumerate(zip(self.outputs, outputs, strict=True)):
-            if first.shape != second.shape or not close(first.data, second.data):
+            if first.shape != second.shape or not close(first.data, second):
                 raise SavedTensorError(
-                    f"{self.name}: output {i}, shape {tuple(first.shape)}, came out different when fn was run again for "
-                    f"backward. Does it keep state, or draw random numbers from a generator other than torch's default "
-                    f"ones? Draw them outside, and pass them in."
+                    f"{self.name}: output {i}, shape {tuple(first.shape)}, came out different when fn was run again "
+                    f"for backward. Does it keep state, or draw random numbers from a generator other than torch's "
+                    f"default ones? Draw them outside, and pass them in."
                 )
 
 

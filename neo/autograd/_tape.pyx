@@ -664,8 +664,11 @@ def record(outputs, parents, bwd_fn):
 
 
 def listened(values):
-    """For each of these LiteTensors, whether an open tape has an interest in it."""
+    """For each of these LiteTensors, whether an open tape has an interest in it; a checkpoint around notes its use."""
     cdef Stack stack = open_stack()
+    if stack is not None and stack.floor:
+        for value in values:
+            stack.capture(<Handle?> value)
     return [stack is not None and stack.listens(value) for value in values]
 
 

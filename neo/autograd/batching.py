@@ -11,7 +11,7 @@ import torch
 
 from neo.autograd._replay import Replay
 from neo.autograd._tape import Tape, TapeContext, listened, record, suspended
-from neo.autograd.session import close, describe, name_of
+from neo.autograd.session import as_gradient, close, describe, name_of
 from neo.tensor import LiteTensor
 
 __all__ = ["vmap"]
@@ -46,7 +46,8 @@ def vmap(
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        leaves, spec = optree.tree_flatten(args, none_is_leaf=True)
+        tree: Any = args
+        leaves, spec = optree.tree_flatten(tree, none_is_leaf=True)
         dims = _dims_of(args, in_dims, name)
 
         def on_leaves(slices: list[Any]) -> Any:
@@ -76,7 +77,7 @@ class _Batch:
     def run(self) -> Any:
         replay = Replay(self.name)
         batched = self._mapped(self._values)
-        outputs = [
+        outputs: list[Any] = [
             LiteTensor._wrap(data.detach()) if lite else data
             for data, lite in zip(batched, self.lite, strict=True)
         ]
@@ -145,11 +146,8 @@ class _Batch:
             finally:
                 close(tape)
             pulled = tape.gradients(outputs, cotangents, inputs)
-            found = [
-                LiteTensor._wrap(torch.zeros_like(value.data)) if g is None else g
-                for g, value in zip(pulled, inputs, strict=True)
-            ]
-            return [g if isinstance(g, LiteTensor) else LiteTensor._wrap(g.detach()) for g in found]
+            found = [as_gradient(g, value) for g, value in zip(pulled, inputs, strict=True)]
+            return [*found, *(out.data for out in outputs)]  # the values as constants, to be compared
 
         def backward(*cotangents: LiteTensor) -> list[Any]:
             batch = _Batch(
@@ -157,11 +155,14 @@ class _Batch:
             )
             with replay.again():
                 pulled = batch.run()
-            own = [
-                g.movedim(0, self.dims[i])
-                for g, i in zip(pulled[: len(arguments)], arguments, strict=True)
-            ]
-            return [*own, *(g.sum(0) for g in pulled[len(arguments) :])]
+            own, shared, values = (
+                pulled[: len(arguments)],
+                pulled[len(arguments) : len(arguments) + len(closed_over)],
+                pulled[len(arguments) + len(closed_over) :],
+            )
+            replay.compare([value.movedim(0, place) for value, place in zip(values, places, strict=True)])
+            moved = [g.movedim(0, self.dims[i]) for g, i in zip(own, arguments, strict=True)]
+            return [*moved, *(g.sum(0) for g in shared)]
 
         backward.__name__ = self.name
         return backward
@@ -222,10 +223,10 @@ def _places(out_dims: Any, spec: Any, outputs: list[Any], name: str) -> list[int
     """Where the batch goes in each output; outputs are those of one example."""
     try:
         spread = optree.broadcast_prefix(out_dims, optree.tree_unflatten(spec, outputs))
-    except ValueError as error:
-        raise ValueError(f"{name}: out_dims = {out_dims!r} does not fit the output: {error}") from None
+    except ValueError:
+        spread = []
     if len(spread) != len(outputs) or not all(isinstance(dim, int) for dim in spread):
-        raise ValueError(f"{name}: out_dims must be ints, a prefix of the output, got {out_dims!r}")
+        raise ValueError(f"{name}: out_dims must be ints, a prefix of the output {spec}, got {out_dims!r}")
     for dim, out in zip(spread, outputs, strict=True):
         if not -out.ndim - 1 <= dim <= out.ndim:
             raise ValueError(
@@ -238,5 +239,8 @@ def _name_error(name: str, error: Exception) -> None:
     """Say which vmap, in front of torch's words about what it cannot batch."""
     if len(error.args) == 1 and isinstance(error.args[0], str):
         words = error.args[0]
-        if any(sign in words for sign in ("vmap", "atching rule", "functorch")) and name not in words:
+        if (
+            any(sign in words for sign in ("vmap", "atching rule", "functorch", "data pointer"))
+            and name not in words
+        ):
             error.args = (f"{name}: {words}",)

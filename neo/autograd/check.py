@@ -164,12 +164,12 @@ class _Check:
                 return wrong
         return None
 
-    def forward_mode(self, fn: Callable[..., Any], args: tuple, cotangent: Any) -> _Wrong | None:
+    def forward_mode(self, fn: Callable[..., Any], args: Any, cotangent: Any) -> _Wrong | None:
         """⟨v, J t⟩ by jvp beside ⟨Jᵀ v, t⟩ by the pullback, where a Policy has a jvp of its own; else None."""
         told, _, _ = trace(fn, args)
         if not any(_has_jvp(call) for call in told.root.calls()):
             return None
-        tangents = optree.tree_map(lambda leaf: self.random_like(leaf) if _moves(leaf) else None, args)
+        tangents: Any = optree.tree_map(lambda leaf: self.random_like(leaf) if _moves(leaf) else None, args)
         _, tangent = jvp(fn, args, tangents)
         _, pullback = vjp(fn, *args)
         got, expected = _inner(cotangent, tangent), _inner(pullback(cotangent), tangents)
@@ -206,13 +206,10 @@ def _blame(check: _Check, fn: Callable[..., Any], args: tuple, level: int) -> st
     argument as constant that is none (as batch_norm_gradient does) and look wrong by themselves where they are not.
     """
     told, _, _ = trace(fn, args)
-    called = [call for call in told.root.calls(walks=False) if call.policy is not None]
-    mine, neos = ([call for call in called if call.policy.verified is own] for own in (False, True))
-    on_the_way_back = [
-        call
-        for call in told.root.calls()
-        if call.policy is not None and not call.policy.verified and call not in mine
-    ]
+    called, everything = list(told.root.calls(walks=False)), list(told.root.calls())
+    mine = [call for call in called if _by_the_user(call)]
+    on_the_way_back = [call for call in everything if _by_the_user(call) and call not in called]
+    neos = [call for call in called if call.policy is not None and call.policy.verified]
     for calls in (mine, on_the_way_back, neos):
         for order in range(1, level + 1):
             for call in calls:
@@ -238,20 +235,21 @@ def _off_by_itself(check: _Check, call: Call, order: int) -> _Wrong | None:
 
 
 def _accusation(check: _Check, call: Call, order: int, wrong: _Wrong) -> str:
-    policy = type(call.policy)
+    policy: Any = type(call.policy)
     code = getattr(policy.backward, "__code__", None)
     place = f", {code.co_filename}:{code.co_firstlineno}" if code is not None else ""
-    moved = sum(_moves(leaf) for leaf in optree.tree_leaves(call.args))
-    of = f"tensor input {wrong.input}" if wrong.input < moved else "the cotangent"
+    args: Any = call.args
+    moved = sum(_moves(leaf) for leaf in optree.tree_leaves(args))
+    of = f"its tensor input {wrong.input}" if wrong.input < moved else "the cotangent"
     sentence = (
-        f"The fault is in Policy {policy.__name__}{place}: tried alone, its derivative of order {order} by {of} "
-        f"{wrong.sentence()}"
+        f"The fault is in Policy {policy.__name__}{place}: tried alone, its derivative of order {order} with respect "
+        f"to {of}, {wrong.sentence()}"
     )
     if order > 1:  # a second-order rule may be a Policy of its own, called in backward
         alone = _Check(check.eps, check.rtol, check.atol, check.generator, fast=True)
         *_, (fn, at, _) = alone.gradient_maps(call.function, call.args, order)
         for inner in trace(fn, at)[0].root.calls():
-            if inner.policy is None or inner.policy.verified or isinstance(inner.policy, policy):
+            if not _by_the_user(inner) or isinstance(inner.policy, policy):
                 continue
             if _off_by_itself(check, inner, 1) is not None:
                 return f"{sentence} The wrong rule there is that of Policy {inner.name}, which its backward calls."
@@ -268,13 +266,18 @@ def _blame_jvp(check: _Check, fn: Callable[..., Any], args: tuple) -> str:
     return "No op that fn calls is off by itself."
 
 
+def _by_the_user(call: Call) -> bool:
+    return call.policy is not None and not call.policy.verified
+
+
 def _has_jvp(call: Call) -> bool:
     """A jvp that no test of Neo's own has checked."""
-    return call.policy is not None and call.policy.jvp is not None and not call.policy.verified
+    return call.policy is not None and call.policy.jvp is not None and _by_the_user(call)
 
 
 def _checkable(call: Call) -> bool:
-    floats = [leaf for leaf in optree.tree_leaves(call.args) if _moves(leaf)]
+    args: Any = call.args
+    floats = [leaf for leaf in optree.tree_leaves(args) if _moves(leaf)]
     return bool(floats) and all(leaf.dtype == torch.float64 for leaf in floats)
 
 

@@ -42,7 +42,7 @@ def draw(fn: Callable[..., Any], *args: Any) -> Drawing:
 class Drawing:
     """What draw saw: `dot`, `mermaid` and `table` as text, `save` as a file."""
 
-    def __init__(self, name: str, told: Trace, args: tuple, out: Any):
+    def __init__(self, name: str, told: Trace, args: Any, out: Any):
         self.name = name
         self.trace = told
         self._args = args
@@ -71,7 +71,9 @@ class Drawing:
         Memory that several ops saved counts for the first of them; that of the arguments, which is there anyway, for
         none. Bytes of Policies that only an inner session recorded go free when that session is done.
         """
-        seen = {_storage(leaf.data) for leaf in optree.tree_leaves(self._args) if isinstance(leaf, LiteTensor)}
+        seen = {
+            _storage(leaf.data) for leaf in optree.tree_leaves(self._args) if isinstance(leaf, LiteTensor)
+        }
         rows: dict[str, list[int]] = {}
         for call in self._calls:
             row = rows.setdefault(call.name, [0, 0, 0])
@@ -144,9 +146,7 @@ class Drawing:
         for item in box.items:
             if isinstance(item, Call):
                 level = (max(item.levels, default=1) - 1) % len(FILLS) + 1
-                lines.append(
-                    f"{indent}  {self._names[id(item)]}[{_escaped(_label(item))}]:::level{level}"
-                )
+                lines.append(f"{indent}  {self._names[id(item)]}[{_escaped(_label(item))}]:::level{level}")
             else:
                 lines += self._mermaid_box(item, indent + "  ", counter)
         return [*lines, f"{indent}end"]
@@ -174,7 +174,9 @@ class Drawing:
                 f"draw: a {kind} is drawn by graphviz, whose program `dot` is not installed. Install graphviz, or save "
                 f"as .mmd (Mermaid text)."
             )
-        done = subprocess.run([program, f"-T{kind}"], input=self.dot.encode(), capture_output=True, check=False)
+        done = subprocess.run(
+            [program, f"-T{kind}"], input=self.dot.encode(), capture_output=True, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"draw: graphviz failed: {done.stderr.decode().strip()}")
         return done.stdout

@@ -242,7 +242,7 @@ def describe(value: Any) -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """session.hvp and the others built from sessions live in transforms.py, batching.py and check.py; found here too."""
+    """session.hvp and the others built from sessions live in files of their own; found here too."""
     from neo.autograd import batching, check, transforms
 
     for module in (transforms, batching, check):

@@ -56,7 +56,7 @@ class Trace:
 
     def __init__(self, tape: Tape):
         self.root = Box(tape)
-        self.origins: dict[int, LiteTensor] = {}  # id of the fresh handle that a session made -> what it stands for
+        self.origins: dict[int, LiteTensor] = {}  # id of a session's fresh handle -> what it stands for
         self.depths = {id(tape): 1}  # id of a tape -> its level, 1 being the outermost
         self._inside = [self.root]
         self._sessions = [self.root]  # those that are open, outermost first
@@ -98,21 +98,21 @@ class Trace:
         self._alive.append(fresh)
 
 
-def trace(fn: Callable[..., Any], args: tuple) -> tuple[Trace, tuple, Any]:
+def trace(fn: Callable[..., Any], args: Any) -> tuple[Trace, tuple, Any]:
     """Run fn on fresh handles of args' floating-point LiteTensors, all of them watched.
 
     Returns: the trace, the arguments as fn got them, and what fn gave. What an exception leaves open is closed.
     """
     tape = Tape()
-    fresh: tuple = optree.tree_map(
-        lambda leaf: (
-            fresh_handle(leaf) if isinstance(leaf, LiteTensor) and leaf.is_floating_point() else leaf
-        ),
-        args,
-    )
-    for leaf in optree.tree_leaves(fresh):
-        if isinstance(leaf, LiteTensor) and leaf.is_floating_point():
-            tape.watch(leaf)
+
+    def watched(leaf: Any) -> Any:
+        if not (isinstance(leaf, LiteTensor) and leaf.is_floating_point()):
+            return leaf
+        handle = fresh_handle(leaf)
+        tape.watch(handle)
+        return handle
+
+    fresh: Any = optree.tree_map(watched, args)
     told = Trace(tape)
     TapeContext.push(tape)
     before = observe(told)

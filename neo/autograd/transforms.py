@@ -40,7 +40,9 @@ def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple) -> tuple[Any, Any]
 
 def _tangents(args: tuple, tangents: tuple) -> list[Any]:
     """A tangent for each floating-point LiteTensor in args, in order; errors name the argument."""
-    dots = []
+    dots: list[Any] = []
+    arg: Any
+    dot: Any
     for i, (arg, given) in enumerate(zip(args, tangents, strict=True)):
         leaves, spec = optree.tree_flatten(arg)
         try:
@@ -158,10 +160,8 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
                     leaves = optree.tree_leaves(fn(*args, **kwargs))
                 finally:
                     close(tape)
-            outputs = [
-                leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()
-            ]
-            replay.compare(outputs)
+            outputs = [leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
+            replay.compare([out.data for out in outputs])
             return tape.gradients(outputs, cotangents, taken)
 
         backward.__name__ = name

@@ -97,10 +97,10 @@ def is_zero(value: Number) -> bool:
 
 def check_fraction(name: str, what: str, value: Number) -> None:
     """0 ≤ value < 1; under vmap a LiteTensor has no one value to look at."""
-    if is_number(value) and not 0 <= value < 1:  # type: ignore[operator]
+    if is_number(value) and not 0 <= value < 1:
         raise ValueError(f"{name}: expected {what} in [0, 1), got {value}")
 
 
 def check_not_negative(name: str, what: str, value: Number) -> None:
-    if is_number(value) and not value >= 0:  # type: ignore[operator]
+    if is_number(value) and not value >= 0:
         raise ValueError(f"{name}: expected {what} ≥ 0, got {value}")

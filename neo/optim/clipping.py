@@ -34,7 +34,7 @@ def clip_by_global_norm(grads: PyTree, max_norm: Number) -> PyTree:
 
 
 def clip_by_value(grads: PyTree, limit: float) -> PyTree:
-    """Every entry brought into [−limit, limit]; as torch.nn.utils.clip_grad_value_. No gradient flows where it was out."""
+    """Every entry brought into [−limit, limit]; as torch.nn.utils.clip_grad_value_. Where it was out, nothing flows."""
     check_not_negative("clip_by_value", "limit", limit)
     return optree.tree_map(lambda g: torch.clamp(g, -limit, limit), grads)
 

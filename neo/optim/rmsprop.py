@@ -29,8 +29,8 @@ __all__ = ["RMSpropState", "rmsprop"]
 
 class RMSpropState(NamedTuple):
     square: PyTree  # v, running mean of squared gradients, like the parameters
-    mean: PyTree | None  # ḡ, running mean of the gradients, where centered
-    velocity: PyTree | None  # b, where there is momentum
+    mean: PyTree  # ḡ, running mean of the gradients, where centered; else None
+    velocity: PyTree  # b, where there is momentum; else None
 
 
 def rmsprop(

@@ -51,7 +51,7 @@ def step_decay(rate: Rate, factor: float, every: int) -> Schedule:
 def warmup(steps: int, then: Rate | Schedule, start: float = 0.0) -> Schedule:
     """Linearly from start · then(0) to then(0) over `steps` steps, and from there on `then`, counted from its own 0.
 
-    With start = 0 the first step does nothing. As torch's LinearLR(start_factor=start), then the other, in SequentialLR.
+    With start = 0 the first step does nothing. As torch's LinearLR(start_factor=start) and then the other, in turn.
     """
     _expect_steps("warmup", steps)
     if not 0 <= start <= 1:
@@ -66,7 +66,7 @@ def warmup(steps: int, then: Rate | Schedule, start: float = 0.0) -> Schedule:
     return schedule
 
 
-def _scaled(rate: Rate, factor: float) -> Any:
+def _scaled(rate: Any, factor: float) -> Any:
     return optree.tree_map(lambda a: a * factor, rate)
 
 
