@@ -168,7 +168,7 @@ def blended(x, beta, y, alpha):
     """β x + α y; for β = 0 x is not read at all, as in torch: a nan in it does not spread."""
     y = y if alpha == 1 else y * alpha
     if beta == 0:
-        return y.expand(torch.broadcast_shapes(tuple(x.shape), tuple(y.shape)))
+        return torch.where(torch.zeros((), dtype=torch.bool, device=x.device), x, y)
     return (x if beta == 1 else x * beta) + y
 
 
