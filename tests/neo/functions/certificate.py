@@ -323,6 +323,7 @@ def _agree(got: Any, expected: Any, what: str, tolerance: float = 1e-7) -> None:
     largest = max([1.0, *(_largest(b) for b in wanted if isinstance(b, torch.Tensor))])
     for i, (a, b) in enumerate(zip(flat, wanted, strict=True)):
         if isinstance(b, torch.Tensor):
+            assert isinstance(a, LiteTensor), f"{what} {i}: a plain {type(a).__name__} of LiteTensors"
             bound = 1e-5 if b.dtype in (torch.float32, torch.float16, torch.bfloat16) else tolerance
             close(a, b.detach(), f"{what} {i}", bound, bound * largest)
         else:
