@@ -408,6 +408,7 @@ stand in the last column, with what Neo says.
 | covered at first and second order | {covered} |
 | of those, on every sample | {wholly} |
 | of those, with some samples refused | {partly} |
+| of those, with differences as the judge of second order | {differences} |
 | right at first order, on samples at kinks, which have no second | {first_only} |
 | not covered | {uncovered} |
 | wrong | {wrong} |
@@ -428,6 +429,7 @@ def page(rows: Iterable[Row | str]) -> str:
         covered=kinds["wholly"] + kinds["partly"],
         wholly=kinds["wholly"],
         partly=kinds["partly"],
+        differences=sum("(d: " in line for line in lines),
         first_only=kinds["first only"],
         uncovered=kinds["uncovered"],
         wrong=kinds["wrong"],
