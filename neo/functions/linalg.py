@@ -252,9 +252,9 @@ class Solve(Policy):
 
     def backward(self, X_bar):
         A, X = self.ctx.release
-        need_A, _ = self.ctx.needs_grad
-        B_bar = _solve(A.transpose(-1, -2), X_bar)
-        return -(B_bar @ X.transpose(-1, -2)) if need_A else None, B_bar
+        need_A, need_B = self.ctx.needs_grad
+        B_bar = _solve(A.transpose(-1, -2), X_bar)  # which Ā is made of too
+        return -(B_bar @ X.transpose(-1, -2)) if need_A else None, B_bar if need_B else None
 
 
 _solve = function(Solve, "solve")

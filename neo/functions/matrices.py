@@ -236,7 +236,10 @@ def multi_dot(tensors):
     return y.squeeze(-1) if last else y
 
 
-implements(torch.chain_matmul, only=True)(lambda *tensors: multi_dot(tensors))
+@implements(torch.chain_matmul, torch._C._VariableFunctions.chain_matmul)
+def chain_matmul(*tensors):
+    """multi_dot by its older name."""
+    return multi_dot(tensors)
 
 
 # --- norms ---------------------------------------------------------------------------------------------------

@@ -279,6 +279,9 @@ def _publish(
                 _handle.register_operator(variant, _number_variant(variant, handler))
     library = sys.modules["neo.functions"]
     setattr(library, label, handler)
+    for target in () if only else targets:  # torch's other names of the same function
+        if not target.__name__.startswith("_") and not hasattr(library, target.__name__):
+            setattr(library, target.__name__, handler)
     short = label.removeprefix("linalg_").removeprefix("special_")
     if not hasattr(
         torch, short

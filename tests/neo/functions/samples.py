@@ -696,6 +696,10 @@ add("multi_dot", lambda *xs: torch.linalg.multi_dot(xs), normal(3), normal(3, 5)
 add(
     "matrix_power", lambda a: torch.linalg.matrix_power(a, 5) + torch.linalg.matrix_power(a, -2), normal(3, 3)
 )
+add("torch.slogdet", torch.slogdet, normal(2, 3, 3))
+add("solve_triangular", lambda a, b, B: (
+    torch.linalg.solve_triangular(a, B, upper=True) + torch.linalg.solve_triangular(b, B, upper=False)),
+    normal(3, 3) + 3 * torch.eye(3), normal(3, 3) + 3 * torch.eye(3), normal(3, 2))  # fmt: skip
 add(
     "nonsingular-det",
     lambda a: torch.linalg.det(a) + torch.linalg.slogdet(a).logabsdet,
