@@ -97,7 +97,7 @@ def test_header_of_a_later_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     path = Checkpoints(tmp_path).save(state(), {})
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of format 99, expected 1"):
+    with pytest.raises(CheckpointError, match="is of format 99, expected 2"):
         read_header(path)
 
 
