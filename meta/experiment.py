@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from meta.algorithms import MetaLearner
+from meta.divergence import expect_finite_results
 from meta.evaluate import Evaluation, evaluate
 from meta.loggers import Logger
 from meta.parallel import Workers
@@ -72,10 +73,11 @@ class Experiment:
         )
 
     def evaluate(self, params: Params, sampler: EpisodeSampler, tasks: int) -> Evaluation:
-        evaluation = self.config.evaluation
-        return evaluate(
-            self.learner, params, sampler, tasks, steps=evaluation.inner_steps, batch=evaluation.batch
-        )
+        """Results on the first tasks of a sampler. Raises: TrainingError where adapting to one of them breaks down."""
+        evaluation, steps = self.config.evaluation, self.config.evaluation.inner_steps
+        results = evaluate(self.learner, params, sampler, tasks, steps=steps, batch=evaluation.batch)
+        expect_finite_results(sampler.part, results, self.learner, params, sampler, steps)
+        return results
 
     def protocol(self) -> dict[str, Any]:
         """How the numbers of this run came about, as plain numbers and strings."""
@@ -93,6 +95,11 @@ class Experiment:
             "composed": OmegaConf.to_container(
                 self.config, resolve=False
             ),  # references kept, so that values can change
+            "seeds": {
+                "seed": self.config.seed,
+                "task": self.config.task.seed,
+                "evaluation": self.config.evaluation.seed,
+            },
             "data": self.dataset.describe(),
             "versions": versions(),
         }

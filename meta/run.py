@@ -17,11 +17,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from meta import checkpoint, plots
-from meta.checkpoint import CheckpointError, Checkpoints, write_whole
+from meta.checkpoint import CheckpointError, Checkpoints
 from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
+from meta.files import drop_unfinished, write_json
+from meta.interruption import Interrupted, Interruptions
 from meta.loggers import Progress
 from meta.metrics import Metrics, plain, read_metrics
+from meta.resume import expect_own, expect_version, holds_run
 from meta.trainer import Log, State
 from neo.typing import Params
 
@@ -38,8 +41,16 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str
         folder: the run's; without resume it must hold no other run.
         resume: continue from the last checkpoint in folder, bit for bit on the CPU.
     Raises: FileExistsError for a folder that holds a run; CheckpointError where it cannot be resumed; TrainingError;
-        what Experiment raises. What the run has written by then stays.
+        Interrupted at SIGINT or SIGTERM, with a checkpoint of the step that it ended at; OSError naming the file that
+        could not be written; what Experiment raises. What the run has written by then stays, and can be resumed.
     """
+    with Interruptions() as interruptions:
+        return _train(config, folder, resume, interruptions)
+
+
+def _train(config: DictConfig, folder: Path, resume: bool, interruptions: Interruptions) -> dict[str, Any]:
+    if not resume and holds_run(folder):
+        raise FileExistsError(f"{folder} holds a run already")
     experiment = Experiment(config)
     trainer = experiment.trainer
     sampler, validation = experiment.sampler("train"), experiment.sampler("val")
@@ -52,7 +63,6 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str
         state, spent_s = _restore(experiment, checkpoints, state)
         if state.step >= trainer.iterations and (folder / "result.json").is_file():
             return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
     about = experiment.about()
     began = time.monotonic() - spent_s
     best = _best_so_far(checkpoints, state.step)
@@ -67,13 +77,18 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str
             best = result.mean
             checkpoints.save_best(state, described(result))
         if state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations:
+            metrics.sync()  # a checkpoint vouches for the lines up to its step
             checkpoints.save(state, described(result))
 
+    if resume:
+        drop_unfinished(folder)
+        checkpoints.tidy()
+    else:
+        checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
+    metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
     experiment.logger.start(folder, about["config"], resume)
     try:
-        if not resume:
-            checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
-        with Progress(trainer.iterations, state.step) as progress:
+        with interruptions.patiently(), Progress(trainer.iterations, state.step) as progress:
 
             def log(line: Log) -> None:
                 numbers = line.metrics()
@@ -88,7 +103,13 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str
                 log=log,
                 checkpoint=keep,
                 tick=progress.tick,
+                stop=lambda: interruptions.caught is not None,
             )
+        if interruptions.caught is not None:
+            if not checkpoints.path(state.step).exists():
+                metrics.sync()
+                checkpoints.save(state, described(None))
+            raise Interrupted(interruptions.caught)
     finally:
         metrics.close()
 
@@ -118,11 +139,13 @@ def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
     """The configuration of the run in folder, from its last good checkpoint, with some values replaced.
 
     overrides: dotted key → value, of keys that do not change what has been computed already.
+    Raises: CheckpointError where there is none, or it is of another run.
     """
-    about = checkpoint.read_header(Checkpoints(folder / "checkpoints").last())
-    config = OmegaConf.create(about["composed"])
+    path = Checkpoints(folder / "checkpoints").last()
+    expect_own(folder, path)
+    config = OmegaConf.create(checkpoint.read_header(path)["composed"])
     for key, value in overrides.items():
-        OmegaConf.update(config, key, value)
+        OmegaConf.update(config, key, value, merge=False)  # another logger has other settings
     assert isinstance(config, DictConfig)
     return config
 
@@ -155,6 +178,7 @@ def evaluate_run(
         raise CheckpointError(
             f"{checkpoints.folder} holds no best checkpoint: no validation ran. Use checkpoint=last."
         )
+    expect_own(folder, path)
     experiment = Experiment(config)
     _same_data(experiment, path)
     state = checkpoint.load(path, experiment.trainer.start(config.seed, experiment.device))
@@ -197,14 +221,17 @@ def draw(experiment: Experiment, params: Params, folder: Path, result: Mapping[s
     return paths
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
 def _restore(experiment: Experiment, checkpoints: Checkpoints, like: State) -> tuple[State, float]:
     path = checkpoints.last()
+    expect_version(path)
     _same_data(experiment, path)
-    return checkpoint.load(path, like), float(checkpoint.read_header(path)["seconds"])
+    state = checkpoint.load(path, like)
+    if state.step > experiment.trainer.iterations:
+        raise CheckpointError(
+            f"trainer.iterations={experiment.trainer.iterations} is less than the {state.step} steps that {path} has "
+            f"behind it; choose trainer.iterations ≥ {state.step}, or start a new run."
+        )
+    return state, float(checkpoint.read_header(path)["seconds"])
 
 
 def _same_data(experiment: Experiment, path: Path) -> None:

@@ -7,19 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import optree
 import torch
 
 from meta.algorithms.base import MetaGradient, MetaLearner
+from meta.divergence import TrainingError, expect_finite_gradient, expect_finite_state
 from meta.evaluate import Evaluation, Sampler
 from neo.optim import Optimizer
-from neo.typing import Params, PyTree
+from neo.typing import Params
 
 __all__ = ["Log", "State", "Trainer", "TrainingError"]
-
-
-class TrainingError(RuntimeError):
-    """The numbers stopped being numbers; the message names step and task, and what to try."""
 
 
 class State(NamedTuple):
@@ -111,8 +107,9 @@ class Trainer:
         log: Callable[[Log], None] = lambda line: None,
         checkpoint: Callable[[State, Evaluation | None], None] = lambda state, validation: None,
         tick: Callable[[], None] = lambda: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> State:
-        """Train to the end and give the last state.
+        """Train to the end, or until told to stop, and give the last state.
 
         Args:
             start: what self.start(...) gives, or the state of a checkpoint.
@@ -120,20 +117,26 @@ class Trainer:
             log: called with every log that is due.
             checkpoint: called after log, with the state where one is due or validation has just run.
             tick: called after every step.
+            stop: asked after every step whether to end here, before the last one.
         Raises: TrainingError at a loss or a gradient that is NaN or infinite: in the very step on the CPU, on a GPU at
-            the next log, because looking at every number would stop the GPU at every step.
+            the next log, because looking at every number would stop the GPU at every step. No state that is not
+            finite is ever given to validate or checkpoint, or returned.
         """
-        state = start
-        unseen: list[tuple[int, MetaGradient]] = []
+        state = before = start
+        unseen: list[tuple[int, Params, MetaGradient]] = []
         for state, gradient in self.steps(sampler, start):
+            stopped = stop()
             last = state.step == self.iterations
             due = last or state.step % self.log_every == 0
             kept = last or state.step % self.checkpoint_every == 0
-            unseen.append((state.step, gradient))
-            if due or kept or gradient.loss.device.type == "cpu":
-                for step, seen in unseen:
-                    check_finite(step, seen)
+            unseen.append((state.step, before.params, gradient))
+            before = state
+            if due or kept or stopped or gradient.loss.device.type == "cpu":
+                for step, params, seen in unseen:
+                    expect_finite_gradient(step, seen, self.learner, params, sampler)
                 unseen.clear()
+            if due or kept or stopped:
+                expect_finite_state(*state)
             validation = None
             if due:
                 if validate is not None and self._validates(state.step):
@@ -142,6 +145,8 @@ class Trainer:
             if kept or validation is not None:
                 checkpoint(state, validation)
             tick()
+            if stopped:
+                break
         return state
 
     def _validates(self, step: int) -> bool:
@@ -150,26 +155,6 @@ class Trainer:
             return False
         before = (step - 1) // self.log_every * self.log_every
         return step == self.iterations or step // self.val_every > before // self.val_every
-
-
-def check_finite(step: int, gradient: MetaGradient) -> None:
-    """Raise TrainingError unless every task's loss and every meta-gradient is finite."""
-    remedy = "try a smaller algorithm.inner_lr or optimizer.lr, or fewer inner steps"
-    finite = torch.isfinite(gradient.loss)
-    if not bool(finite.all()):
-        slot = int(finite.to(torch.uint8).argmin())
-        raise TrainingError(
-            f"step {step}: the query loss of task {slot} (iteration {step - 1}, slot {slot}) is "
-            f"{float(gradient.loss[slot])}, expected a finite number; {remedy}."
-        )
-    tree: PyTree = gradient.gradient
-    for path, leaf in zip(optree.tree_paths(tree), optree.tree_leaves(tree), strict=True):
-        if not bool(torch.isfinite(leaf.data).all()):
-            name = ".".join(map(str, path))
-            raise TrainingError(
-                f"step {step}: the meta-gradient of {name!r} has entries that are NaN or infinite, while the "
-                f"losses are finite; {remedy}."
-            )
 
 
 def _at_least(least: int, name: str, value: int) -> int:

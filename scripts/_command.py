@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from meta.checkpoint import CheckpointError
+from meta.interruption import Interrupted
 from meta.trainer import TrainingError
 from neo.errors import NeoError
 from neo.runtime import keep_freed_memory
@@ -59,8 +61,8 @@ def run(
     def guarded(config: DictConfig) -> None:
         try:
             job(config)
-        except KeyboardInterrupt:
-            _interrupted()
+        except KeyboardInterrupt as interrupt:
+            _interrupted(interrupt)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the other arms go on; hydra says which one failed, and the sentence comes at the end
@@ -76,8 +78,8 @@ def run(
             _overrides.check(config_name, overrides, arguments.multirun)
             sys.argv = [*given, *before(overrides)]
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(guarded)()
-    except KeyboardInterrupt:
-        _interrupted()
+    except KeyboardInterrupt as interrupt:
+        _interrupted(interrupt)
     except Exception as error:
         _fail(error, debug)
     finally:
@@ -90,14 +92,14 @@ def run(
 def _fail(error: Exception, debug: bool) -> NoReturn:
     if debug or not isinstance(error, EXPECTED):
         traceback.print_exception(error)
-    if isinstance(error, FileNotFoundError | PermissionError | OSError) and error.filename:
-        sentence = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        sentence = f"{error.filename or 'the system'}: {error.strerror}"
     else:
         sentence = " ".join(str(error).split())
     print(f"error: {sentence or type(error).__name__}", file=sys.stderr)
     sys.exit(1)
 
 
-def _interrupted() -> NoReturn:
+def _interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
     print("interrupted.", file=sys.stderr)
-    sys.exit(130)
+    sys.exit(128 + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT))
