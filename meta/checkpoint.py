@@ -54,8 +54,7 @@ class Checkpoints:
         """Keep a state, and drop the oldest of those kept. about: whatever JSON can say."""
         path = self.path(state.step)
         write_whole(path, _encode(state, about))
-        for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        self._drop_old()
         return path
 
     def save_best(self, state: State, about: Mapping[str, Any]) -> Path:
@@ -97,9 +96,20 @@ class Checkpoints:
             "that has reached its first checkpoint."
         )
 
-    def tidy(self) -> None:
-        """Remove what a killed run has left half-written."""
+    def tidy(self, step: int) -> None:
+        """Make the folder of a run that goes on from `step` what it was then, whatever a kill has left there.
+
+        Checkpoints after that step could not be read, or the run would go on from them: they are renamed *.damaged.
+        """
         drop_unfinished(self.folder)
+        for path in self.paths():
+            if path > self.path(step):
+                path.replace(path.with_suffix(".damaged"))
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        for old in self.paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,17 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict[str
         Interrupted at SIGINT or SIGTERM, with a checkpoint of the step that it ended at; OSError naming the file that
         could not be written; what Experiment raises. What the run has written by then stays, and can be resumed.
     """
-    with Interruptions() as interruptions:
-        return _train(config, folder, resume, interruptions)
-
-
-def _train(config: DictConfig, folder: Path, resume: bool, interruptions: Interruptions) -> dict[str, Any]:
     if not resume and holds_run(folder):
         raise FileExistsError(f"{folder} holds a run already")
     experiment = Experiment(config)
-    trainer = experiment.trainer
+    with Interruptions() as interruptions, closing(experiment.logger):
+        return _train(experiment, folder, resume, interruptions)
+
+
+def _train(
+    experiment: Experiment, folder: Path, resume: bool, interruptions: Interruptions
+) -> dict[str, Any]:
+    config, trainer = experiment.config, experiment.trainer
     sampler, validation = experiment.sampler("train"), experiment.sampler("val")
     test = experiment.sampler(
         "test"
@@ -80,10 +83,9 @@ def _train(config: DictConfig, folder: Path, resume: bool, interruptions: Interr
             metrics.sync()  # a checkpoint vouches for the lines up to its step
             checkpoints.save(state, described(result))
 
-    if resume:
-        drop_unfinished(folder)
-        checkpoints.tidy()
-    else:
+    drop_unfinished(folder)
+    checkpoints.tidy(state.step)
+    if not resume:
         checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
     metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
     experiment.logger.start(folder, about["config"], resume)

@@ -125,17 +125,14 @@ class Trainer:
         state = before = start
         unseen: list[tuple[int, Params, MetaGradient]] = []
         for state, gradient in self.steps(sampler, start):
-            stopped = stop()
             last = state.step == self.iterations
             due = last or state.step % self.log_every == 0
             kept = last or state.step % self.checkpoint_every == 0
             unseen.append((state.step, before.params, gradient))
             before = state
-            if due or kept or stopped or gradient.loss.device.type == "cpu":
-                for step, params, seen in unseen:
-                    expect_finite_gradient(step, seen, self.learner, params, sampler)
-                unseen.clear()
-            if due or kept or stopped:
+            if due or kept or gradient.loss.device.type == "cpu":
+                self._expect_finite(unseen, sampler)
+            if due or kept:
                 expect_finite_state(*state)
             validation = None
             if due:
@@ -145,9 +142,17 @@ class Trainer:
             if kept or validation is not None:
                 checkpoint(state, validation)
             tick()
-            if stopped:
+            if stop():
+                self._expect_finite(unseen, sampler)
+                expect_finite_state(*state)
                 break
         return state
+
+    def _expect_finite(self, unseen: list[tuple[int, Params, MetaGradient]], sampler: Sampler) -> None:
+        """Look at the steps that nobody has looked at: number, meta-parameters before, meta-gradient."""
+        for step, params, gradient in unseen:
+            expect_finite_gradient(step, gradient, self.learner, params, sampler)
+        unseen.clear()
 
     def _validates(self, step: int) -> bool:
         """Whether a multiple of val_every lies behind the log before this one, up to here."""

@@ -92,6 +92,8 @@ def run(
 def _fail(error: Exception, debug: bool) -> NoReturn:
     if debug or not isinstance(error, EXPECTED):
         traceback.print_exception(error)
+    if isinstance(error.__cause__, OSError) and "Unable to configure handler" in str(error):
+        error = error.__cause__  # hydra's log file could not be opened; logging says no more than that
     if isinstance(error, OSError) and error.strerror:
         sentence = f"{error.filename or 'the system'}: {error.strerror}"
     else:
