@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from meta.algorithms import MetaLearner
 from meta.distributed import ALONE, Ranks
+from meta.divergence import expect_finite_results
 from meta.evaluate import Evaluation
 from meta.loggers import Logger
 from meta.parallel import Workers
@@ -91,10 +92,13 @@ class Experiment:
         return self.dataset.sampler(part, seed=seed, device=self.device, **settings)
 
     def evaluate(self, params: PyTree, sampler: TaskSampler, tasks: int) -> Evaluation:
-        evaluation = self.config.evaluation
-        return self.ranks.evaluate(
-            self.learner, params, sampler, tasks, steps=evaluation.inner_steps, batch=evaluation.batch
+        """Results on the first tasks of a sampler. Raises: TrainingError where adapting to one of them breaks down."""
+        evaluation, steps = self.config.evaluation, self.config.evaluation.inner_steps
+        results = self.ranks.evaluate(
+            self.learner, params, sampler, tasks, steps=steps, batch=evaluation.batch
         )
+        expect_finite_results(sampler.part, results, self.learner, params, sampler, steps)
+        return results
 
     def protocol(self) -> dict[str, Any]:
         """How the numbers of this run came about, flat: all that tasks, algorithm and evaluation were set to.
@@ -128,6 +132,11 @@ class Experiment:
             "composed": OmegaConf.to_container(
                 self.config, resolve=False
             ),  # references kept, so that values can change
+            "seeds": {
+                "seed": self.config.seed,
+                "task": self.config.task.seed,
+                "evaluation": self.config.evaluation.seed,
+            },
             "data": self.dataset.describe(),
             "versions": versions(),
         }

@@ -9,21 +9,26 @@ result.json                 the test score and its protocol, at the end
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from meta import checkpoint, plots
-from meta.checkpoint import CheckpointError, Checkpoints, write_whole
+from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
+from meta.files import drop_unfinished, write_json
+from meta.interruption import Interrupted, Interruptions
 from meta.loggers import Progress
 from meta.metrics import Metrics, plain, read_metrics
 from meta.objectives import Metric, metric_named
+from meta.resume import expect_own, expect_version, holds_run
 from meta.trainer import Log, State
 from neo.typing import PyTree
 
@@ -41,17 +46,28 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
         resume: continue from the last checkpoint in folder, bit for bit on the CPU.
         ranks: the place of this process in the run, connected.
     Raises: FileExistsError for a folder that holds a run; CheckpointError where it cannot be resumed; TrainingError;
-        RankError; what Experiment raises. What the run has written by then stays.
+        RankError; Interrupted at SIGINT or SIGTERM to any rank, with a checkpoint of the step that it ended at; OSError
+        naming the file that could not be written; what Experiment raises. What the run has written by then stays, and
+        can be resumed.
     """
+    if ranks.first and not resume and holds_run(folder):
+        raise FileExistsError(f"{folder} holds a run already")
     experiment = Experiment(config, ranks)
-    trainer = experiment.trainer
+    with Interruptions() as interruptions, closing(experiment.logger) if ranks.first else nullcontext():
+        return _train(experiment, folder, resume, interruptions)
+
+
+def _train(
+    experiment: Experiment, folder: Path, resume: bool, interruptions: Interruptions
+) -> dict[str, Any]:
+    config, trainer, ranks = experiment.config, experiment.trainer, experiment.ranks
     sampler, validation = experiment.sampler("train"), experiment.sampler("val")
     test = experiment.sampler(
         "test"
     )  # built now, so that a protocol it cannot hold is known before hours of training
     checkpoints = Checkpoints(folder / "checkpoints", trainer.keep)
     state, spent_s = trainer.start(config.seed, experiment.device), 0.0
-    ranks.agree("data and versions", {"data": experiment.dataset.checksum, **versions()})
+    ranks.agree("data and versions", {"data": experiment.dataset.describe()["checksum"], **versions()})
     if resume and ranks.first:
         state, spent_s = _restore(experiment, checkpoints, state)
     finished = resume and state.step >= trainer.iterations and (folder / "result.json").is_file()
@@ -62,11 +78,18 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
     def validate(params: PyTree) -> Evaluation:
         return experiment.evaluate(params, validation, trainer.val_tasks)
 
+    def told_to_stop() -> bool:
+        """Asked by all ranks after every step, so that a signal to one ends all of them at the same step."""
+        return ranks.any(interruptions.caught is not None)
+
     if not ranks.first:
-        state = trainer.fit(sampler, state, validate=validate)
+        with interruptions.patiently():
+            state = trainer.fit(sampler, state, validate=validate, stop=told_to_stop)
+            if told_to_stop():
+                ranks.wait()  # for the first to write: torchrun ends what is left when one has gone
+                raise Interrupted(interruptions.caught or signal.SIGTERM)
         experiment.evaluate(state.params, test, config.evaluation.tasks)
         return {}
-    metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
     about = experiment.about()
     began = time.monotonic() - spent_s
     metric = experiment.learner.objective.metric
@@ -82,13 +105,17 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
             best = result.mean
             checkpoints.save_best(state, described(result))
         if state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations:
+            metrics.sync()  # a checkpoint vouches for the lines up to its step
             checkpoints.save(state, described(result))
 
+    drop_unfinished(folder)
+    checkpoints.tidy(state.step)
+    if not resume:
+        checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
+    metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
     experiment.logger.start(folder, about["config"], resume)
     try:
-        if not resume:
-            checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
-        with Progress(trainer.iterations, state.step, metric=metric) as progress:
+        with interruptions.patiently(), Progress(trainer.iterations, state.step, metric=metric) as progress:
 
             def log(line: Log) -> None:
                 numbers = line.metrics()
@@ -103,7 +130,14 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
                 log=log,
                 checkpoint=keep,
                 tick=progress.tick,
+                stop=told_to_stop,
             )
+            if told_to_stop():
+                if not checkpoints.path(state.step).exists():
+                    metrics.sync()
+                    checkpoints.save(state, described(None))
+                ranks.wait()
+                raise Interrupted(interruptions.caught or signal.SIGTERM)
     finally:
         metrics.close()
 
@@ -136,11 +170,13 @@ def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
     """The configuration of the run in folder, from its last good checkpoint, with some values replaced.
 
     overrides: dotted key → value, of keys that do not change what has been computed already.
+    Raises: CheckpointError where there is none, or it is of another run.
     """
-    about = checkpoint.read_header(Checkpoints(folder / "checkpoints").last())
-    config = OmegaConf.create(about["composed"])
+    path = Checkpoints(folder / "checkpoints").last()
+    expect_own(folder, path)
+    config = OmegaConf.create(checkpoint.read_header(path)["composed"])
     for key, value in overrides.items():
-        OmegaConf.update(config, key, value)
+        OmegaConf.update(config, key, value, merge=False)  # another logger has other settings
     assert isinstance(config, DictConfig)
     return config
 
@@ -173,6 +209,7 @@ def evaluate_run(
         raise CheckpointError(
             f"{checkpoints.folder} holds no best checkpoint: no validation ran. Use checkpoint=last."
         )
+    expect_own(folder, path)
     experiment = Experiment(config)
     _same_data(experiment, path)
     state = checkpoint.load(path, experiment.trainer.start(config.seed, experiment.device))
@@ -223,14 +260,17 @@ def sentence(result: Mapping[str, Any], part: str = "test") -> str:
     return f"{part} {metric.name} {said} (95% interval over {result[f'{part}/tasks']} unseen tasks)"
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
 def _restore(experiment: Experiment, checkpoints: Checkpoints, like: State) -> tuple[State, float]:
     path = checkpoints.last()
+    expect_version(path)
     _same_data(experiment, path)
-    return checkpoint.load(path, like), float(checkpoint.read_header(path)["seconds"])
+    state = checkpoint.load(path, like)
+    if state.step > experiment.trainer.iterations:
+        raise CheckpointError(
+            f"trainer.iterations={experiment.trainer.iterations} is less than the {state.step} steps that {path} has "
+            f"behind it; choose trainer.iterations ≥ {state.step}, or start a new run."
+        )
+    return state, float(checkpoint.read_header(path)["seconds"])
 
 
 def _same_data(experiment: Experiment, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from meta.checkpoint import CheckpointError
 from meta.distributed import RankError, launched
+from meta.interruption import Interrupted
 from meta.trainer import TrainingError
 from neo.errors import NeoError
 from neo.runtime import keep_freed_memory
@@ -63,8 +65,8 @@ def run(
     def guarded(config: DictConfig) -> None:
         try:
             job(config)
-        except KeyboardInterrupt:
-            _interrupted()
+        except KeyboardInterrupt as interrupt:
+            _interrupted(interrupt)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the other arms go on; hydra says which one failed, and the sentence comes at the end
@@ -90,8 +92,8 @@ def run(
             _overrides.check(config_name, overrides, arguments.multirun)
             sys.argv = [*given, *before(overrides)]
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(guarded)()
-    except KeyboardInterrupt:
-        _interrupted()
+    except KeyboardInterrupt as interrupt:
+        _interrupted(interrupt)
     except Exception as error:
         _fail(error, debug)
     finally:
@@ -104,8 +106,10 @@ def run(
 def _fail(error: Exception, debug: bool) -> NoReturn:
     if debug or not isinstance(error, EXPECTED):
         traceback.print_exception(error)
-    if isinstance(error, FileNotFoundError | PermissionError | OSError) and error.filename:
-        sentence = f"{error.filename}: {error.strerror}"
+    if isinstance(error.__cause__, OSError) and "Unable to configure handler" in str(error):
+        error = error.__cause__  # hydra's log file could not be opened; logging says no more than that
+    if isinstance(error, OSError) and error.strerror:
+        sentence = f"{error.filename or 'the system'}: {error.strerror}"
     else:
         sentence = " ".join(str(error).split())
     rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
@@ -116,6 +120,6 @@ def _fail(error: Exception, debug: bool) -> NoReturn:
     sys.exit(1)
 
 
-def _interrupted() -> NoReturn:
+def _interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
     print("interrupted.", file=sys.stderr)
-    sys.exit(130)
+    sys.exit(128 + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT))

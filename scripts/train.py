@@ -8,32 +8,23 @@ On several processes, which share each meta-batch: torchrun --nproc-per-node=4 s
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from meta.distributed import Ranks, launched
+from meta.divergence import TrainingError
+from meta.resume import RESUMABLE, holds_run, may_change
 from meta.run import resumed_config, sentence, train
 from scripts import _command
 from scripts._overrides import ConfigError, value_of
-
-# What may change when a run is resumed: nothing that its past steps depended on.
-RESUMABLE = (
-    "resume",
-    "data_dir",
-    "debug",
-    "device",
-    "evaluation.batch",
-    "rank_timeout_s",
-    "trainer.checkpoint_every",
-    "trainer.iterations",
-    "trainer.keep",
-    "workers",
-)
 
 
 def job(config: DictConfig) -> None:
@@ -51,6 +42,10 @@ def follow(ranks: Ranks) -> None:
 def lead(config: DictConfig, ranks: Ranks) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     resume = config.resume is not None
+    if resume and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ConfigError(
+            "resume continues one run, -m starts several; resume the arms of a sweep one by one."
+        )
     if resume:
         given = [override.split("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
         config = resumed_config(
@@ -63,8 +58,19 @@ def lead(config: DictConfig, ranks: Ranks) -> None:
         result = train(config, folder, resume=resume, ranks=ranks)
     except FileExistsError as error:
         raise ConfigError(_taken(folder)) from error
+    except TrainingError as error:
+        raise TrainingError(f"{error} The checkpoints before it are in {folder / 'checkpoints'}.") from error
+    except OSError as error:
+        if not holds_run(folder):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise OSError(
+            f"{where}{error.strerror}. What was written before is whole; when there is room or leave to write again, "
+            f"continue with: {_resume(folder)}"
+        ) from error
     except KeyboardInterrupt:
-        print(f"\nstopped; continue with: resume={folder}", file=sys.stderr)
+        if holds_run(folder):
+            print(f"\nstopped; continue with: {_resume(folder)}", file=sys.stderr)
         raise
     print(f"{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
     print("pictures: " + "\n          ".join(map(str, sorted((folder / "plots").glob("*.png")))))
@@ -80,27 +86,42 @@ def before(overrides: Sequence[Override]) -> Sequence[str]:
     resume = value_of(overrides, "resume")
     if resume is None:
         taken = value_of(overrides, "hydra.run.dir")
-        if isinstance(taken, str) and (Path(taken) / "metrics.jsonl").exists():
+        if isinstance(taken, str) and holds_run(Path(taken)):
             raise ConfigError(_taken(Path(taken)))
         return ()
     folder = Path(str(resume))
     if not (folder / "checkpoints").is_dir():
         raise ConfigError(
-            f"resume={folder} is not the folder of a run: it has no checkpoints/. Name one that has."
+            f"resume={folder} is not the folder of a run: it has no checkpoints/. Name one that has; a run that was "
+            "stopped before its first checkpoint is started again."
         )
     for override in overrides:
         key = override.key_or_group
-        if key not in RESUMABLE and not key.startswith("hydra."):
+        if not may_change(key) and key.split(".")[0] != "hydra" and not key.startswith("hydra/"):
             raise ConfigError(
                 f"{key} cannot change when a run is resumed, for its past steps depended on it; leave it out, or "
                 f"start a new run. What may change: {', '.join(RESUMABLE[1:])}."
             )
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"
+    return f"hydra.run.dir={_quoted(folder)}", "hydra.output_subdir=null"
 
 
 def _taken(folder: Path) -> str:
-    return f"{folder} holds a run already; continue it with resume={folder}, or choose another hydra.run.dir."
+    return (
+        f"{folder} holds a run already; continue it with {_resume(folder)}, or choose another hydra.run.dir."
+    )
+
+
+def _resume(folder: Path) -> str:
+    """The override that continues a run, as a shell takes it."""
+    if re.fullmatch(r"[\w./:@+-]+", str(folder), re.ASCII):
+        return f"resume={folder}"
+    return shlex.quote(f"resume={_quoted(folder)}")
+
+
+def _quoted(folder: Path) -> str:
+    """As hydra takes a value with odd characters in it."""
+    escaped = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def main() -> None:
