@@ -20,7 +20,7 @@ EXTENSIONS := $(shell find neo -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help env train evaluate mnist test test-slow test-all peers bench bench-guard bench-jax lint format types wheel sdist-test freeze clean
+.PHONY: help env train evaluate mnist test test-slow test-all peers bench bench-guard bench-jax picture lint format types wheel sdist-test freeze clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -80,6 +80,9 @@ bench-guard: env peers  ## exit 1 if a ratio to a peer lost more than 15% agains
 bench-jax: env  ## an environment with JAX, which make bench then takes in as one more peer
 	@$(BIN)/python -m venv $(VENV)/jax
 	@$(VENV)/jax/bin/python -m pip --disable-pip-version-check install -q "jax>=0.10,<0.11" numpy
+
+picture: env  ## draw docs/tape.svg anew, from the code in docs/tape.md; needs graphviz
+	@$(BIN)/python scripts/picture.py
 
 lint: env  ## check style and formatting
 	@$(BIN)/ruff check .

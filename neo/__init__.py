@@ -8,6 +8,7 @@ and optimisers, and the package `meta` for MAML.
 
 from neo import autograd  # first: it makes LiteTensor's compiled half, which all else stands on  # isort: skip
 from neo import functions, nn, optim, runtime
+from neo.autograd.batching import vmap
 from neo.autograd.check import gradcheck
 from neo.autograd.session import grad, stop_gradient, value_and_grad, vjp
 from neo.autograd.transforms import checkpoint, hessian, hvp, jacobian, jvp
@@ -76,6 +77,7 @@ __all__ = [
     "tensor",
     "value_and_grad",
     "vjp",
+    "vmap",
     "zeros",
     "zeros_like",
 ]

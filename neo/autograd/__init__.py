@@ -2,6 +2,7 @@
 
 from neo.autograd import session
 from neo.autograd._tape import Node, Tape, TapeContext
+from neo.autograd.drawing import Drawing, draw
 from neo.autograd.policy import Context, Policy
 
-__all__ = ["Context", "Node", "Policy", "Tape", "TapeContext", "session"]
+__all__ = ["Context", "Drawing", "Node", "Policy", "Tape", "TapeContext", "draw", "session"]

@@ -5,7 +5,7 @@ cdef class Context:
     cdef object owner               # the Policy class, for messages and for replaying forward
     cdef tuple arguments            # forward's arguments, with LiteTensors: kept only if an intermediate was saved
                                     #   (a higher order replays forward) or stashed on self (it refuses)
-    cdef tuple saved                # what forward gave to save(), as given: raw tensors and plain values
+    cdef readonly tuple saved       # what forward gave to save(), as given: raw tensors and plain values
     cdef list handles               # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
     cdef int64_t *versions          # for each saved thing: its in-place version when saved, -1 for plain values
     cdef list constants             # what forward gave to constant(), in order

@@ -10,6 +10,7 @@ from libc.stdlib cimport free, malloc
 import torch
 
 from neo.errors import SavedTensorError
+from neo.autograd._batched import close
 from neo.autograd._handle cimport Handle, is_handle, wrap
 
 cdef object Tensor = torch.Tensor
@@ -170,8 +171,7 @@ cdef class Context:
                 raise SavedTensorError(
                     f"{name}: saved intermediate {i} is needed at a higher order, but forward computes it outside "
                     f"Neo's functions, so its derivative is unknown. {remedy}")
-            if again.data.shape != self.saved[i].shape or not torch.allclose(
-                    again.data, self.saved[i], rtol=1e-5, atol=1e-8, equal_nan=True):
+            if again.data.shape != self.saved[i].shape or not close(again.data, self.saved[i]):
                 raise SavedTensorError(
                     f"{name}: saved intermediate {i} came out different when forward was replayed for a higher "
                     f"order; does forward draw random numbers or keep state? {remedy}")

@@ -176,6 +176,8 @@ cdef class Function:
             if not self.verified and stashed(policy) is not None:
                 ctx.arguments = args        # so that the walk back sees whether a higher order would miss it
             self.record(policy, listening, inputs, raw_inputs, outputs)
+            if stack.observer is not None:
+                stack.observer.recorded(self, policy, args, inputs, outputs)
         return outputs if several else outputs[0]
 
     cdef int record(self, PolicyBase policy, list listening, tuple inputs, tuple raw_inputs, tuple outputs) except -1:

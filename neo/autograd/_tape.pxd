@@ -5,7 +5,7 @@ from neo.autograd._handle cimport Handle
 
 
 cdef class Node:
-    cdef PolicyBase policy          # whose backward gives the gradients; None when bwd_fn does
+    cdef readonly PolicyBase policy # whose backward gives the gradients; None when bwd_fn does
     cdef object rule                # bwd_fn of hand-made nodes: cotangents -> gradients, on LiteTensors
     cdef tuple given                # for hand-made nodes: (outputs, parents), kept alive
     cdef list tensors               # the tape's weak references by slot; shared, for inspection
@@ -22,6 +22,7 @@ cdef class Node:
 cdef class Tape:
     cdef readonly list nodes        # in order of recording
     cdef list tensors               # weak reference to the tensor of each slot, for inspection
+    cdef list kept                  # the tensors themselves, where forward mode will need their shapes; else None
     cdef int64_t base               # handles with serial <= base are older than the tape
     cdef int32_t *table             # table[serial - base - 1] = slot, or -1
     cdef Py_ssize_t size            # entries of `table` in use
@@ -40,6 +41,7 @@ cdef class Stack:
     cdef list tapes                 # open tapes, outermost first
     cdef Py_ssize_t floor           # tapes below it are suspended by a checkpoint
     cdef dict captured              # serial -> handle: what the checkpointed code took from suspended tapes
+    cdef object observer            # told what tapes record and when they walk, for draw and gradcheck; None: nobody
 
     cdef bint listens(self, object value)
     cdef int capture(self, Handle handle) except -1

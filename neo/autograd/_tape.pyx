@@ -105,10 +105,12 @@ cdef class Node:
 cdef class Tape:
     """What one session records. Open it with `TapeContext.push(tape)`; `watch` the tensors it is to differentiate."""
 
-    def __cinit__(self):
+    def __cinit__(self, bint keep_tensors=False):
         self.nodes = []
         self.tensors = []
         self.base = last_serial()
+        if keep_tensors:
+            self.kept = []
 
     def __dealloc__(self):
         free(self.table)
@@ -133,6 +135,8 @@ cdef class Tape:
         cdef int32_t slot = self.slots
         self.set_slot(handle, slot)
         self.tensors.append(PyWeakref_NewRef(handle, None))
+        if self.kept is not None:
+            self.kept.append(handle)
         self.slots += 1
         return slot
 
@@ -190,8 +194,33 @@ cdef class Tape:
             if slot >= 0:
                 slots[slot] = cotangent if slots[slot] is None else accumulate(slots[slot], cotangent)
         wanted = [self.slot_of(value) for value in inputs]
-        self.pull(slots, keep)
+        if stack is not None and stack.observer is not None:
+            with stack.observer.walking(self):
+                self.pull(slots, keep)
+        else:
+            self.pull(slots, keep)
         return [slots[slot] if slot >= 0 else None for slot in wanted]
+
+    def tangents(self, inputs, tangents, outputs):
+        """Push the tangents of `inputs` forward through every node; gives that of each output, None where it is zero.
+
+        The tape must have been made with Tape(keep_tensors=True). inputs, outputs: sequences of LiteTensors; tangents:
+        a LiteTensor or torch.Tensor for each input. The tape may be walked afterwards.
+        Raises RuntimeError when a walk has freed the tape, GradientError for a Policy whose jvp returns what it must not.
+        """
+        cdef int32_t slot
+        if self.freed or self.kept is None:
+            raise RuntimeError("Tape.tangents: the tape must have been made with keep_tensors=True, and not been freed by a "
+                               "walk back")
+        cdef list slots = [None] * self.slots
+        for value, tangent in zip(inputs, tangents, strict=True):
+            slot = self.slot_of(value)
+            if slot >= 0:
+                slots[slot] = tangent
+        for node in self.nodes:
+            push(<Node> node, slots)
+        found = [self.slot_of(value) for value in outputs]
+        return [slots[slot] if slot >= 0 else None for slot in found]
 
     cdef int pull(self, list cotangents, bint keep) except -1:
         """The walk: cotangents by slot, of which those of the slots that no node made remain."""
@@ -292,6 +321,101 @@ cdef tuple run(Node node, list bars):
     return gradients
 
 
+cdef int push(Node node, list tangents) except -1:
+    """Push the tangents of a node's inputs forward to its outputs."""
+    cdef int i, n = node.inputs
+    cdef bint any_tangent = False
+    cdef list dots = [None] * n
+    for i in range(n):
+        if node.slots[i] >= 0:
+            dots[i] = tangents[node.slots[i]]
+            any_tangent = any_tangent or dots[i] is not None
+    if not any_tangent:
+        return 0
+    cdef bint own_rule = node.policy is not None and node.policy.jvp is not None
+    cdef list moved = forward_rule(node, dots) if own_rule else transposed(node, dots)
+    for i in range(node.outputs):
+        if node.slots[n + i] >= 0:
+            tangents[node.slots[n + i]] = moved[i]
+    return 0
+
+
+cdef list forward_rule(Node node, list dots):
+    """The Policy's own jvp; rule 3 holds for it as for backward."""
+    cdef int i
+    cdef bint lifted = False
+    cdef bint was_lifted, was_readable
+    cdef unsigned long long was_wanted, wanted = 0
+    cdef Stack stack = open_stack()
+    cdef Context ctx = node.policy.ctx
+    if stack is not None:
+        lifted = saved_listened(stack, ctx) or any([stack.listens(dot) for dot in dots])
+        if lifted:
+            refuse_stashed_tensors(node.policy)
+    for i in range(node.inputs):
+        if dots[i] is not None:
+            wanted |= (<unsigned long long> 1) << min(i, 63)
+        elif node.layouts is not None:
+            shape, dtype, device = node.layouts[i]
+            dots[i] = torch.zeros(shape, dtype=dtype, device=device) if dtype.is_floating_point else None
+        if dots[i] is not None and lifted != is_handle(dots[i]):
+            dots[i] = wrap(dots[i].detach()) if lifted else (<Handle> dots[i]).data
+    was_wanted, was_lifted, was_readable = ctx.wanted, ctx.lifted, ctx.readable
+    ctx.wanted, ctx.lifted, ctx.readable = wanted, lifted, True
+    try:
+        result = node.policy.jvp(*dots)
+    finally:
+        ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
+    result = list(result) if isinstance(result, (tuple, list)) else [result]
+    if len(result) != node.outputs:
+        raise GradientError(
+            f"{node.name}.jvp: expected {node.outputs} tangent{'s' if node.outputs != 1 else ''}, one per output of "
+            f"forward, got {len(result)}. Return None where there is no tangent.{written(node.policy.jvp)}")
+    for i in range(node.outputs):
+        output = node.tensor_at(node.inputs + i)
+        if result[i] is None or output is None:
+            continue
+        if not (isinstance(result[i], Tensor) or is_handle(result[i])):
+            raise GradientError(f"{node.name}.jvp: tangent {i} must be a tensor or None, got "
+                                f"{type(result[i]).__name__} {result[i]!r}.{written(node.policy.jvp)}")
+        if layout(result[i]) != layout(output):
+            raise GradientError(
+                f"{node.name}.jvp: tangent {i} has shape {tuple(result[i].shape)}, {result[i].dtype}, on "
+                f"{result[i].device}; expected {tuple(output.shape)}, {output.dtype}, on {output.device}, as output {i} "
+                f"has.{written(node.policy.jvp)}")
+    return result
+
+
+cdef str written(object rule):
+    """Where the user wrote this rule, as the end of an error's sentence."""
+    code = getattr(rule, "__code__", None)
+    return "" if code is None else f" The rule is at {code.co_filename}:{code.co_firstlineno}."
+
+
+cdef list transposed(Node node, list dots):
+    """A tangent for each output, by the rule for gradients alone: v ↦ Jᵀ v is linear, and its transpose is J.
+
+    Backward runs on zeros, recorded on a tape of its own, which is then walked back with the tangents of the inputs.
+    """
+    cdef int i
+    cdef Tape tape = Tape()
+    cdef list bars = [None] * node.outputs
+    for i in range(node.outputs):
+        output = node.tensor_at(node.inputs + i)
+        if output is not None:      # None for integers; others are alive, for the tape keeps them
+            bars[i] = wrap(torch.zeros_like((<Handle> output).data))
+            tape.watch(bars[i])
+    TapeContext.push(tape)
+    try:
+        gradients = run(node, list(bars))
+    finally:
+        TapeContext.pop()
+    cdef list pulled = [i for i in range(node.inputs) if dots[i] is not None and is_handle(gradients[i])]
+    moved = tape.gradients([gradients[i] for i in pulled], [dots[i] for i in pulled],
+                           [bar for bar in bars if bar is not None])
+    return [None if bar is None else moved.pop(0) for bar in bars]
+
+
 cdef object accumulate(object a, object b):
     """The sum of two cotangents, either of which may be a LiteTensor: then the sum is one and is recorded."""
     return b + a if is_handle(b) else a + b
@@ -310,7 +434,11 @@ cdef tuple as_gradients(Node node, object result):
         return gradients
     raise GradientError(
         f"{node.name}.backward: expected {node.inputs} gradient{'s' if node.inputs != 1 else ''}, one per tensor "
-        f"input of forward, got {len(gradients)}. Return None where there is no gradient.")
+        f"input of forward, got {len(gradients)}. Return None where there is no gradient.{written(rule_of(node))}")
+
+
+cdef object rule_of(Node node):
+    return node.rule if node.policy is None else node.policy.backward
 
 
 cdef object check(Node node, int i, object gradient):
@@ -321,7 +449,8 @@ cdef object check(Node node, int i, object gradient):
     shape, dtype, device = layout
     if not (isinstance(gradient, Tensor) or is_handle(gradient)):
         raise GradientError(
-            f"{node.name}.backward: gradient {i} must be a tensor or None, got {type(gradient).__name__} {gradient!r}")
+            f"{node.name}.backward: gradient {i} must be a tensor or None, got {type(gradient).__name__} {gradient!r}."
+            f"{written(rule_of(node))}")
     if node.policy is not None and node.policy.broadcasts:
         if gradient.shape != shape:
             gradient = gradient.sum_to_size(shape)
@@ -330,16 +459,17 @@ cdef object check(Node node, int i, object gradient):
     if gradient.shape != shape:
         raise GradientError(
             f"{node.name}.backward: gradient {i} has shape {tuple(gradient.shape)}, expected {tuple(shape)}, "
-            f"the shape of input {i}. Sum over the axes along which the input was broadcast.")
+            f"the shape of input {i}. Sum over the axes along which the input was broadcast.{written(rule_of(node))}")
     if gradient.dtype is not dtype:
         raise GradientError(
             f"{node.name}.backward: gradient {i} has dtype {gradient.dtype}, expected {dtype}, the dtype of "
-            f"input {i}. Cast it with .to(...).")
+            f"input {i}. Cast it with .to(...).{written(rule_of(node))}")
     if gradient.device != device:
         if gradient.ndim == 0 or not shape:     # a 0-dim input may meet tensors of another device, as in torch
             return gradient.to(device)
         raise GradientError(
-            f"{node.name}.backward: gradient {i} is on {gradient.device}, expected {device}, the device of input {i}.")
+            f"{node.name}.backward: gradient {i} is on {gradient.device}, expected {device}, the device of input {i}."
+            f"{written(rule_of(node))}")
     return gradient
 
 
@@ -442,6 +572,8 @@ class TapeContext:
             Py_INCREF(stack)
             neo_thread_stack = <PyObject *> stack
         stack.tapes.append(tape)
+        if stack.observer is not None:
+            stack.observer.opened(tape)
 
     @staticmethod
     def pop():
@@ -451,6 +583,8 @@ class TapeContext:
         if stack is None or len(stack.tapes) <= stack.floor:
             raise IndexError("TapeContext.pop: no tape is open in this thread")
         tape = stack.tapes.pop()
+        if stack.observer is not None:
+            stack.observer.closed(tape)
         if not stack.tapes:
             neo_thread_stack = NULL
             Py_DECREF(stack)
@@ -484,6 +618,8 @@ def fresh_handle(Handle handle not None):
             slot = tape.slot_of(handle)
             if slot >= 0:
                 tape.set_slot(fresh, slot)
+        if stack.observer is not None:
+            stack.observer.renamed(fresh, handle)
     return fresh
 
 
@@ -518,7 +654,31 @@ def record(outputs, parents, bwd_fn):
     """Record bwd_fn as the gradient rule from `outputs` to `parents` on every open tape with an interest."""
     cdef Stack stack = open_stack()
     cdef Py_ssize_t i
+    cdef int recorded = 0
     if stack is None:
         return
     for i in range(stack.floor, len(stack.tapes)):
-        record_call(<Tape> stack.tapes[i], Node(outputs, parents, bwd_fn), tuple(outputs), tuple(parents))
+        recorded += record_call(<Tape> stack.tapes[i], Node(outputs, parents, bwd_fn), tuple(outputs), tuple(parents))
+    if recorded and stack.observer is not None:
+        stack.observer.recorded(bwd_fn, None, tuple(parents), tuple(parents), tuple(outputs))
+
+
+def listened(values):
+    """For each of these LiteTensors, whether an open tape has an interest in it; a checkpoint around notes its use."""
+    cdef Stack stack = open_stack()
+    if stack is not None and stack.floor:
+        for value in values:
+            stack.capture(<Handle?> value)
+    return [stack is not None and stack.listens(value) for value in values]
+
+
+def observe(observer):
+    """Have `observer` (autograd.trace.Trace) told what this thread's tapes record, until the last of them closes.
+
+    None: nobody. Gives the observer before it. Raises RuntimeError when no tape is open.
+    """
+    cdef Stack stack = open_stack()
+    if stack is None:
+        raise RuntimeError("observe: no tape is open in this thread")
+    before, stack.observer = stack.observer, observer
+    return before

@@ -19,12 +19,18 @@ class Policy(PolicyBase):
     backward is the rule at every order: when an outer session listens, its tensors are LiteTensors and what it does is
     recorded there; write it with operators, torch functions and Neo functions, and it serves both.
 
+    jvp(self, *tangents), if there is one, is the forward-mode rule, which neo.jvp then uses: it gets one tangent per
+    tensor input (zeros where an input has none, None for integers) and returns one per output, each in its output's
+    shape, dtype and device, or None for zero. It reads ctx.release like backward, and is the rule at every order
+    likewise. Without one, the tangent comes of backward, run twice.
+
     self.ctx:
         save(*tensors)      in forward: keep for backward; inputs and outputs are best, intermediates cost a replay of
                             forward at higher orders
         constant(*tensors)  in forward: mark as constant by intention, and return them
-        release             in backward: the saved tensors, in order
-        needs_grad          one bool per tensor input: whether anybody asks for its gradient
+        release             in backward and jvp: the saved tensors, in order
+        needs_grad          one bool per tensor input: whether anybody asks for its gradient; in jvp, whether it has
+                            a tangent
     """
 
     broadcasts: ClassVar[bool] = False
@@ -33,6 +39,8 @@ class Policy(PolicyBase):
     verified: ClassVar[bool] = False
     """A test shows that this Policy's gradients have the right layout, so that the tape need not look (Neo's own ops,
     which also keep nothing on self). Leave it False in yours: a wrong shape, dtype or device then raises."""
+
+    jvp: ClassVar[Any] = None
 
     def forward(self, *args: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")

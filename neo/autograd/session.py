@@ -45,13 +45,13 @@ def value_and_grad(
     other than floating-point LiteTensors; ValueError for a cotangent of another structure or shape.
     Cost: fn once, plus one backward per recorded op; memory for what the Policies save, freed as the walk passes it.
     """
-    name = _name(fn)
+    name = name_of(fn)
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         tape = Tape()  # before the handles that it watches, which it then finds by index
-        slots = _Arguments(args, argnums, name)
-        out, outputs = _run(tape, fn, slots, kwargs, has_aux, name)
+        slots = Arguments(args, argnums, name)
+        out, outputs = run(tape, fn, slots, kwargs, has_aux, name)
         cotangents = _cotangents(outputs, out[0] if has_aux else out, cotangent, name)
         gradients = tape.gradients(outputs, cotangents, slots.fresh)
         return out, slots.pack(gradients)
@@ -79,10 +79,10 @@ def vjp(fn: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], Any]]:
     The gradients mirror the arguments (None for constants). The pullback may be called any number of times; what the
     tape holds goes free when the pullback does.
     """
-    name = _name(fn)
+    name = name_of(fn)
     tape = Tape()
-    slots = _Arguments(args, range(len(args)), name, integers="constant")
-    out, outputs = _run(tape, fn, slots, {}, False, name)
+    slots = Arguments(args, range(len(args)), name, integers="constant")
+    out, outputs = run(tape, fn, slots, {}, False, name)
 
     def pullback(cotangent: Any) -> Any:
         if cotangent is None:
@@ -100,7 +100,7 @@ def stop_gradient(tree: Any) -> Any:
     return optree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, LiteTensor) else leaf, tree)
 
 
-class _Arguments:
+class Arguments:
     """The positional arguments of one call: which leaves are differentiated, and how gradients are handed back."""
 
     def __init__(self, args: tuple[Any, ...], argnums: ArgNums, name: str, integers: str = "refuse"):
@@ -133,7 +133,7 @@ class _Arguments:
             new_args[position] = optree.tree_unflatten(spec, leaves)
             self.mirrors.append((spec, places))
         if not self.fresh:
-            kinds = ", ".join(_describe(args[position]) for position in chosen) or "no arguments"
+            kinds = ", ".join(describe(args[position]) for position in chosen) or "no arguments"
             raise TypeError(
                 f"{name}: nothing to differentiate; expected a floating-point LiteTensor among the "
                 f"{'positional arguments' if self.keyed else 'arguments that argnums names'}, got {kinds}. "
@@ -142,7 +142,7 @@ class _Arguments:
         self.args = tuple(new_args)
 
     def pack(self, gradients: list[Any]) -> Any:
-        full = [_as_gradient(g, leaf) for g, leaf in zip(gradients, self.leaves, strict=True)]
+        full = [as_gradient(g, leaf) for g, leaf in zip(gradients, self.leaves, strict=True)]
         if self.keyed:
             keyed: dict[LiteTensor, LiteTensor] = {}
             for leaf, gradient in zip(self.leaves, full, strict=True):
@@ -155,8 +155,8 @@ class _Arguments:
         return mirrored[0] if self.single else mirrored
 
 
-def _run(
-    tape: Tape, fn: Callable[..., Any], slots: _Arguments, kwargs: dict[str, Any], has_aux: bool, name: str
+def run(
+    tape: Tape, fn: Callable[..., Any], slots: Arguments, kwargs: dict[str, Any], has_aux: bool, name: str
 ) -> tuple[Any, list[LiteTensor]]:
     """fn's value and its leaves, recorded on `tape`, which is closed again whatever happens (rule 9)."""
     for handle in slots.fresh:
@@ -167,11 +167,11 @@ def _run(
     finally:
         close(tape)
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-        raise TypeError(f"{name}: has_aux=True expects fn to return (output, aux), got {_describe(out)}")
+        raise TypeError(f"{name}: has_aux=True expects fn to return (output, aux), got {describe(out)}")
     outputs = optree.tree_leaves(out[0] if has_aux else out)
     if not outputs or not all(isinstance(leaf, LiteTensor) for leaf in outputs):
         raise TypeError(
-            f"{name}: expected fn to return a LiteTensor or a pytree of them, got {_describe(out)}. "
+            f"{name}: expected fn to return a LiteTensor or a pytree of them, got {describe(out)}. "
             f"Return what else you need as aux, with has_aux=True."
         )
     for leaf in outputs:
@@ -209,7 +209,7 @@ def _cotangents(outputs: list[LiteTensor], out: Any, cotangent: Any, name: str) 
     return result
 
 
-def _as_gradient(gradient: Any, leaf: LiteTensor) -> LiteTensor:
+def as_gradient(gradient: Any, leaf: LiteTensor) -> LiteTensor:
     if gradient is None:
         return LiteTensor._wrap(torch.zeros_like(leaf.data))
     if isinstance(gradient, LiteTensor):
@@ -229,23 +229,23 @@ def _positions(argnums: ArgNums, count: int, name: str) -> list[int]:
     return positions
 
 
-def _name(fn: Callable[..., Any]) -> str:
+def name_of(fn: Callable[..., Any]) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
     if isinstance(value, LiteTensor | torch.Tensor):
         return f"{type(value).__name__} of {value.dtype}, shape {tuple(value.shape)}"
     if isinstance(value, tuple | list):
-        return f"{type(value).__name__} of ({', '.join(_describe(item) for item in value[:4])})"
+        return f"{type(value).__name__} of ({', '.join(describe(item) for item in value[:4])})"
     return type(value).__name__
 
 
 def __getattr__(name: str) -> Any:
-    """session.hvp and the others built from sessions live in transforms.py and check.py; found here too."""
-    from neo.autograd import check, transforms
+    """session.hvp and the others built from sessions live in files of their own; found here too."""
+    from neo.autograd import batching, check, transforms
 
-    for module in (transforms, check):
+    for module in (transforms, batching, check):
         if name in module.__all__:
             return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

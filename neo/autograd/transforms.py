@@ -9,9 +9,9 @@ from typing import Any
 import optree
 import torch
 
+from neo.autograd._replay import Replay
 from neo.autograd._tape import Tape, TapeContext, record, suspended
-from neo.autograd.session import close, vjp
-from neo.errors import SavedTensorError
+from neo.autograd.session import Arguments, as_gradient, close, describe, name_of, run, vjp
 from neo.tensor import LiteTensor
 
 __all__ = ["checkpoint", "hessian", "hvp", "jacobian", "jvp"]
@@ -20,15 +20,55 @@ __all__ = ["checkpoint", "hessian", "hvp", "jacobian", "jvp"]
 def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple) -> tuple[Any, Any]:
     """fn(*args), and its derivative along `tangents` (a tuple that mirrors args; None for constants).
 
-    The pullback v ↦ Jᵀv is linear, and its own pullback is t ↦ J t: forward mode from two reverse passes
-    (Townsend 2017, "A new trick for calculating Jacobian vector products"). Cost: about three times fn.
+    Every op pushes its tangents on by its Policy's own `jvp`, or, where it has none, by its backward: v ↦ Jᵀ v is
+    linear, and its own pullback is t ↦ J t (Townsend 2017, "A new trick for calculating Jacobian vector products").
+    Nests with sessions and with itself, at any order.
+
+    Raises: TypeError for no two tuples of one length; ValueError for a tangent that does not match its argument.
+    Cost: about three times fn, less where Policies have a jvp; fn's intermediates are kept until it is done.
     """
     _expect_tuples("jvp", args, tangents)
-    out, pullback = vjp(fn, *args)
-    zeros = optree.tree_map(lambda leaf: LiteTensor._wrap(torch.zeros_like(leaf.data)), out)
-    _, transpose = vjp(pullback, zeros)
-    (tangent,) = transpose(tangents)
-    return out, tangent
+    name = name_of(fn)
+    dots = _tangents(args, tangents)
+    tape = Tape(keep_tensors=True)
+    slots = Arguments(args, range(len(args)), name, integers="constant")
+    out, outputs = run(tape, fn, slots, {}, False, name)
+    moved = tape.tangents(slots.fresh, dots, outputs)
+    spec = optree.tree_structure(out)
+    return out, optree.tree_unflatten(spec, [as_gradient(t, o) for t, o in zip(moved, outputs, strict=True)])
+
+
+def _tangents(args: tuple, tangents: tuple) -> list[Any]:
+    """A tangent for each floating-point LiteTensor in args, in order; errors name the argument."""
+    dots: list[Any] = []
+    arg: Any
+    dot: Any
+    for i, (arg, given) in enumerate(zip(args, tangents, strict=True)):
+        leaves, spec = optree.tree_flatten(arg)
+        try:
+            parts = spec.flatten_up_to(given)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"jvp: the tangent of argument {i} must mirror it: {error}") from None
+        for leaf, dot, path in zip(leaves, parts, spec.paths(), strict=True):
+            where = f"argument {i}" + "".join(f"[{key!r}]" for key in path)
+            if not (isinstance(leaf, LiteTensor) and leaf.is_floating_point()):
+                if dot is not None:
+                    raise ValueError(
+                        f"jvp: {where} is a constant ({describe(leaf)}), so that its tangent must be None, got "
+                        f"{describe(dot)}. Wrap floating-point data in neo.LiteTensor(...) to move it."
+                    )
+                continue
+            if dot is None:
+                raise ValueError(f"jvp: {where} needs a tangent of shape {tuple(leaf.shape)}, got None")
+            if not isinstance(dot, LiteTensor | torch.Tensor):
+                dot = LiteTensor(dot, dtype=leaf.dtype, device=leaf.device)
+            if dot.shape != leaf.shape or dot.dtype != leaf.dtype or dot.device != leaf.device:
+                raise ValueError(
+                    f"jvp: the tangent of {where} is {describe(dot)} on {dot.device}, expected shape "
+                    f"{tuple(leaf.shape)}, {leaf.dtype}, on {leaf.device}, as the argument has"
+                )
+            dots.append(dot.detach() if isinstance(dot, torch.Tensor) else dot)
+    return dots
 
 
 def hvp(fn: Callable[..., Any], args: Any, vectors: Any) -> Any:
@@ -88,42 +128,41 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
     """fn with the same values and gradients, which recomputes fn in backward instead of storing what it did.
 
     Memory of one call: its inputs and outputs. Time: one more fn per backward. Random draws are repeated: torch's
-    generators are set back for the recomputation. Also what fn closes over gets its gradient. Raises SavedTensorError
-    when an input was changed in place in between. Chen et al. 2016, arXiv:1604.06174.
+    default generators, on the CPU and on CUDA, are set back for the recomputation. Also what fn closes over gets its
+    gradient. Chen et al. 2016, arXiv:1604.06174.
+
+    Raises: SavedTensorError when an input was changed in place in between, or when the recomputation gives other
+    values (fn keeps state, or draws from a generator of its own).
     """
 
-    name = f"checkpoint({getattr(fn, '__name__', type(fn).__name__)})"
+    name = f"checkpoint({name_of(fn)})"
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if TapeContext.current() is None:
             return fn(*args, **kwargs)
-        draws = _generator_states()
+        replay = Replay(name)
         (leaves, spec), taken = suspended(lambda: optree.tree_flatten(fn(*args, **kwargs)))
         moving = [
             i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor) and leaf.is_floating_point()
         ]
         for i in moving:
             leaves[i] = LiteTensor._wrap(leaves[i].data.detach())
-        versions = [value.data._version for value in taken]
+        replay.remember(taken, [leaves[i] for i in moving])
 
         def backward(*cotangents: LiteTensor) -> list[Any]:
-            for value, version in zip(taken, versions, strict=True):
-                if value.data._version != version:
-                    raise SavedTensorError(
-                        f"{name}: an input of shape {tuple(value.shape)} was changed in place before backward, so "
-                        f"that recomputing would give other values. Work on a clone."
-                    )
             tape = Tape()
             for value in taken:
                 tape.watch(value)
-            with _generators_set_to(draws):
+            with replay.again():
                 TapeContext.push(tape)
                 try:
-                    again = optree.tree_leaves(fn(*args, **kwargs))
+                    leaves = optree.tree_leaves(fn(*args, **kwargs))
                 finally:
                     close(tape)
-            return tape.gradients([again[i] for i in moving], cotangents, taken)
+            outputs = [leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
+            replay.compare([out.data for out in outputs])
+            return tape.gradients(outputs, cotangents, taken)
 
         backward.__name__ = name
         if taken and moving:
@@ -131,31 +170,6 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
         return optree.tree_unflatten(spec, leaves)
 
     return wrapped
-
-
-def _generator_states() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return torch.get_rng_state(), cuda
-
-
-class _generators_set_to:
-    """torch's default generators at an earlier state, and back."""
-
-    def __init__(self, states: tuple[torch.Tensor, list[torch.Tensor]]):
-        self.states = states
-
-    def __enter__(self) -> None:
-        self.before = _generator_states()
-        _set_generators(self.states)
-
-    def __exit__(self, *_: object) -> None:
-        _set_generators(self.before)
-
-
-def _set_generators(states: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
-    torch.set_rng_state(states[0])
-    if states[1]:
-        torch.cuda.set_rng_state_all(states[1])
 
 
 def _expect_tuples(name: str, args: Any, others: Any) -> None:

@@ -13,6 +13,8 @@ import functools
 
 import torch
 
+from neo.autograd._batched import any_batched, is_batched
+
 MOST_PIECES = 256
 FEW_PIXELS = 256  # a channel's sum of so few loses nothing worth a second kernel
 
@@ -27,6 +29,7 @@ def in_pieces(x: torch.Tensor) -> bool:
         and x.stride(1) == 1
         and x.numel() > FEW_PIXELS * x.shape[1]
         and x.device.type == "cpu"
+        and not is_batched(x)
         and x.is_contiguous(memory_format=torch.channels_last)
     )
 
@@ -69,6 +72,8 @@ def normalized(x, weight, bias, eps):
 
 def normalized_gradient(g, x, weight, mean, scale, eps):
     """(x̄, w̄, b̄) = (w r (g − ⟨g⟩ − x̂ ⟨g x̂⟩), Σ g x̂, Σ g) for x̂ = r (x − μ)."""
+    if any_batched(g, x, weight):
+        return _gradient_of_example(g, x, weight, mean, scale)
     if not in_pieces(x):
         return _backward(g, x, weight, None, None, mean, scale, True, eps, [True, True, True])
     g = g.contiguous(memory_format=torch.channels_last)
@@ -83,3 +88,15 @@ def normalized_gradient(g, x, weight, mean, scale, eps):
     share = wr / -pixels
     x_bar = _native(x, share * sum_gx, share * sum_g, mean, scale.pow(-2), False, 0.0, 0.0)[0]
     return x_bar.addcmul_(g, wr.view(1, -1, 1, 1)), sum_gx, sum_g
+
+
+def _gradient_of_example(g, x, weight, mean, scale):
+    """The same from plain ops, for vmap: torch's batched form of its kernel crashes where weight is None."""
+    dims = (0, *range(2, x.ndim))
+    per_channel = (1, -1) + (1,) * (x.ndim - 2)
+    pixels = x.numel() // x.shape[1]
+    normal = (x - mean.view(per_channel)) * scale.view(per_channel)
+    sum_gx, sum_g = (g * normal).sum(dims), g.sum(dims)
+    wr = scale if weight is None else weight * scale
+    rest = g - (normal * sum_gx.view(per_channel) + sum_g.view(per_channel)) / pixels
+    return rest * wr.view(per_channel), sum_gx, sum_g

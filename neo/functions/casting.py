@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from neo.autograd._batched import is_batched
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.registry import implements
@@ -34,6 +35,8 @@ class Layout(Policy):
     def forward(self, x, memory_format, copy):
         if copy:
             return x.clone(memory_format=memory_format)
+        if is_batched(x):  # the layout is a hint to kernels, and an example in a batch has none of its own
+            return x.detach()
         if memory_format is torch.channels_last and x.ndim == 4 and x.shape[1] == 1:
             return _one_channel_last(x)
         return x.contiguous(memory_format=memory_format)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from neo.autograd._batched import any_batched
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 
@@ -20,6 +21,8 @@ class Descend(Policy):
 
     def forward(self, params, directions, rate):
         self.ctx.save(rate)
+        if any_batched(*params, *directions):  # for which torch has no op over many tensors
+            return tuple(torch.add(x, g, alpha=-rate) for x, g in zip(params, directions, strict=True))
         return tuple(torch._foreach_add(params, directions, alpha=-rate))
 
     def backward(self, *bars):
@@ -27,7 +30,7 @@ class Descend(Policy):
         count = len(bars)
         if not any(self.ctx.needs_grad[count:]):
             return (*bars, *[None] * count)
-        if isinstance(bars[0], torch.Tensor):
+        if isinstance(bars[0], torch.Tensor) and not any_batched(*bars):
             return (*bars, *torch._foreach_mul(bars, -rate))
         return (*bars, *[bar * -rate for bar in bars])
 

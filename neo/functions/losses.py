@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import is_batched
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.registry import implements, raw
@@ -83,7 +84,7 @@ def row_weights(g, target, count, reduction, ignore_index):
     elif reduction == 0:
         g = g.unsqueeze(1)
     ignored = raw(target) == ignore_index
-    return torch.where(ignored.unsqueeze(1), 0.0, g) if ignored.any() else g
+    return torch.where(ignored.unsqueeze(1), 0.0, g) if is_batched(ignored) or ignored.any() else g
 
 
 row_cross_entropy = function(CrossEntropy, "cross_entropy")

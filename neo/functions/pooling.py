@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import is_batched
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.convolution import per_dim
@@ -54,7 +55,8 @@ class FromPlaces(Policy):
     def forward(self, x, places, layout, window):
         self.ctx.save(places, layout, window)
         n, c, h, w = places.shape
-        if x.is_contiguous(memory_format=torch.channels_last):  # read in the order of memory, and write in it
+        if not is_batched(x) and x.is_contiguous(memory_format=torch.channels_last):
+            # read in the order of memory, and write in it
             rows = x.permute(0, 2, 3, 1).reshape(n, -1, c)
             y = rows.gather(1, places.permute(0, 2, 3, 1).reshape(n, -1, c))
             return y.view(n, h, w, c).permute(0, 3, 1, 2)

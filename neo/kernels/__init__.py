@@ -23,6 +23,7 @@ import torch
 __all__ = ["available", "library", "ready", "switched_off"]
 
 _CHANNELS_LAST = torch.channels_last
+_transform = torch._C._functorch.peek_interpreter_stack  # the innermost open transform of torch.func; None where none is
 
 
 def _load() -> ModuleType | None:
@@ -43,8 +44,9 @@ _on = library is not None
 
 
 def available() -> bool:
-    """Whether this build has kernels for this processor, and they are switched on."""
-    return _on
+    """Whether this build has kernels for this processor, they are switched on, and no torch.func transform is open:
+    under vmap a tensor stands for a whole batch, and has no memory of its own to read."""
+    return _on and _transform() is None
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def ready(x: torch.Tensor) -> bool:
     """Whether the kernels take x (n, channels, h, w): on the CPU, float32 or float64, channels-last, not empty, and
     channels a multiple of what one vector holds (16 float32 numbers at most)."""
     return (
-        _on
+        available()
         and x.ndim == 4
         and x.device.type == "cpu"
         and fits(x.shape[1], x.dtype)

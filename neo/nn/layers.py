@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import is_batched
 from neo.functions.fused import batch_norm_relu, batch_norm_relu_max_pool, patches_linear
 from neo.nn import init
 from neo.nn.module import Module
@@ -72,7 +73,7 @@ class Conv2d(Module):
 
     def __call__(self, params: Any, x: Any) -> Any:
         weight, bias = params["weight"], params.get("bias")
-        constant = isinstance(x, torch.Tensor) and x.device.type == "cpu"
+        constant = isinstance(x, torch.Tensor) and x.device.type == "cpu" and not is_batched(x)
         if self.channels_last and constant and self.shape[1] <= FEW_CHANNELS:
             return patches_linear(x, weight, bias, self.stride, self.padding)
         return F.conv2d(x, weight, bias, self.stride, self.padding)
@@ -123,6 +124,8 @@ class ChannelsLast(Module):
     """
 
     def __call__(self, params: Any, x: Any) -> Any:
+        if isinstance(x, torch.Tensor) and is_batched(x):
+            return x  # under vmap an example has no layout of its own
         return x.contiguous(memory_format=torch.channels_last)
 
 

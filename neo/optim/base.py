@@ -12,21 +12,49 @@ from neo.functions.foreach import descend
 from neo.tensor import LiteTensor
 from neo.typing import PyTree
 
-__all__ = ["Optimizer", "Rate", "moved", "rates_for", "zeros_like"]
+__all__ = ["Number", "Optimizer", "Rate", "Schedule", "Scheduled", "moved", "rates_for", "zeros_like"]
 
 Rate = float | LiteTensor | PyTree
 """A learning rate: one number or 0-dim tensor for all parameters, or a pytree that mirrors them (Meta-SGD)."""
+
+Schedule = Callable[[int], Rate]
+"""A rate as a function of the steps taken before: schedule(0) is the rate of the first step."""
+
+Number = float | LiteTensor
+"""A hyperparameter: a number, or a 0-dim LiteTensor, which then gets gradients like any other tensor."""
 
 
 class Optimizer(NamedTuple):
     """init(params) → state;  step(params, grads, state) → (new params, new state).
 
     Params and grads are pytrees of LiteTensors of the same structure; nothing is changed in place. With sessions open,
-    a step is differentiated like any other code: through the gradients, the state, and rates given as LiteTensors.
+    a step is differentiated like any other code: through the gradients, the state, and what is given as LiteTensors.
     """
 
     init: Callable[[PyTree], Any]
     step: Callable[[PyTree, PyTree, Any], tuple[PyTree, Any]]
+
+
+class Scheduled(NamedTuple):
+    """The state of an optimiser whose rate is a schedule."""
+
+    steps: int  # taken so far
+    state: Any  # of the optimiser as it would be without a schedule
+
+
+def with_rate(name: str, lr: Rate | Schedule, make: Callable[[Rate], Optimizer]) -> Optimizer:
+    """make(lr); or, where lr is a schedule, an optimiser that counts its steps and takes each with make(lr(count))."""
+    if not callable(lr):
+        if is_number(lr) and not lr > 0:
+            raise ValueError(f"{name}: lr must be greater than 0, got {lr}")
+        return make(lr)
+    schedule = lr
+
+    def step(params: PyTree, grads: PyTree, state: Scheduled) -> tuple[PyTree, Scheduled]:
+        params, inner = make(schedule(state.steps)).step(params, grads, state.state)
+        return params, Scheduled(state.steps + 1, inner)
+
+    return Optimizer(lambda params: Scheduled(0, make(schedule(0)).init(params)), step)
 
 
 def rates_for(lr: Rate, params: PyTree) -> PyTree:
@@ -50,7 +78,7 @@ def all_moved(params: PyTree, directions: PyTree, rate: Rate) -> PyTree:
     """moved, leaf by leaf; as one op where the rate is one number and every leaf has its direction's layout."""
     leaves, spec = optree.tree_flatten(params)
     along = optree.tree_leaves(directions)
-    if isinstance(rate, int | float) and len(leaves) == len(along) and all(map(_alike, leaves, along)):
+    if is_number(rate) and len(leaves) == len(along) and all(map(_alike, leaves, along)):
         return optree.tree_unflatten(spec, descend(leaves, along, rate)) if leaves else params
     return optree.tree_map(moved, params, directions, rates_for(rate, params))
 
@@ -65,10 +93,34 @@ def _alike(param: Any, direction: Any) -> bool:
     )
 
 
-def zeros_like(params: PyTree) -> PyTree:
-    return optree.tree_map(lambda leaf: LiteTensor(leaf.data.new_zeros(leaf.shape)), params)
+def adjusted(params: PyTree, grads: PyTree, weight_decay: Number, maximize: bool) -> PyTree:
+    """The gradients as torch.optim takes them: negated to maximize, then with λ θ added. Zero numbers cost nothing."""
+    if maximize:
+        grads = optree.tree_map(lambda g: -g, grads)
+    if is_zero(weight_decay):
+        return grads
+    return optree.tree_map(lambda g, p: g + p * weight_decay, grads, params)
 
 
-def check_rate(name: str, lr: Rate) -> None:
-    if isinstance(lr, int | float) and not lr > 0:
-        raise ValueError(f"{name}: lr must be greater than 0, got {lr}")
+def zeros_like(params: PyTree, value: float = 0.0) -> PyTree:
+    return optree.tree_map(lambda leaf: LiteTensor(leaf.data.new_full(leaf.shape, value)), params)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def is_zero(value: Number) -> bool:
+    """A zero that nobody can want the gradient of; a LiteTensor is kept in the formula, whatever its value."""
+    return is_number(value) and value == 0
+
+
+def check_fraction(name: str, what: str, value: Number) -> None:
+    """0 ≤ value < 1; under vmap a LiteTensor has no one value to look at."""
+    if is_number(value) and not 0 <= value < 1:
+        raise ValueError(f"{name}: expected {what} in [0, 1), got {value}")
+
+
+def check_not_negative(name: str, what: str, value: Number) -> None:
+    if is_number(value) and not value >= 0:
+        raise ValueError(f"{name}: expected {what} ≥ 0, got {value}")

@@ -6,6 +6,7 @@ import torch
 import neo
 from neo import autograd
 from neo.autograd import TapeContext, session
+from neo.errors import SavedTensorError
 from neo.functions import function
 from tests.neo.autograd.policies import cube, sincos, square
 
@@ -160,3 +161,81 @@ def test_pullback_through_a_checkpoint_may_be_called_again():
     _, pullback = session.vjp(session.checkpoint(chain), X)
     first, second = (pullback(torch.ones(3, dtype=torch.float64))[0] for _ in range(2))
     assert torch.equal(first.data, second.data)
+
+
+# --- random draws ----------------------------------------------------------------------------------------------------
+
+
+def dropped(x):
+    return torch.nn.functional.dropout(torch.tanh(x) * x, 0.5) * x
+
+
+def with_draws_at_two_depths(x):
+    inner = session.checkpoint(lambda x: dropped(x) + x)
+    return inner(x) * torch.rand(3, dtype=torch.float64) + dropped(x)
+
+
+def inner_loop(x):
+    """Two gradient steps down a loss with dropout in it, each checkpointed."""
+    theta = x
+    for _ in range(2):
+        step = session.checkpoint(lambda theta: theta - d(lambda t: (dropped(t) * x).sum())(theta) * 0.1)
+        theta = step(theta)
+    return dropped(theta) * theta
+
+
+RANDOM = [dropped, with_draws_at_two_depths, inner_loop]
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("fn", RANDOM, ids=lambda f: f.__name__)
+def test_draws_are_replayed_at_every_order(fn, order, monkeypatch):
+    plain, again = fn, session.checkpoint(fn)
+    for _ in range(order):
+        plain, again = d(plain), d(again)
+    torch.manual_seed(1)
+    got, after = again(X), torch.rand(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            session, "checkpoint", lambda fn: fn, raising=False
+        )  # the same function without one inside
+        torch.manual_seed(1)
+        expected = plain(X)
+    torch.testing.assert_close(got.data, expected.data, rtol=1e-12, atol=1e-12)
+    assert expected.data.abs().max() > 0
+    assert torch.equal(after, torch.rand(1))  # and the generator goes on as if nothing had been repeated
+
+
+def test_draws_from_a_generator_of_its_own_are_refused():
+    generator = torch.Generator().manual_seed(0)
+    noisy = session.checkpoint(lambda x: x * torch.rand(3, dtype=torch.float64, generator=generator))
+    with pytest.raises(
+        SavedTensorError, match=r"checkpoint\(<lambda>\): output 0, .* came out different when fn"
+    ):
+        d(noisy)(X)
+
+
+def test_function_that_takes_another_path_is_refused():
+    calls = []
+
+    def fickle(x):
+        calls.append(x)
+        return [x * 2] * len(calls)
+
+    with pytest.raises(SavedTensorError, match="fn gave 1 tensors, and 2 when it was run again"):
+        d(lambda x: session.checkpoint(fickle)(x)[0])(X)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("order", [1, 2])
+def test_draws_on_cuda_are_replayed(order):
+    x = X.to("cuda")
+    plain, again = dropped, session.checkpoint(dropped)
+    for _ in range(order):
+        plain, again = d(plain), d(again)
+    torch.manual_seed(1)
+    got, after = again(x), torch.rand(1, device="cuda")
+    torch.manual_seed(1)
+    torch.testing.assert_close(got.data, plain(x).data)
+    assert torch.equal(after, torch.rand(1, device="cuda"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import optree
 import pytest
 import torch
 
 import neo
-from neo.optim import Optimizer, adam, adamw, momentum, sgd
+from neo.optim import Optimizer, adagrad, adam, adamw, momentum, nesterov, rmsprop, sgd
 
 PAIRS: dict[str, tuple[Optimizer, Callable]] = {
     "sgd": (sgd(0.1), lambda p: torch.optim.SGD(p, 0.1)),
@@ -18,6 +19,33 @@ PAIRS: dict[str, tuple[Optimizer, Callable]] = {
     "adam": (adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
     "adam decay": (adam(0.01, weight_decay=0.02), lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.02)),
     "adamw": (adamw(0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
+    "nesterov by name": (
+        nesterov(0.05, 0.8, weight_decay=0.02),
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, nesterov=True, weight_decay=0.02),
+    ),
+    "sgd up": (sgd(1e-3, 0.1, True), lambda p: torch.optim.SGD(p, 1e-3, weight_decay=0.1, maximize=True)),
+    "momentum up": (
+        momentum(1e-4, maximize=True),
+        lambda p: torch.optim.SGD(p, 1e-4, momentum=0.9, maximize=True),
+    ),
+    "adam up": (adam(0.01, maximize=True), lambda p: torch.optim.Adam(p, 0.01, maximize=True)),
+    "adamw up": (adamw(0.01, maximize=True), lambda p: torch.optim.AdamW(p, 0.01, maximize=True)),
+    "adam betas": (
+        adam(0.01, (0.5, 0.8), eps=1e-3),
+        lambda p: torch.optim.Adam(p, 0.01, (0.5, 0.8), eps=1e-3),
+    ),
+    "rmsprop": (rmsprop(0.01), lambda p: torch.optim.RMSprop(p, 0.01)),
+    "rmsprop, all": (
+        rmsprop(0.01, 0.8, 1e-6, 0.02, 0.7, True, True),
+        lambda p: torch.optim.RMSprop(
+            p, 0.01, 0.8, 1e-6, weight_decay=0.02, momentum=0.7, centered=True, maximize=True
+        ),
+    ),
+    "adagrad": (adagrad(0.1), lambda p: torch.optim.Adagrad(p, 0.1)),
+    "adagrad, all": (
+        adagrad(0.1, 0.05, 0.02, 0.3, 1e-6, True),
+        lambda p: torch.optim.Adagrad(p, 0.1, 0.05, 0.02, 0.3, 1e-6, maximize=True),
+    ),
 }
 
 
@@ -45,7 +73,47 @@ def test_optimizer_equals_torch_optim_over_50_steps(name: str) -> None:
     torch.testing.assert_close(params["b"].data, tb.detach(), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [sgd, momentum, adam, adamw], ids=lambda make: make.__name__)
+ALL = [sgd, momentum, nesterov, adam, adamw, rmsprop, adagrad]
+# Each hyperparameter that may be a LiteTensor, as a function of (rate, number) -> optimiser.
+LEARNED: dict[str, Callable[[float, object], Optimizer]] = {
+    "sgd decay": lambda lr, h: sgd(lr, weight_decay=h),
+    "momentum": lambda lr, h: momentum(lr, h, weight_decay=h),
+    "nesterov": lambda lr, h: nesterov(lr, h),
+    "adam betas": lambda lr, h: adam(lr, (h, h), eps=1e-2),
+    "adam eps": lambda lr, h: adam(lr, eps=h, weight_decay=h),
+    "adamw decay": lambda lr, h: adamw(lr, weight_decay=h, eps=1e-2),
+    "rmsprop": lambda lr, h: rmsprop(lr, h, 1e-2, h, h),
+    "rmsprop centered": lambda lr, h: rmsprop(lr, h, h, centered=True),
+    "adagrad": lambda lr, h: adagrad(lr, h, h, eps=h),
+}
+
+
+def after_steps(optimizer: Optimizer, theta, steps: int = 3):
+    state = optimizer.init(theta)
+    for _ in range(steps):
+        grads = neo.grad(lambda t: torch.sum(torch.sin(t) * t), argnums=0)(theta)
+        theta, state = optimizer.step(theta, grads, state)
+    return theta * theta
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_hyperparameters_given_as_tensors_get_gradients(name: str) -> None:
+    make = LEARNED[name]
+    theta, h = (neo.LiteTensor(value, dtype=torch.float64) for value in ([0.3, -1.2, 0.7], 0.3))
+    assert neo.gradcheck(lambda h, theta: after_steps(make(0.05, h), theta), (h, theta), order=2)
+    gradient = neo.grad(lambda h: torch.sum(after_steps(make(0.05, h), theta)), argnums=0)(h)
+    assert abs(gradient.item()) > 1e-6
+
+
+def test_decay_of_zero_given_as_a_tensor_has_a_gradient() -> None:
+    theta, zero = (neo.LiteTensor(value, dtype=torch.float64) for value in ([0.3, -1.2], 0.0))
+    for make in (sgd, momentum, adam, adamw, rmsprop, adagrad):
+        fn = lambda h, make=make: torch.sum(after_steps(make(0.05, weight_decay=h), theta))  # noqa: E731
+        assert neo.gradcheck(fn, (zero,), order=1)
+        assert neo.grad(fn, argnums=0)(zero).item() != 0
+
+
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 def test_inner_loop_is_differentiable_through_params_state_and_rate(make: Callable[..., Optimizer]) -> None:
     def after_three_steps(theta, lr):
         optimizer = make(lr)
@@ -84,6 +152,68 @@ def test_adam_differentiates_where_a_gradient_is_exactly_zero() -> None:
     assert all(torch.isfinite(gradient.data).all() for gradient in gradients.values())
 
 
+SQUARED = {  # those that divide by a root of squared gradients, and c in √v = c |g| after one step
+    "adam": (lambda eps: adam(0.1, eps=eps), 1.0),
+    "adamw": (lambda eps: adamw(0.1, eps=eps, weight_decay=0.0), 1.0),
+    "rmsprop": (lambda eps: rmsprop(0.1, 0.75, eps), 0.5),
+    "rmsprop centered": (lambda eps: rmsprop(0.1, 0.75, eps, centered=True), (0.75 * 0.25) ** 0.5),
+    "adagrad": (lambda eps: adagrad(0.1, eps=eps), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", SQUARED)
+def test_step_at_a_gradient_of_exactly_zero_has_its_exact_derivative(name: str) -> None:
+    """θ′ = θ − α g / (c |g| + ε) has the slope −α/ε at g = 0, and a second derivative that jumps there, ∓2cα/ε²."""
+    make, c = SQUARED[name]
+    eps = 0.01
+
+    def stepped(g):
+        theta = g.detach() * 0
+        return make(eps).step(theta, g, make(eps).init(theta))[0]
+
+    first = neo.grad(stepped, argnums=0)
+    second = neo.grad(lambda g: torch.sum(first(g)), argnums=0)
+    third = neo.grad(lambda g: torch.sum(second(g)), argnums=0)
+    g = neo.LiteTensor([0.0, 0.3, -0.3], dtype=torch.float64)
+    closed = -0.1 * eps / (c * g.data.abs() + eps) ** 2
+    torch.testing.assert_close(first(g).data, closed, rtol=1e-9, atol=0)
+    assert second(g).data[0] == 0  # the value between the two limits
+    torch.testing.assert_close(
+        second(g).data[1:], 0.2 * c * eps * g.data[1:].sign() / (c * g.data[1:].abs() + eps) ** 3
+    )
+    assert torch.isfinite(third(g).data).all()
+
+
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("order", [1, 2])
+def test_no_nan_in_an_inner_loop_whose_gradients_are_zero(make: Callable[..., Optimizer], order: int) -> None:
+    """A parameter that the loss does not use, and one that stands at the minimum, over three steps."""
+
+    def meta_loss(theta, lr):
+        optimizer = make(lr)
+        state = optimizer.init(theta)
+        for _ in range(3):
+            grads = neo.grad(lambda t: torch.sum(t["used"] ** 2) + torch.sum(t["unused"] * 0), argnums=0)(
+                theta
+            )
+            theta, state = optimizer.step(theta, grads, state)
+        return torch.sum(theta["used"] + theta["unused"] * 2)
+
+    theta = {
+        "used": neo.LiteTensor([0.0, 0.5], dtype=torch.float64),
+        "unused": neo.LiteTensor([1.0], dtype=torch.float64),
+    }
+    lr = neo.LiteTensor(0.1, dtype=torch.float64)
+    fn = neo.grad(meta_loss, argnums=(0, 1))
+    if order == 2:
+        first = fn
+        fn = neo.grad(
+            lambda theta, lr: sum(torch.sum(leaf) for leaf in optree.tree_leaves(first(theta, lr))),
+            argnums=(0, 1),
+        )
+    assert all(torch.isfinite(leaf.data).all() for leaf in optree.tree_leaves(fn(theta, lr)))
+
+
 def test_step_leaves_its_inputs_alone() -> None:
     params = {"a": neo.LiteTensor([1.0, 2.0])}
     optimizer = adam(0.1)
@@ -94,7 +224,22 @@ def test_step_leaves_its_inputs_alone() -> None:
     assert state.mean["a"].tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("make", [sgd, momentum, adam, adamw], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 def test_rate_must_be_positive(make: Callable[..., Optimizer]) -> None:
     with pytest.raises(ValueError, match="greater than 0, got -1"):
         make(-1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: momentum(0.1, 1.0), r"momentum: expected a momentum in \[0, 1\), got 1.0"),
+        (lambda: adam(0.1, (0.9, 1.0)), r"adam: expected both betas in \[0, 1\), got 1.0"),
+        (lambda: adamw(0.1, eps=-1.0), r"adamw: expected eps ≥ 0, got -1.0"),
+        (lambda: rmsprop(0.1, alpha=1.5), r"rmsprop: expected alpha in \[0, 1\), got 1.5"),
+        (lambda: adagrad(0.1, lr_decay=-1), r"adagrad: expected lr_decay ≥ 0, got -1"),
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused(call: Callable, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,79 @@
+"""Running a function a second time, later, as if no time had passed: for checkpoint and vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from neo.autograd._batched import close
+from neo.errors import SavedTensorError
+from neo.tensor import LiteTensor
+
+__all__ = ["Replay"]
+
+
+class Replay:
+    """What a second run needs of the first: torch's generators before it, its inputs' versions and its outputs.
+
+    Made before the first run; `remember` after it; the second one goes inside `with replay.again():` and is judged by
+    `compare`. Python's, numpy's and the caller's own generators are not set back: draws from those are caught by
+    `compare`. The first run may not be the first to touch CUDA, whose generators have no state to note until then.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.cuda_was_up = torch.cuda.is_initialized()
+        self.draws = _generator_states()
+
+    def remember(self, inputs: Sequence[LiteTensor], outputs: Sequence[LiteTensor]) -> None:
+        if torch.cuda.is_initialized() and not self.cuda_was_up:
+            raise RuntimeError(
+                f"{self.name}: the function was the first to use CUDA, so that its random draws there could not be "
+                f"repeated. Call torch.cuda.init() before."
+            )
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        self.versions = [value.data._version for value in inputs]
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """torch's generators as they were before the first run, and put back afterwards."""
+        for value, version in zip(self.inputs, self.versions, strict=True):
+            if value.data._version != version:
+                raise SavedTensorError(
+                    f"{self.name}: an input of shape {tuple(value.shape)} was changed in place before backward, so "
+                    f"that recomputing would give other values. Work on a clone."
+                )
+        before = _generator_states()
+        _set_generators(self.draws)
+        try:
+            yield
+        finally:
+            _set_generators(before)
+
+    def compare(self, outputs: Sequence[torch.Tensor]) -> None:
+        """Raises SavedTensorError when the second run gave other values than the first."""
+        if len(outputs) != len(self.outputs):
+            raise SavedTensorError(
+                f"{self.name}: fn gave {len(self.outputs)} tensors, and {len(outputs)} when it was run again for "
+                f"backward. Make it take the same path every time."
+            )
+        for i, (first, second) in enumerate(zip(self.outputs, outputs, strict=True)):
+            if first.shape != second.shape or not close(first.data, second):
+                raise SavedTensorError(
+                    f"{self.name}: output {i}, shape {tuple(first.shape)}, came out different when fn was run again "
+                    f"for backward. Does it keep state, or draw random numbers from a generator other than torch's "
+                    f"default ones? Draw them outside, and pass them in."
+                )
+
+
+def _generator_states() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return torch.get_rng_state(), cuda
+
+
+def _set_generators(states: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])
