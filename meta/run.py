@@ -3,6 +3,7 @@
 metrics.jsonl               a line for each logged step
 checkpoints/                step-*.safetensors, best.safetensors
 plots/learning_curve.png, plots/tasks.png
+test.safetensors            every test task's results, after each inner step: meta.results
 result.json                 the test score and its protocol, at the end
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from meta import checkpoint, plots
+from meta import checkpoint, plots, results
 from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
@@ -32,7 +33,7 @@ from meta.resume import expect_own, expect_version, holds_run
 from meta.trainer import Log, State
 from neo.typing import PyTree
 
-__all__ = ["evaluate_run", "resumed_config", "sentence", "train"]
+__all__ = ["expect_same_data", "resumed_config", "sentence", "train", "validation_score"]
 
 
 def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Ranks = ALONE) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _train(
             if told_to_stop():
                 ranks.wait()  # for the first to write: torchrun ends what is left when one has gone
                 raise Interrupted(interruptions.caught or signal.SIGTERM)
-        experiment.evaluate(state.params, test, config.evaluation.tasks)
+        experiment.evaluate(state.params, test, config.evaluation.tasks, record=True)
         return {}
     about = experiment.about()
     began = time.monotonic() - spent_s
@@ -141,7 +142,8 @@ def _train(
     finally:
         metrics.close()
 
-    tested = experiment.evaluate(state.params, test, config.evaluation.tasks)
+    tested = experiment.evaluate(state.params, test, config.evaluation.tasks, record=True)
+    protocol = experiment.protocol()
     result = plain(
         {
             "metric": metric.name,
@@ -153,12 +155,18 @@ def _train(
             "iterations": state.step,
             "seconds": time.monotonic() - began,
             "seed": config.seed,
-            "protocol": experiment.protocol(),
+            "protocol": protocol,
             "data": about["data"],
             "versions": about["versions"],
             "device": device_name(experiment.device),
             "ranks": ranks.size,
         }
+    )
+    results.write(
+        folder / "test.safetensors",
+        tested,
+        metric,
+        {"part": "test", "iterations": state.step, "protocol": protocol},
     )
     pictures = draw(experiment, state.params, folder, result)
     write_json(folder / "result.json", result)
@@ -179,57 +187,6 @@ def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
         OmegaConf.update(config, key, value, merge=False)  # another logger has other settings
     assert isinstance(config, DictConfig)
     return config
-
-
-def evaluate_run(
-    folder: Path,
-    *,
-    tasks: int,
-    part: str = "test",
-    which: str = "last",
-    overrides: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Evaluate a run's checkpoint on unseen tasks; write and give the content of its evaluation.json.
-
-    Args:
-        tasks: how many, ≥ 1.
-        part: "test" or "val".
-        which: "last" or "best" (by validation).
-        overrides: dotted key → value, in place of those that the run was configured with (device, evaluation.seed ...).
-    Raises: CheckpointError for a folder without such a checkpoint, or other data than the run was trained on.
-    """
-    if part not in ("val", "test"):
-        raise ValueError(f"part={part!r} is no part to evaluate on; expected 'test' or 'val'.")
-    if which not in ("last", "best"):
-        raise ValueError(f"checkpoint={which!r} is none that is kept; expected 'last' or 'best'.")
-    checkpoints = Checkpoints(folder / "checkpoints")
-    config = resumed_config(folder, {**(overrides or {}), "evaluation.tasks": tasks})
-    path = checkpoints.last() if which == "last" else checkpoints.best()
-    if path is None:
-        raise CheckpointError(
-            f"{checkpoints.folder} holds no best checkpoint: no validation ran. Use checkpoint=last."
-        )
-    expect_own(folder, path)
-    experiment = Experiment(config)
-    _same_data(experiment, path)
-    state = checkpoint.load(path, experiment.trainer.start(config.seed, experiment.device))
-    evaluation = experiment.evaluate(state.params, experiment.sampler(part), tasks)
-    result = plain(
-        {
-            "metric": experiment.learner.objective.metric.name,
-            f"{part}/{experiment.learner.objective.metric.name}": evaluation.mean,
-            f"{part}/ci95": evaluation.ci95,
-            f"{part}/loss": evaluation.loss,
-            f"{part}/tasks": len(evaluation.scores),
-            "iterations": state.step,
-            "checkpoint": path.name,
-            "protocol": experiment.protocol(),
-            "versions": versions(),
-            "device": device_name(experiment.device),
-        }
-    )
-    write_json(folder / "evaluation.json", result)
-    return result
 
 
 def draw(experiment: Experiment, params: PyTree, folder: Path, result: Mapping[str, Any]) -> dict[str, Path]:
@@ -260,10 +217,23 @@ def sentence(result: Mapping[str, Any], part: str = "test") -> str:
     return f"{part} {metric.name} {said} (95% interval over {result[f'{part}/tasks']} unseen tasks)"
 
 
+def validation_score(folder: Path) -> float | None:
+    """The last validation score of the run in folder, an error as its negative, so that more is better; None if none.
+
+    What a search over hyperparameters maximises: the test split has no part in it.
+    """
+    for line in reversed(read_metrics(folder / "metrics.jsonl")):
+        for key, value in line.items():
+            metric = metric_named(key.removeprefix("val/"))
+            if key.startswith("val/") and metric.name not in ("loss", "ci95") and value is not None:
+                return value if metric.higher_is_better else -value
+    return None
+
+
 def _restore(experiment: Experiment, checkpoints: Checkpoints, like: State) -> tuple[State, float]:
     path = checkpoints.last()
     expect_version(path)
-    _same_data(experiment, path)
+    expect_same_data(experiment, path)
     state = checkpoint.load(path, like)
     if state.step > experiment.trainer.iterations:
         raise CheckpointError(
@@ -273,7 +243,8 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints, like: State) -> t
     return state, float(checkpoint.read_header(path)["seconds"])
 
 
-def _same_data(experiment: Experiment, path: Path) -> None:
+def expect_same_data(experiment: Experiment, path: Path) -> None:
+    """Raise CheckpointError where a checkpoint is of a run on other data than the experiment's."""
     was, now = checkpoint.read_header(path)["data"], experiment.dataset.describe()
     for key in ("dataset", "split", "checksum"):
         if was[key] != now[key]:

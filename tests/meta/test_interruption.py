@@ -109,10 +109,10 @@ def test_run_that_is_told_to_stop_keeps_its_step_and_goes_on_from_there(tmp_path
 def test_run_that_is_told_to_stop_in_its_test_can_be_tested_later(tmp_path, monkeypatch):
     sound = Experiment.evaluate
 
-    def interrupted(self, params, sampler, tasks):
+    def interrupted(self, params, sampler, tasks, **options):
         if sampler.part == "test":
             send(signal.SIGTERM)
-        return sound(self, params, sampler, tasks)
+        return sound(self, params, sampler, tasks, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "evaluate", interrupted)

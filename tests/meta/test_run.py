@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 import tasks
 from meta import experiment
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
+from meta.evaluate_run import evaluate_run
 from meta.metrics import read_metrics
-from meta.run import evaluate_run, resumed_config, sentence, train
+from meta.run import resumed_config, sentence, train
 
 TINY = [
     "task.dataset.alphabets=4",
@@ -76,6 +77,7 @@ def test_run_leaves_the_whole_folder(finished):
         "plots/learning_curve.png",
         "plots/tasks.png",
         "result.json",
+        "test.safetensors",
     }
 
 
@@ -195,7 +197,9 @@ def test_split_for_testing_is_touched_once_and_at_the_end(tmp_path, monkeypatch)
 
 def test_resume_of_a_finished_run_gives_its_result_without_testing_again(finished, monkeypatch):
     monkeypatch.setattr(
-        experiment.Experiment, "evaluate", lambda *arguments: pytest.fail("the test split was touched")
+        experiment.Experiment,
+        "evaluate",
+        lambda *arguments, **settings: pytest.fail("the test split was touched"),
     )
     result = train(resumed_config(finished, {}), finished, resume=True)
     assert result == json.loads((finished / "result.json").read_text())
