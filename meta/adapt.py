@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import neo
 from neo.optim import Optimizer
 from neo.typing import PyTree
 
-__all__ = ["adapt"]
+__all__ = ["adapt", "last", "trajectory"]
 
 
 def adapt(
@@ -37,11 +37,35 @@ def adapt(
     Cost: time grows linearly with steps; so does memory while an outer session is open, which every step stays on the
         tape of; without one each step's tape is dropped at once.
     """
+    return last(trajectory(loss, params, support, optimizer=optimizer, steps=steps, first_order=first_order))
+
+
+def trajectory(
+    loss: Callable[[PyTree, Any], Any],
+    params: PyTree,
+    support: Any,
+    *,
+    optimizer: Optimizer,
+    steps: int,
+    first_order: bool = False,
+) -> Iterator[PyTree]:
+    """The parameters after 0, 1, ..., `steps` inner steps, one after the other: the way that adapt() goes, and its end.
+
+    Arguments and cost as adapt() has them.
+    """
     if steps < 0:
         raise ValueError(f"adapt: steps must be 0 or more, got {steps}")
     gradient = neo.grad(loss, argnums=0)
     state = optimizer.init(params)
+    yield params
     for _ in range(steps):
         at = neo.stop_gradient(params) if first_order else params
         params, state = optimizer.step(params, gradient(at, support), state)
+        yield params
+
+
+def last(trajectory: Iterator[PyTree]) -> PyTree:
+    """Where a trajectory ends; what it passes on the way is let go at once."""
+    for params in trajectory:  # noqa: B007
+        pass
     return params

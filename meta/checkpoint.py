@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from meta.files import drop_unfinished, write_whole
 from meta.trainer import State
 from neo import LiteTensor
 from neo.typing import PyTree
 
 __all__ = ["CheckpointError", "Checkpoints", "load", "read_header", "write_whole"]
 
-FORMAT = 1  # counts up when old files can no longer be read
+FORMAT = 2  # counts up when old files can no longer be read
 SUFFIX = ".safetensors"
 BEST = f"best{SUFFIX}"
+PLAIN = (bool, int, float, str)  # leaves that are no tensors
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +37,10 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one run: step-00000100.safetensors ..., the last few of them, and best.safetensors.
 
-    A file holds the meta-parameters as "params.<name>", the tensors of the optimiser's state as "optimizer.<path>",
-    and in the header's "neo" entry JSON: format, step, numbers of the optimiser's state, and what the caller gives.
-    Each is written whole or not at all: under a temporary name, flushed to the disk, then renamed.
+    A file holds the tensors of the meta-parameters as "params.<path>" and of the optimiser's state as
+    "optimizer.<path>", whatever pytrees the two are. The header's "neo" entry is JSON: format, step, the numbers and
+    words among the leaves, and what the caller gives; its "sha256" entry is a checksum of all of that.
+    Each is written whole or not at all, see meta.files.
 
     Args:
         folder: made when the first file is written.
@@ -48,10 +52,9 @@ class Checkpoints:
 
     def save(self, state: State, about: Mapping[str, Any]) -> Path:
         """Keep a state, and drop the oldest of those kept. about: whatever JSON can say."""
-        path = self.folder / f"step-{state.step:08d}{SUFFIX}"
+        path = self.path(state.step)
         write_whole(path, _encode(state, about))
-        for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        self._drop_old()
         return path
 
     def save_best(self, state: State, about: Mapping[str, Any]) -> Path:
@@ -59,6 +62,9 @@ class Checkpoints:
         path = self.folder / BEST
         write_whole(path, _encode(state, about))
         return path
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}{SUFFIX}"
 
     def paths(self) -> list[Path]:
         """Those kept, from the oldest to the last; the best is not among them."""
@@ -69,37 +75,49 @@ class Checkpoints:
         return path if path.is_file() else None
 
     def last(self) -> Path:
-        """The last good one; a damaged file is passed over with a warning. Raises: CheckpointError if there is none."""
+        """The last good one; a damaged file is passed over with a warning. Raises: CheckpointError if there is none.
+
+        Cost: reads and checks the file.
+        """
+        damage = []
         for path in reversed(self.paths()):
             try:
-                read_header(path)
+                _read(path)
             except CheckpointError as error:
-                log.warning("%s Going back to the one before.", error)
+                damage.append(str(error))
             else:
+                for sentence in damage:
+                    log.warning("%s Going back to the one before.", sentence)
                 return path
+        if damage:
+            raise CheckpointError(f"{damage[0]} There is no good one before it in {self.folder}.")
         raise CheckpointError(
             f"{self.folder} holds no checkpoint that can be read, expected step-*{SUFFIX}; name the folder of a run "
             "that has reached its first checkpoint."
         )
 
+    def tidy(self, step: int) -> None:
+        """Make the folder of a run that goes on from `step` what it was then, whatever a kill has left there.
+
+        Checkpoints after that step could not be read, or the run would go on from them: they are renamed *.damaged.
+        """
+        drop_unfinished(self.folder)
+        for path in self.paths():
+            if path > self.path(step):
+                path.replace(path.with_suffix(".damaged"))
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        for old in self.paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
+
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself. Raises: CheckpointError for a damaged or foreign file, or another format."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["neo"])
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist, expected a checkpoint.") from None
-    except KeyError:
-        raise CheckpointError(f"{path} is not a checkpoint of Neo: its header has no 'neo' entry.") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged and cannot be read ({error}).") from error
-    if about.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is of format {about.get('format')}, expected {FORMAT}; read it with the version of Neo that "
-            "wrote it."
-        )
-    return about
+    """What a checkpoint says of itself. Raises: CheckpointError for a damaged or foreign file, or another format.
+
+    The checksum is for load() and Checkpoints.last(), which read the whole file.
+    """
+    return json.loads(_read_header(path)["neo"])
 
 
 def load(path: Path, like: State) -> State:
@@ -109,24 +127,23 @@ def load(path: Path, like: State) -> State:
         like: a state of the same model and optimiser, whose numbers do not matter: Trainer.start(...).
     Raises: CheckpointError where the file is damaged, or is of another model or optimiser, naming the tensor.
     """
-    about = read_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged and cannot be read ({error}).") from error
-    names, leaves, structure = _flatten(like)
-    expected = {name for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, LiteTensor)}
-    if set(tensors) != expected:
-        lacking, surplus = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
-        raise CheckpointError(
-            f"{path} is of another model or optimiser: it lacks {lacking[:3] or 'nothing'} and has "
-            f"{surplus[:3] or 'nothing'} too many. Configure model and optimizer as when it was written."
-        )
-    restored = []
-    for name, leaf in zip(names, leaves, strict=True):
-        if not isinstance(leaf, LiteTensor):
-            restored.append(about["numbers"][name])
+    about, tensors = _read(path)
+    leaves, structure = _named(like)
+    numbers = about["numbers"]
+    for kind, held, wanted in (
+        ("tensors", tensors, {name for name, leaf in leaves.items() if _is_tensor(leaf)}),
+        ("numbers", numbers, {name for name, leaf in leaves.items() if not _is_tensor(leaf)}),
+    ):
+        lacking, surplus = sorted(wanted - set(held)), sorted(set(held) - wanted)
+        if lacking or surplus:
+            raise CheckpointError(
+                f"{path} is of another model or optimiser: it lacks {_some(lacking)} and has {_some(surplus)} too many "
+                f"({kind}). Configure model, algorithm and optimizer as when it was written."
+            )
+    restored: list[Any] = []
+    for name, leaf in leaves.items():
+        if not _is_tensor(leaf):
+            restored.append(numbers[name])
             continue
         tensor = tensors[name]
         if tensor.shape != leaf.shape or tensor.dtype != leaf.dtype:
@@ -135,54 +152,95 @@ def load(path: Path, like: State) -> State:
                 f"{tuple(leaf.shape)} {leaf.dtype}. Configure the model as when it was written."
             )
         # In the memory format that the model chose, so that kernels go on to round as before.
-        restored.append(LiteTensor(torch.empty_like(leaf.data).copy_(tensor)))
+        copy = torch.empty_like(_data(leaf)).copy_(tensor)
+        restored.append(LiteTensor(copy) if isinstance(leaf, LiteTensor) else copy)
     tree: dict[str, Any] = optree.tree_unflatten(structure, restored)  # type: ignore[assignment]
     return State(about["step"], tree["params"], tree["optimizer"])
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: whoever reads `path` finds the old content or the new, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _read_header(path: Path) -> dict[str, str]:
+    """The header's entries "neo" and "sha256". Raises: CheckpointError unless this version of Neo can read them."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name has to reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+        if "neo" not in header:
+            raise CheckpointError(f"{path} is not a checkpoint of Neo: its header has no 'neo' entry.")
+        version = json.loads(header["neo"])["format"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist, expected a checkpoint.") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged and cannot be read ({error}).") from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {version}, expected {FORMAT}; read it with the version of Neo that wrote it."
+        )
+    return header
 
 
-def _flatten(state: State) -> tuple[list[str], list[Any], optree.PyTreeSpec]:
-    """Leaves with their names: "params.conv0.weight", "optimizer.mean.conv0.weight", "optimizer.steps"."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Header and tensors, checked against the checksum."""
+    header = _read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged and cannot be read ({error}).") from error
+    if _checksum(header["neo"], tensors) != header.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: its content does not have the checksum in its header.")
+    return json.loads(header["neo"]), tensors
+
+
+def _encode(state: State, about: Mapping[str, Any]) -> bytes:
+    leaves, _ = _named(state)
+    numbers = {name: leaf for name, leaf in leaves.items() if not _is_tensor(leaf)}
+    for name, leaf in numbers.items():
+        if not isinstance(leaf, PLAIN):
+            raise CheckpointError(
+                f"{name} is a {type(leaf).__name__}, which no checkpoint can hold; make it a tensor, a number or a "
+                "word."
+            )
+    # A copy of its own for each: safetensors refuses to write memory that two names share.
+    tensors = {
+        name: _data(leaf).cpu().clone(memory_format=torch.contiguous_format)
+        for name, leaf in leaves.items()
+        if _is_tensor(leaf)
+    }
+    neo = json.dumps({**about, "format": FORMAT, "step": state.step, "numbers": numbers})
+    return save(tensors, {"neo": neo, "sha256": _checksum(neo, tensors)})
+
+
+def _named(state: State) -> tuple[dict[str, Any], optree.PyTreeSpec]:
+    """Leaves by their names: "params.conv0.weight", "optimizer.mean.conv0.weight", "optimizer.steps"."""
     tree: PyTree = {"params": state.params, "optimizer": state.optimizer}
     accessors, leaves, structure = optree.tree_flatten_with_accessor(tree)
     names = [
         ".".join(str(getattr(entry, "field", entry.entry)) for entry in accessor) for accessor in accessors
     ]
-    return names, leaves, structure
-
-
-def _encode(state: State, about: Mapping[str, Any]) -> bytes:
-    names, leaves, _ = _flatten(state)
     named = dict(zip(names, leaves, strict=True))
-    tensors = {n: leaf.data.cpu().contiguous() for n, leaf in named.items() if isinstance(leaf, LiteTensor)}
-    numbers = {name: leaf for name, leaf in named.items() if not isinstance(leaf, LiteTensor)}
-    header = {**about, "format": FORMAT, "step": state.step, "numbers": numbers}
-    return save(
-        {n: t.clone() if _shares(t, tensors, n) else t for n, t in tensors.items()},
-        {"neo": json.dumps(header)},
-    )
+    if len(named) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise CheckpointError(
+            f"two leaves of the state are called {twice}; rename one, for a checkpoint tells them by their names."
+        )
+    return named, structure
 
 
-def _shares(tensor: torch.Tensor, tensors: Mapping[str, torch.Tensor], name: str) -> bool:
-    """Whether another name holds the same memory, which safetensors refuses to write twice."""
-    place = tensor.untyped_storage().data_ptr()
-    return any(other != name and t.untyped_storage().data_ptr() == place for other, t in tensors.items())
+def _checksum(neo: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(neo.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, LiteTensor | torch.Tensor)
+
+
+def _data(leaf: Any) -> torch.Tensor:
+    return leaf.data if isinstance(leaf, LiteTensor) else leaf
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "nothing"

@@ -14,8 +14,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from meta import batch_norm
 from meta.algorithms import MetaLearner
 from meta.distributed import ALONE, Ranks
+from meta.divergence import expect_finite_results
 from meta.evaluate import Evaluation
 from meta.loggers import Logger
 from meta.parallel import Workers
@@ -40,11 +42,7 @@ class Experiment:
     def __init__(self, config: DictConfig, ranks: Ranks = ALONE) -> None:
         self.config, self.ranks = config, ranks
         self.device = ranks.device(resolve_device(config.device))
-        if config.evaluation.batch_norm != "batch":
-            raise ValueError(
-                f"evaluation.batch_norm={config.evaluation.batch_norm!r} is no policy that there is; expected 'batch' "
-                "(the statistics of the images at hand)."
-            )
+        batch_norm.policy(config.evaluation.batch_norm)  # known before hours of training
 
     @cached_property
     def dataset(self) -> TaskSource:
@@ -90,11 +88,26 @@ class Experiment:
             }
         return self.dataset.sampler(part, seed=seed, device=self.device, **settings)
 
-    def evaluate(self, params: PyTree, sampler: TaskSampler, tasks: int) -> Evaluation:
-        evaluation = self.config.evaluation
-        return self.ranks.evaluate(
-            self.learner, params, sampler, tasks, steps=evaluation.inner_steps, batch=evaluation.batch
+    def evaluate(
+        self, params: PyTree, sampler: TaskSampler, tasks: int, *, record: bool = False
+    ) -> Evaluation:
+        """Results on the first tasks of a sampler, with record after every inner step.
+
+        Raises: TrainingError where adapting to one of them breaks down.
+        """
+        evaluation, steps = self.config.evaluation, self.config.evaluation.inner_steps
+        results = self.ranks.evaluate(
+            self.learner,
+            params,
+            sampler,
+            tasks,
+            steps=steps,
+            batch=evaluation.batch,
+            batch_norm=evaluation.batch_norm,
+            record=record,
         )
+        expect_finite_results(sampler.part, results, self.learner, params, sampler, steps)
+        return results
 
     def protocol(self) -> dict[str, Any]:
         """How the numbers of this run came about, flat: all that tasks, algorithm and evaluation were set to.
@@ -128,6 +141,11 @@ class Experiment:
             "composed": OmegaConf.to_container(
                 self.config, resolve=False
             ),  # references kept, so that values can change
+            "seeds": {
+                "seed": self.config.seed,
+                "task": self.config.task.seed,
+                "evaluation": self.config.evaluation.seed,
+            },
             "data": self.dataset.describe(),
             "versions": versions(),
         }

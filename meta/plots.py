@@ -14,12 +14,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FormatStrFormatter, PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
 
 from meta.objectives import ACCURACY, Metric
 from tasks import Task
 
-__all__ = ["fits", "learning_curve", "tasks"]
+__all__ = ["fits", "inner_steps", "learning_curve", "tasks"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
@@ -164,6 +164,47 @@ def fits(
 def shade(step: int, steps: int) -> tuple[float, float, float, float]:
     """The colour of a gradient step, darker from one to the next."""
     return colormaps["viridis_r"](0.12 + 0.88 * step / max(1, steps))
+
+
+def inner_steps(
+    steps: Sequence[tuple[float, float, float]],
+    path: Path,
+    *,
+    title: str,
+    metric: Metric,
+    chance: float | None = None,
+) -> None:
+    """Score, with its 95% interval, and loss after 0, 1, ... inner steps; steps: (score, ci95, loss) of each."""
+    scores, margins, losses = (np.array(column) for column in zip(*steps, strict=True))
+    panels = [(metric.label, scores, np.nan_to_num(margins))]
+    panels += [] if metric.is_loss else [("query loss", losses, None)]
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    for number, (axes, (label, values, margin)) in enumerate(
+        zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)
+    ):
+        axes.errorbar(
+            range(len(values)), values, yerr=margin, color=(BLUE, ORANGE)[number], marker="o", markersize=4,
+            linewidth=1.6, capsize=2.5, label=None if margin is None else "mean, 95% interval",
+        )  # fmt: skip
+        axes.set_xlabel("inner steps (gradient steps on the support set)")
+        axes.set_ylabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if number == 0 and metric.fraction:
+            axes.set_ylim(0, 1.02)
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        else:
+            axes.set_ylim(bottom=0)
+        if number == 0 and chance is not None:
+            said = metric.said(chance, digits=0)
+            axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label=f"chance, {said}")
+        if number == 0:
+            axes.legend(
+                fontsize=8, loc="lower right" if metric.higher_is_better else "upper right", framealpha=0.9
+            )
+    _save(figure, path)
 
 
 def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str, interval: bool) -> None:

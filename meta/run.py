@@ -3,31 +3,37 @@
 metrics.jsonl               a line for each logged step
 checkpoints/                step-*.safetensors, best.safetensors
 plots/learning_curve.png, plots/tasks.png
+test.safetensors            every test task's results, after each inner step: meta.results
 result.json                 the test score and its protocol, at the end
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from meta import checkpoint, plots
-from meta.checkpoint import CheckpointError, Checkpoints, write_whole
+from meta import checkpoint, plots, results
+from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
+from meta.files import drop_unfinished, write_json
+from meta.interruption import Interrupted, Interruptions
 from meta.loggers import Progress
 from meta.metrics import Metrics, plain, read_metrics
 from meta.objectives import Metric, metric_named
+from meta.resume import expect_own, expect_version, holds_run
 from meta.trainer import Log, State
 from neo.typing import PyTree
 
-__all__ = ["evaluate_run", "resumed_config", "sentence", "train"]
+__all__ = ["expect_same_data", "resumed_config", "sentence", "train", "validation_score"]
 
 
 def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Ranks = ALONE) -> dict[str, Any]:
@@ -41,17 +47,28 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
         resume: continue from the last checkpoint in folder, bit for bit on the CPU.
         ranks: the place of this process in the run, connected.
     Raises: FileExistsError for a folder that holds a run; CheckpointError where it cannot be resumed; TrainingError;
-        RankError; what Experiment raises. What the run has written by then stays.
+        RankError; Interrupted at SIGINT or SIGTERM to any rank, with a checkpoint of the step that it ended at; OSError
+        naming the file that could not be written; what Experiment raises. What the run has written by then stays, and
+        can be resumed.
     """
+    if ranks.first and not resume and holds_run(folder):
+        raise FileExistsError(f"{folder} holds a run already")
     experiment = Experiment(config, ranks)
-    trainer = experiment.trainer
+    with Interruptions() as interruptions, closing(experiment.logger) if ranks.first else nullcontext():
+        return _train(experiment, folder, resume, interruptions)
+
+
+def _train(
+    experiment: Experiment, folder: Path, resume: bool, interruptions: Interruptions
+) -> dict[str, Any]:
+    config, trainer, ranks = experiment.config, experiment.trainer, experiment.ranks
     sampler, validation = experiment.sampler("train"), experiment.sampler("val")
     test = experiment.sampler(
         "test"
     )  # built now, so that a protocol it cannot hold is known before hours of training
     checkpoints = Checkpoints(folder / "checkpoints", trainer.keep)
     state, spent_s = trainer.start(config.seed, experiment.device), 0.0
-    ranks.agree("data and versions", {"data": experiment.dataset.checksum, **versions()})
+    ranks.agree("data and versions", {"data": experiment.dataset.describe()["checksum"], **versions()})
     if resume and ranks.first:
         state, spent_s = _restore(experiment, checkpoints, state)
     finished = resume and state.step >= trainer.iterations and (folder / "result.json").is_file()
@@ -62,11 +79,18 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
     def validate(params: PyTree) -> Evaluation:
         return experiment.evaluate(params, validation, trainer.val_tasks)
 
+    def told_to_stop() -> bool:
+        """Asked by all ranks after every step, so that a signal to one ends all of them at the same step."""
+        return ranks.any(interruptions.caught is not None)
+
     if not ranks.first:
-        state = trainer.fit(sampler, state, validate=validate)
-        experiment.evaluate(state.params, test, config.evaluation.tasks)
+        with interruptions.patiently():
+            state = trainer.fit(sampler, state, validate=validate, stop=told_to_stop)
+            if told_to_stop():
+                ranks.wait()  # for the first to write: torchrun ends what is left when one has gone
+                raise Interrupted(interruptions.caught or signal.SIGTERM)
+        experiment.evaluate(state.params, test, config.evaluation.tasks, record=True)
         return {}
-    metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
     about = experiment.about()
     began = time.monotonic() - spent_s
     metric = experiment.learner.objective.metric
@@ -82,13 +106,17 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
             best = result.mean
             checkpoints.save_best(state, described(result))
         if state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations:
+            metrics.sync()  # a checkpoint vouches for the lines up to its step
             checkpoints.save(state, described(result))
 
+    drop_unfinished(folder)
+    checkpoints.tidy(state.step)
+    if not resume:
+        checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
+    metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
     experiment.logger.start(folder, about["config"], resume)
     try:
-        if not resume:
-            checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
-        with Progress(trainer.iterations, state.step, metric=metric) as progress:
+        with interruptions.patiently(), Progress(trainer.iterations, state.step, metric=metric) as progress:
 
             def log(line: Log) -> None:
                 numbers = line.metrics()
@@ -103,11 +131,19 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
                 log=log,
                 checkpoint=keep,
                 tick=progress.tick,
+                stop=told_to_stop,
             )
+            if told_to_stop():
+                if not checkpoints.path(state.step).exists():
+                    metrics.sync()
+                    checkpoints.save(state, described(None))
+                ranks.wait()
+                raise Interrupted(interruptions.caught or signal.SIGTERM)
     finally:
         metrics.close()
 
-    tested = experiment.evaluate(state.params, test, config.evaluation.tasks)
+    tested = experiment.evaluate(state.params, test, config.evaluation.tasks, record=True)
+    protocol = experiment.protocol()
     result = plain(
         {
             "metric": metric.name,
@@ -119,12 +155,18 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
             "iterations": state.step,
             "seconds": time.monotonic() - began,
             "seed": config.seed,
-            "protocol": experiment.protocol(),
+            "protocol": protocol,
             "data": about["data"],
             "versions": about["versions"],
             "device": device_name(experiment.device),
             "ranks": ranks.size,
         }
+    )
+    results.write(
+        folder / "test.safetensors",
+        tested,
+        metric,
+        {"part": "test", "iterations": state.step, "protocol": protocol},
     )
     pictures = draw(experiment, state.params, folder, result)
     write_json(folder / "result.json", result)
@@ -136,63 +178,15 @@ def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
     """The configuration of the run in folder, from its last good checkpoint, with some values replaced.
 
     overrides: dotted key → value, of keys that do not change what has been computed already.
+    Raises: CheckpointError where there is none, or it is of another run.
     """
-    about = checkpoint.read_header(Checkpoints(folder / "checkpoints").last())
-    config = OmegaConf.create(about["composed"])
+    path = Checkpoints(folder / "checkpoints").last()
+    expect_own(folder, path)
+    config = OmegaConf.create(checkpoint.read_header(path)["composed"])
     for key, value in overrides.items():
-        OmegaConf.update(config, key, value)
+        OmegaConf.update(config, key, value, merge=False)  # another logger has other settings
     assert isinstance(config, DictConfig)
     return config
-
-
-def evaluate_run(
-    folder: Path,
-    *,
-    tasks: int,
-    part: str = "test",
-    which: str = "last",
-    overrides: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Evaluate a run's checkpoint on unseen tasks; write and give the content of its evaluation.json.
-
-    Args:
-        tasks: how many, ≥ 1.
-        part: "test" or "val".
-        which: "last" or "best" (by validation).
-        overrides: dotted key → value, in place of those that the run was configured with (device, evaluation.seed ...).
-    Raises: CheckpointError for a folder without such a checkpoint, or other data than the run was trained on.
-    """
-    if part not in ("val", "test"):
-        raise ValueError(f"part={part!r} is no part to evaluate on; expected 'test' or 'val'.")
-    if which not in ("last", "best"):
-        raise ValueError(f"checkpoint={which!r} is none that is kept; expected 'last' or 'best'.")
-    checkpoints = Checkpoints(folder / "checkpoints")
-    config = resumed_config(folder, {**(overrides or {}), "evaluation.tasks": tasks})
-    path = checkpoints.last() if which == "last" else checkpoints.best()
-    if path is None:
-        raise CheckpointError(
-            f"{checkpoints.folder} holds no best checkpoint: no validation ran. Use checkpoint=last."
-        )
-    experiment = Experiment(config)
-    _same_data(experiment, path)
-    state = checkpoint.load(path, experiment.trainer.start(config.seed, experiment.device))
-    evaluation = experiment.evaluate(state.params, experiment.sampler(part), tasks)
-    result = plain(
-        {
-            "metric": experiment.learner.objective.metric.name,
-            f"{part}/{experiment.learner.objective.metric.name}": evaluation.mean,
-            f"{part}/ci95": evaluation.ci95,
-            f"{part}/loss": evaluation.loss,
-            f"{part}/tasks": len(evaluation.scores),
-            "iterations": state.step,
-            "checkpoint": path.name,
-            "protocol": experiment.protocol(),
-            "versions": versions(),
-            "device": device_name(experiment.device),
-        }
-    )
-    write_json(folder / "evaluation.json", result)
-    return result
 
 
 def draw(experiment: Experiment, params: PyTree, folder: Path, result: Mapping[str, Any]) -> dict[str, Path]:
@@ -223,17 +217,34 @@ def sentence(result: Mapping[str, Any], part: str = "test") -> str:
     return f"{part} {metric.name} {said} (95% interval over {result[f'{part}/tasks']} unseen tasks)"
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+def validation_score(folder: Path) -> float | None:
+    """The last validation score of the run in folder, an error as its negative, so that more is better; None if none.
+
+    What a search over hyperparameters maximises: the test split has no part in it.
+    """
+    for line in reversed(read_metrics(folder / "metrics.jsonl")):
+        for key, value in line.items():
+            metric = metric_named(key.removeprefix("val/"))
+            if key.startswith("val/") and metric.name not in ("loss", "ci95") and value is not None:
+                return value if metric.higher_is_better else -value
+    return None
 
 
 def _restore(experiment: Experiment, checkpoints: Checkpoints, like: State) -> tuple[State, float]:
     path = checkpoints.last()
-    _same_data(experiment, path)
-    return checkpoint.load(path, like), float(checkpoint.read_header(path)["seconds"])
+    expect_version(path)
+    expect_same_data(experiment, path)
+    state = checkpoint.load(path, like)
+    if state.step > experiment.trainer.iterations:
+        raise CheckpointError(
+            f"trainer.iterations={experiment.trainer.iterations} is less than the {state.step} steps that {path} has "
+            f"behind it; choose trainer.iterations ≥ {state.step}, or start a new run."
+        )
+    return state, float(checkpoint.read_header(path)["seconds"])
 
 
-def _same_data(experiment: Experiment, path: Path) -> None:
+def expect_same_data(experiment: Experiment, path: Path) -> None:
+    """Raise CheckpointError where a checkpoint is of a run on other data than the experiment's."""
     was, now = checkpoint.read_header(path)["data"], experiment.dataset.describe()
     for key in ("dataset", "split", "checksum"):
         if was[key] != now[key]:

@@ -7,20 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import optree
 import torch
 
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.distributed import ALONE, Ranks
+from meta.divergence import TrainingError, expect_finite_gradient, expect_finite_state
 from meta.evaluate import Evaluation, Sampler
 from neo.optim import Optimizer
 from neo.typing import PyTree
 
 __all__ = ["Log", "State", "Trainer", "TrainingError"]
-
-
-class TrainingError(RuntimeError):
-    """The numbers stopped being numbers; the message names step and task, and what to try."""
 
 
 class State(NamedTuple):
@@ -119,8 +115,9 @@ class Trainer:
         log: Callable[[Log], None] = lambda line: None,
         checkpoint: Callable[[State, Evaluation | None], None] = lambda state, validation: None,
         tick: Callable[[], None] = lambda: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> State:
-        """Train to the end and give the last state.
+        """Train to the end, or until told to stop, and give the last state.
 
         Args:
             start: what self.start(...) gives, or the state of a checkpoint.
@@ -128,20 +125,23 @@ class Trainer:
             log: called with every log that is due.
             checkpoint: called after log, with the state where one is due or validation has just run.
             tick: called after every step.
+            stop: asked after every step whether to end here, before the last one.
         Raises: TrainingError at a loss or a gradient that is NaN or infinite: in the very step on the CPU, on a GPU at
-            the next log, because looking at every number would stop the GPU at every step.
+            the next log, because looking at every number would stop the GPU at every step. No state that is not
+            finite is ever given to validate or checkpoint, or returned.
         """
-        state = start
-        unseen: list[tuple[int, MetaGradient]] = []
+        state = before = start
+        unseen: list[tuple[int, PyTree, MetaGradient]] = []
         for state, gradient in self.steps(sampler, start):
             last = state.step == self.iterations
             due = last or state.step % self.log_every == 0
             kept = last or state.step % self.checkpoint_every == 0
-            unseen.append((state.step, gradient))
+            unseen.append((state.step, before.params, gradient))
+            before = state
             if due or kept or gradient.loss.device.type == "cpu":
-                for step, seen in unseen:
-                    check_finite(step, seen)
-                unseen.clear()
+                self._expect_finite(unseen, sampler)
+            if due or kept:
+                expect_finite_state(*state)
             validation = None
             if due:
                 if validate is not None and self._validates(state.step):
@@ -151,7 +151,17 @@ class Trainer:
             if kept or validation is not None:
                 checkpoint(state, validation)
             tick()
+            if stop():
+                self._expect_finite(unseen, sampler)
+                expect_finite_state(*state)
+                break
         return state
+
+    def _expect_finite(self, unseen: list[tuple[int, PyTree, MetaGradient]], sampler: Sampler) -> None:
+        """Look at the steps that nobody has looked at: number, meta-parameters before, meta-gradient."""
+        for step, params, gradient in unseen:
+            expect_finite_gradient(step, gradient, self.learner, params, sampler)
+        unseen.clear()
 
     def _validates(self, step: int) -> bool:
         """Whether a multiple of val_every lies behind the log before this one, up to here."""
@@ -159,26 +169,6 @@ class Trainer:
             return False
         before = (step - 1) // self.log_every * self.log_every
         return step == self.iterations or step // self.val_every > before // self.val_every
-
-
-def check_finite(step: int, gradient: MetaGradient) -> None:
-    """Raise TrainingError unless every task's loss and every meta-gradient is finite."""
-    remedy = "try a smaller algorithm.inner_lr or optimizer.lr, or fewer inner steps"
-    finite = torch.isfinite(gradient.loss)
-    if not bool(finite.all()):
-        slot = int(finite.to(torch.uint8).argmin())
-        raise TrainingError(
-            f"step {step}: the query loss of task {slot} (iteration {step - 1}, slot {slot}) is "
-            f"{float(gradient.loss[slot])}, expected a finite number; {remedy}."
-        )
-    tree: PyTree = gradient.gradient
-    for path, leaf in zip(optree.tree_paths(tree), optree.tree_leaves(tree), strict=True):
-        if not bool(torch.isfinite(leaf.data).all()):
-            name = ".".join(map(str, path))
-            raise TrainingError(
-                f"step {step}: the meta-gradient of {name!r} has entries that are NaN or infinite, while the "
-                f"losses are finite; {remedy}."
-            )
 
 
 def _at_least(least: int, name: str, value: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -20,13 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from meta.checkpoint import CheckpointError
 from meta.distributed import RankError, launched
+from meta.interruption import Interrupted
 from meta.trainer import TrainingError
 from neo.errors import NeoError
 from neo.runtime import keep_freed_memory
-from scripts import _overrides
+from scripts import _overrides, _sweep
 from tasks import DataError
 
-__all__ = ["run"]
+__all__ = ["one_sentence", "run"]
 
 # What a user can do something about: their message is the whole story. Anything else is a fault of ours, and its
 # traceback is shown.
@@ -46,25 +49,27 @@ EXPECTED = (
 
 def run(
     config_name: str,
-    job: Callable[[DictConfig], None],
-    before: Callable[[Sequence[Override]], Sequence[str]] = lambda overrides: (),
+    job: Callable[[DictConfig], Any],
+    before: Callable[[Sequence[Override], bool], Sequence[str]] = lambda overrides, sweeping: (),
     in_ranks: bool = False,
 ) -> None:
     """Compose conf/<config_name>.yaml with the command line, call job with it; exit 1 with a sentence where that fails.
 
     Args:
         job: is called once, or with -m once an arm of the sweep, in a process that keeps its working directory.
-        before: looks at the overrides before hydra has written anything, and gives further ones.
+            What it returns is what a search over arms maximises.
+        before: looks at the overrides, and whether they sweep (-m), before hydra has written anything; gives further
+            ones.
         in_ranks: whether job knows what to do in each of several processes that torchrun started.
     """
-    keep_freed_memory()
     debug = bool(os.environ.get("HYDRA_FULL_ERROR")) or "debug=true" in sys.argv[1:]
 
-    def guarded(config: DictConfig) -> None:
+    def guarded(config: DictConfig) -> Any:
+        keep_freed_memory()  # here, because an arm of a sweep may run in another process
         try:
-            job(config)
-        except KeyboardInterrupt:
-            _interrupted()
+            return job(config)
+        except KeyboardInterrupt as interrupt:
+            _interrupted(interrupt)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the other arms go on; hydra says which one failed, and the sentence comes at the end
@@ -86,12 +91,14 @@ def run(
                 "-m starts one run after another, torchrun shares out one run; use either. A launcher spreads a sweep "
                 "over processes and machines."
             )
+        _sweep.require(_overrides.value_of(overrides, "sweep"))
         if not (arguments.hydra_help or arguments.info or arguments.config_dir or arguments.config_name):
             _overrides.check(config_name, overrides, arguments.multirun)
-            sys.argv = [*given, *before(overrides)]
+            if not (arguments.help or arguments.cfg):
+                sys.argv = [*given, *before(overrides, arguments.multirun)]
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(guarded)()
-    except KeyboardInterrupt:
-        _interrupted()
+    except KeyboardInterrupt as interrupt:
+        _interrupted(interrupt)
     except Exception as error:
         _fail(error, debug)
     finally:
@@ -101,11 +108,24 @@ def run(
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """What a command does that hydra has no part in: exit 1 with a sentence where it fails."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        _interrupted(interrupt)
+    except Exception as error:
+        _fail(error, debug=False)
+
+
 def _fail(error: Exception, debug: bool) -> NoReturn:
     if debug or not isinstance(error, EXPECTED):
         traceback.print_exception(error)
-    if isinstance(error, FileNotFoundError | PermissionError | OSError) and error.filename:
-        sentence = f"{error.filename}: {error.strerror}"
+    if isinstance(error.__cause__, OSError) and "Unable to configure handler" in str(error):
+        error = error.__cause__  # hydra's log file could not be opened; logging says no more than that
+    if isinstance(error, OSError) and error.strerror:
+        sentence = f"{error.filename or 'the system'}: {error.strerror}"
     else:
         sentence = " ".join(str(error).split())
     rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
@@ -116,6 +136,6 @@ def _fail(error: Exception, debug: bool) -> NoReturn:
     sys.exit(1)
 
 
-def _interrupted() -> NoReturn:
+def _interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
     print("interrupted.", file=sys.stderr)
-    sys.exit(130)
+    sys.exit(128 + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT))

@@ -1,45 +1,43 @@
 """Meta-train, test on unseen tasks, and leave a run folder: python scripts/train.py task=omniglot seed=1
 
-Everything in conf/train.yaml and its groups can be overridden; -m sweeps. To continue a run that was stopped:
+Everything in conf/train.yaml and its groups can be overridden. To continue a run that was stopped:
 python scripts/train.py resume=RUN_DIR
 On several processes, which share each meta-batch: torchrun --nproc-per-node=4 scripts/train.py task=omniglot seed=1
+
+-m sweeps: python scripts/train.py -m algorithm.inner_lr=0.1,0.4 seed=0,1,2
+See conf/sweep/ for several arms at a time, on one machine or many, and for searches.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from meta.distributed import Ranks, launched
-from meta.run import resumed_config, sentence, train
-from scripts import _command
+from meta.divergence import TrainingError
+from meta.resume import RESUMABLE, holds_run, may_change
+from meta.run import resumed_config, sentence, train, validation_score
+from scripts import _command, _sweep
 from scripts._overrides import ConfigError, value_of
 
-# What may change when a run is resumed: nothing that its past steps depended on.
-RESUMABLE = (
-    "resume",
-    "data_dir",
-    "debug",
-    "device",
-    "evaluation.batch",
-    "rank_timeout_s",
-    "trainer.checkpoint_every",
-    "trainer.iterations",
-    "trainer.keep",
-    "workers",
-)
 
-
-def job(config: DictConfig) -> None:
+def job(config: DictConfig) -> float | None:
+    """Train, and give the last validation score for a search to maximise: of an error, its negative."""
     ranks = launched(os.environ)
     with ranks.connected(config.rank_timeout_s):
-        lead(config, ranks) if ranks.first else follow(ranks)
+        if ranks.first:
+            return lead(config, ranks)
+        follow(ranks)
+        return None
 
 
 def follow(ranks: Ranks) -> None:
@@ -48,30 +46,48 @@ def follow(ranks: Ranks) -> None:
     train(config, folder, resume=resume, ranks=ranks)
 
 
-def lead(config: DictConfig, ranks: Ranks) -> None:
+def lead(config: DictConfig, ranks: Ranks) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     resume = config.resume is not None
     if resume:
         given = [override.split("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
         config = resumed_config(
             folder, {key: OmegaConf.select(config, key) for key in given if key != "resume"}
         )
-    elif (folder / ".hydra").is_dir():  # config.yaml there has references
-        OmegaConf.save(config, folder / ".hydra" / "resolved.yaml", resolve=True)
+    else:
+        resume = sweeping and _sweep.begun(folder, config)
+        if (folder / ".hydra").is_dir():  # config.yaml there has references
+            OmegaConf.save(config, folder / ".hydra" / "resolved.yaml", resolve=True)
     ranks.told((config, folder, resume))
     try:
-        result = train(config, folder, resume=resume, ranks=ranks)
+        with _sweep.failure_noted(folder):
+            result = train(config, folder, resume=resume, ranks=ranks)
     except FileExistsError as error:
         raise ConfigError(_taken(folder)) from error
+    except TrainingError as error:
+        raise TrainingError(f"{error} The checkpoints before it are in {folder / 'checkpoints'}.") from error
+    except OSError as error:
+        if not holds_run(folder):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise OSError(
+            f"{where}{error.strerror}. What was written before is whole; when there is room or leave to write again, "
+            f"continue with: {_resume(folder)}"
+        ) from error
     except KeyboardInterrupt:
-        print(f"\nstopped; continue with: resume={folder}", file=sys.stderr)
+        if holds_run(folder):
+            print(f"\nstopped; continue with: {_resume(folder)}", file=sys.stderr)
         raise
-    print(f"{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
-    print("pictures: " + "\n          ".join(map(str, sorted((folder / "plots").glob("*.png")))))
+    arm = f"arm {folder.name}: " if sweeping else ""
+    print(f"{arm}{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
+    if not sweeping:
+        print("pictures: " + "\n          ".join(map(str, sorted((folder / "plots").glob("*.png")))))
+    return validation_score(folder)
 
 
-def before(overrides: Sequence[Override]) -> Sequence[str]:
-    """Point hydra at the folder of a run to be resumed, and away from one that another run has filled.
+def before(overrides: Sequence[Override], sweeping: bool) -> Sequence[str]:
+    """Point hydra at the folder of a run to be resumed, and away from one that another run or sweep has filled.
 
     Of several ranks only the first has a folder, and so agrees with itself on the time in its name.
     """
@@ -79,28 +95,45 @@ def before(overrides: Sequence[Override]) -> Sequence[str]:
         return "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"
     resume = value_of(overrides, "resume")
     if resume is None:
+        if sweeping:
+            return _sweep.prepare("train", overrides)
+        _sweep.expect_none(overrides)
         taken = value_of(overrides, "hydra.run.dir")
-        if isinstance(taken, str) and (Path(taken) / "metrics.jsonl").exists():
+        if isinstance(taken, str) and holds_run(Path(taken)):
             raise ConfigError(_taken(Path(taken)))
         return ()
+    if sweeping:
+        raise ConfigError(
+            "resume continues one run, -m starts several; leave -m out. A sweep goes on when its command is given "
+            "again."
+        )
     folder = Path(str(resume))
     if not (folder / "checkpoints").is_dir():
         raise ConfigError(
-            f"resume={folder} is not the folder of a run: it has no checkpoints/. Name one that has."
+            f"resume={folder} is not the folder of a run: it has no checkpoints/. Name one that has; a run that was "
+            "stopped before its first checkpoint is started again."
         )
     for override in overrides:
         key = override.key_or_group
-        if key not in RESUMABLE and not key.startswith("hydra."):
+        if not may_change(key) and key.split(".")[0] != "hydra" and not key.startswith("hydra/"):
             raise ConfigError(
                 f"{key} cannot change when a run is resumed, for its past steps depended on it; leave it out, or "
                 f"start a new run. What may change: {', '.join(RESUMABLE[1:])}."
             )
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"
+    return f"hydra.run.dir='{_sweep.quoted(folder)}'", "hydra.output_subdir=null"
 
 
 def _taken(folder: Path) -> str:
-    return f"{folder} holds a run already; continue it with resume={folder}, or choose another hydra.run.dir."
+    return (
+        f"{folder} holds a run already; continue it with {_resume(folder)}, or choose another hydra.run.dir."
+    )
+
+
+def _resume(folder: Path) -> str:
+    """The override that continues a run, as a shell takes it."""
+    if re.fullmatch(r"[\w./:@+-]+", str(folder), re.ASCII):
+        return f"resume={folder}"
+    return shlex.quote(f"resume='{_sweep.quoted(folder)}'")
 
 
 def main() -> None:

@@ -10,12 +10,14 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tasks._torchvision import import_torchvision
+from tasks.download import downloading, move
 from tasks.errors import DataError
 
 __all__ = ["Digits", "load_mnist"]
@@ -78,8 +80,11 @@ def fetch(data_dir: Path) -> None:
     except ImportError as error:
         raise DataError(_missing([data_dir], "and torchvision is not installed to download them")) from error
     try:
-        torchvision.datasets.MNIST(str(data_dir), download=True)
-    except (OSError, RuntimeError) as error:
+        with downloading(data_dir) as folder:
+            torchvision.datasets.MNIST(str(folder), download=True)
+            for file in (folder / "MNIST" / "raw").iterdir():
+                move(file, data_dir / "MNIST" / "raw" / file.name)
+    except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             _missing([data_dir], f"and the download failed ({' '.join(str(error).split())})")
         ) from error

@@ -10,11 +10,11 @@ import hashlib
 import io
 import logging
 import re
-import socket
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,6 +24,7 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 from tasks import cache
 from tasks._torchvision import import_torchvision
 from tasks.dataset import CharacterSet
+from tasks.download import downloading, move
 from tasks.errors import DataError
 from tasks.splits import SPLITS, split_characters
 
@@ -32,7 +33,6 @@ DRAWINGS = 20  # of each character
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 ENTRY = re.compile(r"images_(?:background|evaluation)/([^/]+)/(character\d\d)/\d{4}_\d\d\.png")
 LARGEST_PNG = 1 << 16  # bytes; the real ones have some hundred
-DOWNLOAD_TIMEOUT_S = 30.0  # without an answer from the server
 # What Pillow and zipfile raise on damaged input. RuntimeError: a flipped bit may ask for a password, or for a
 # compression method there is not.
 BROKEN_PNG = (
@@ -122,21 +122,26 @@ def find(data_dir: Path) -> list[Path] | None:
 
 
 def fetch(data_dir: Path) -> None:
-    """Download both halves with torchvision into data_dir/omniglot-py. Raises: DataError where that fails."""
+    """Download both zips with torchvision into data_dir/omniglot-py. Raises: DataError where that fails."""
     try:
         torchvision = import_torchvision()
     except ImportError as error:
         raise DataError(_missing(data_dir, "and torchvision is not installed to download it")) from error
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torchvision sets none: a silent network would hang it
     try:
-        for background in (True, False):
-            torchvision.datasets.Omniglot(str(data_dir), background=background, download=True)
-    except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # URLError is an OSError
+        for half in CHARACTERS:
+            archive = Path("omniglot-py", f"{half}.zip")
+            if (
+                data_dir / archive
+            ).is_file():  # whole: an earlier download brought it before it was interrupted
+                continue
+            with downloading(data_dir) as folder:
+                torchvision.datasets.Omniglot(
+                    str(folder), background=half == "images_background", download=True
+                )
+                move(folder / archive, data_dir / archive)
+    except (OSError, RuntimeError, HTTPException, zipfile.BadZipFile) as error:  # URLError is an OSError
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise DataError(_missing(data_dir, f"and the download failed ({reason})")) from error
-    finally:
-        socket.setdefaulttimeout(patience)
 
 
 def checksum(halves: Iterable[Path]) -> str:

@@ -16,6 +16,10 @@ class TaskSampler(Protocol):
     """The tasks of one part of a source: a pure function of (iteration, slot)."""
 
     @property
+    def part(self) -> str:
+        """Which one: "train", "val" or "test"."""
+
+    @property
     def title(self) -> str:
         """What kind of task it is, for people: "5-way 1-shot"."""
 

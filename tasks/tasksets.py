@@ -56,7 +56,7 @@ class Tasksets:
             raise ValueError(
                 f"Tasksets: there is no Taskset for {part}, only for {', '.join(self.parts) or 'nothing'}; give one."
             )
-        return TasksetSampler(self.parts[part], stream(self.name, part), **settings)
+        return TasksetSampler(self.parts[part], part, stream(self.name, part), **settings)
 
     def describe(self) -> dict[str, Any]:
         """What a result must say about its tasks. The checksum is of how many examples each class of each part has."""
@@ -82,6 +82,7 @@ class TasksetSampler:
     the support set. A Taskset of num_tasks tasks gives that many different ones, by slot and iteration at random.
 
     Args:
+        part: "train", "val" or "test".
         key: of its random stream.
         shots: support examples of each class, or of a regression task, ≥ 1.
         seed: any integer.
@@ -93,6 +94,7 @@ class TasksetSampler:
     def __init__(
         self,
         taskset: Any,
+        part: str,
         key: int,
         *,
         shots: int,
@@ -103,7 +105,8 @@ class TasksetSampler:
     ) -> None:
         if operator.index(shots) < 1:
             raise ValueError(f"TasksetSampler: shots={shots} is too small; choose shots ≥ 1.")
-        self.taskset, self.shots, self.device = taskset, operator.index(shots), torch.device(device)
+        self.taskset, self.part, self.shots = taskset, part, operator.index(shots)
+        self.device = torch.device(device)
         self._key = stream(key, operator.index(seed))
         first = self._draw(
             0, 0

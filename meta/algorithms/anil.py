@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import neo
-from meta.adapt import adapt
+from meta.adapt import trajectory
 from meta.algorithms.maml import MAML
 from neo.nn import Module
 from neo.typing import Params
@@ -33,22 +33,22 @@ class ANIL(MAML):
         super().__init__(model, **options)
         self.patterns = (adapt,) if isinstance(adapt, str) else tuple(adapt)
 
-    def adapt(self, params: Params, support: Batch, steps: int | None = None) -> Params:
+    def _inner_loop(self, params: Params, support: Batch, steps: int) -> Iterator[Params]:
         # First order means that ∇L is a constant, in the parameters that stay as much as in those that adapt.
         fixed = neo.stop_gradient(params) if self.first_order else params
 
         def loss(adapted: Params, support: Batch) -> Any:
             return self._support_loss({**fixed, **adapted}, support)
 
-        adapted = adapt(
+        way = trajectory(
             loss,
             self._adapting(params),
             support,
             optimizer=self.inner_optimizer,
-            steps=self.inner_steps if steps is None else steps,
+            steps=steps,
             first_order=self.first_order,
         )
-        return {**params, **adapted}
+        return ({**params, **adapted} for adapted in way)
 
     def _adapting(self, params: Params) -> Params:
         chosen = {

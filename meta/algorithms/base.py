@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -52,6 +52,12 @@ class MetaLearner(ABC):
     objective: Objective = Classification()
     workers: Workers = Workers(None)  # how the tasks of a meta-batch are run; changes time, never the result
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "adapt" in vars(cls) and "trajectory" not in vars(cls):
+            # One inherited from an algorithm that adapts otherwise would go that algorithm's way.
+            cls.trajectory = MetaLearner.trajectory  # type: ignore[method-assign]
+
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         """The meta-parameters to start from: a pure function of seed."""
         return self.model.init(seed=seed, device=device)
@@ -62,6 +68,14 @@ class MetaLearner(ABC):
 
         steps: None for the algorithm's own.
         """
+
+    def trajectory(self, params: PyTree, support: Batch, steps: int) -> Iterator[Params]:
+        """The parameters to predict with after 0, 1, ..., `steps` inner steps.
+
+        Cost: this one adapts anew for each number of steps; an algorithm whose steps follow one another yields them in
+        one pass.
+        """
+        return (self.adapt(params, support, step) for step in range(steps + 1))
 
     @abstractmethod
     def meta_gradient(self, params: PyTree, batch: Task) -> MetaGradient:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 import neo
-from meta.adapt import adapt
+from meta.adapt import last, trajectory
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.objectives import Classification, Objective
 from meta.parallel import Workers
 from neo.nn import Module
 from neo.optim import Optimizer
-from neo.typing import Params
+from neo.typing import Params, PyTree
 from tasks import Batch, Task
 
 __all__ = ["MAML"]
@@ -56,15 +57,11 @@ class MAML(MetaLearner):
         self.inner_optimizer = inner_optimizer or neo.optim.sgd(inner_lr)
         self.workers = Workers(workers)
 
-    def adapt(self, params: Params, support: Batch, steps: int | None = None) -> Params:
-        return adapt(
-            self._support_loss,
-            params,
-            support,
-            optimizer=self.inner_optimizer,
-            steps=self.inner_steps if steps is None else steps,
-            first_order=self.first_order,
-        )
+    def adapt(self, params: PyTree, support: Batch, steps: int | None = None) -> Params:
+        return last(self._inner_loop(params, support, self.inner_steps if steps is None else steps))
+
+    def trajectory(self, params: PyTree, support: Batch, steps: int) -> Iterator[Params]:
+        return self._inner_loop(params, support, steps)
 
     def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
         gradient_of_task = neo.value_and_grad(self._query_loss, argnums=0, has_aux=True)
@@ -74,6 +71,17 @@ class MAML(MetaLearner):
             return gradient, loss.data, score
 
         return MetaGradient.of_tasks(self.workers.map(of_task, batch))
+
+    def _inner_loop(self, params: PyTree, support: Batch, steps: int) -> Iterator[Params]:
+        """What adapt() and trajectory() are made of, so that they never go different ways."""
+        return trajectory(
+            self._support_loss,
+            params,
+            support,
+            optimizer=self.inner_optimizer,
+            steps=steps,
+            first_order=self.first_order,
+        )
 
     def _support_loss(self, params: Params, support: Batch) -> Any:
         return self.objective.support_loss(self.model(params, support.x), support.y)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import optree
 import torch
 
 import neo
-from meta.adapt import adapt
+from meta.adapt import trajectory
 from meta.algorithms.maml import MAML
 from neo import LiteTensor
 from neo.nn import Module
@@ -49,12 +50,12 @@ class MetaSGD(MAML):
         rates = optree.tree_map(lambda leaf: LiteTensor(torch.full_like(leaf.data, self.inner_lr)), params)
         return {"params": params, "rates": rates}
 
-    def adapt(self, params: PyTree, support: Batch, steps: int | None = None) -> Params:
-        return adapt(
+    def _inner_loop(self, params: PyTree, support: Batch, steps: int) -> Iterator[Params]:
+        return trajectory(
             self._support_loss,
             params["params"],
             support,
             optimizer=neo.optim.sgd(params["rates"]),
-            steps=self.inner_steps if steps is None else steps,
+            steps=steps,
             first_order=self.first_order,
         )

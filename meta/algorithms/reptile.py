@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import optree
 import torch
 
 import neo
-from meta.adapt import adapt
+from meta.adapt import last, trajectory
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.objectives import Classification, Objective
 from meta.parallel import Workers
@@ -65,13 +66,10 @@ class Reptile(MetaLearner):
         self.workers = Workers(workers)
 
     def adapt(self, params: Params, support: Batch, steps: int | None = None) -> Params:
-        return adapt(
-            lambda params, batch: self._loss(params, batch)[0],
-            params,
-            support,
-            optimizer=self.inner_optimizer,
-            steps=self.inner_steps if steps is None else steps,
-        )
+        return last(self._inner_loop(params, support, self.inner_steps if steps is None else steps))
+
+    def trajectory(self, params: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return self._inner_loop(params, support, steps)
 
     def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
         def of_task(task: Task) -> tuple[PyTree, torch.Tensor, torch.Tensor]:
@@ -90,6 +88,16 @@ class Reptile(MetaLearner):
             params, state = self.inner_optimizer.step(params, descent, state)
         loss = self.objective.query_loss(prediction, batch.y)
         return params, loss, self.objective.score(prediction, batch.y).mean()
+
+    def _inner_loop(self, params: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """What adapt() and trajectory() are made of, so that they never go different ways."""
+        return trajectory(
+            lambda params, batch: self._loss(params, batch)[0],
+            params,
+            support,
+            optimizer=self.inner_optimizer,
+            steps=steps,
+        )
 
     def _loss(self, params: Params, batch: Batch) -> tuple[Any, torch.Tensor]:
         prediction = self.model(params, batch.x)

@@ -100,6 +100,13 @@ class BatchNorm2d(Module):
     def __call__(self, params: Any, x: Any) -> Any:
         return F.batch_norm(x, None, None, params.get("weight"), params["bias"], training=True, eps=self.eps)
 
+    def by_statistics_of(self, params: Any, reference: Any, x: Any) -> Any:
+        """x by the mean and variance of `reference` in place of its own; both (batch, channels, height, width)."""
+        variance, mean = torch.var_mean(reference, dim=(0, 2, 3), unbiased=False)
+        return F.batch_norm(
+            x, mean, variance, params.get("weight"), params["bias"], training=False, eps=self.eps
+        )
+
 
 class BatchNormReLU(BatchNorm2d):
     """BatchNorm2d, then max(·, 0), then, with `pool`, the largest of each pool x pool window: one fused op.
@@ -115,6 +122,10 @@ class BatchNormReLU(BatchNorm2d):
         if self.pool is None:
             return batch_norm_relu(x, params.get("weight"), params["bias"], self.eps)
         return batch_norm_relu_max_pool(x, params.get("weight"), params["bias"], self.pool, self.eps)
+
+    def by_statistics_of(self, params: Any, reference: Any, x: Any) -> Any:
+        y = torch.relu(super().by_statistics_of(params, reference, x))
+        return y if self.pool is None else F.max_pool2d(y, self.pool)
 
 
 class ChannelsLast(Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -62,6 +62,15 @@ class Sequential(Module):
 
     def run(self, params: Params, x: Any, first: int = 0) -> Any:
         """The layers from number `first` on."""
+        for layer, local in self.split(params, first):
+            x = layer(local, x)
+        return x
+
+    def split(self, params: Params, first: int = 0) -> Iterator[tuple[Module, Params]]:
+        """The layers from number `first` on, each with its own params under its own names.
+
+        Raises: KeyError for one that is missing.
+        """
         for prefix, layer, keys in self._local[first:]:
             try:
                 local = {key: params[prefix + key] for key in keys}
@@ -70,5 +79,4 @@ class Sequential(Module):
                     f"{type(self).__name__}: params lack {error.args[0]!r}; expected "
                     f"{[p + k for p, _, ks in self._local for k in ks]}, got {list(params)}"
                 ) from None
-            x = layer(local, x)
-        return x
+            yield layer, local

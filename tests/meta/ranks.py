@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -121,6 +122,21 @@ def _enter(
 # Jobs, which have to be where the other processes can import them.
 
 
+def train_until_told(
+    ranks: Ranks, config: DictConfig, folders: list[Path], told: int, step: int
+) -> dict[str, Any]:
+    """train_run, in which one rank gets SIGTERM while it computes a step."""
+    sound = Ranks.meta_gradient
+
+    def meta_gradient(self: Ranks, *arguments: Any) -> Any:
+        if self.index == told and arguments[3] == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return sound(self, *arguments)
+
+    Ranks.meta_gradient = meta_gradient  # type: ignore[method-assign]  # this process ends with the job
+    return train_run(ranks, config, folders)
+
+
 def train_run(ranks: Ranks, config: DictConfig, folders: list[Path], resume: bool = False) -> dict[str, Any]:
     """meta.run.train, with a folder for each rank, to see which of them are written."""
     if ranks.first:  # as hydra does
@@ -136,7 +152,7 @@ def gradient(ranks: Ranks, tasks: int) -> list[torch.Tensor]:
     return [getattr(leaf, "data", leaf) for leaf in optree.tree_leaves(found)]
 
 
-def evaluation(ranks: Ranks, tasks: int, strange: bool = False) -> Evaluation:
+def evaluation(ranks: Ranks, tasks: int, strange: bool = False, **settings: Any) -> Evaluation:
     """MAML's, on `tasks` tasks; strange: rank 1 has one bit of one parameter wrong."""
     learner = MAML(nn.MLP(784, 16, 5), workers=1)
     params = learner.init(0)
@@ -145,7 +161,12 @@ def evaluation(ranks: Ranks, tasks: int, strange: bool = False) -> Evaluation:
         first = optree.tree_leaves(params)[0].data.flatten()
         first[1] = torch.nextafter(first[1], torch.tensor(9.0))
     sampler = Glyphs(alphabets=3, characters=6).sampler("val", ways=5, shots=1, queries=3, seed=0)
-    return ranks.evaluate(learner, params, sampler, tasks, batch=2)
+    return ranks.evaluate(learner, params, sampler, tasks, batch=2, **settings)
+
+
+def recorded(ranks: Ranks, tasks: int) -> Evaluation:
+    """The same after each of three inner steps."""
+    return evaluation(ranks, tasks, steps=3, record=True)
 
 
 def fail_in_step(ranks: Ranks, step: int, rank: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import optree
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -41,6 +42,91 @@ def test_checkpoint_gives_back_the_state_bit_for_bit(tmp_path, optimizer):
 def test_checkpoint_names_say_what_they_hold(tmp_path):
     header = read_header(Checkpoints(tmp_path).save(state(), {}))
     assert header["numbers"] == {"optimizer.steps": 1}
+
+
+def test_checkpoint_holds_any_pytree_of_tensors_and_plain_values(tmp_path):
+    params = {
+        "params": {"w": neo.LiteTensor(torch.randn(2, 3)), "none": None},
+        "rates": [neo.LiteTensor(torch.tensor(0.5, dtype=torch.float64)), neo.LiteTensor(torch.empty(0))],
+    }
+    inner = (
+        {"count": 3, "on": True, "scale": 0.1, "kind": "x"},
+        torch.tensor([1, 2]),
+        torch.ones(2, dtype=torch.bfloat16),
+    )
+    path = Checkpoints(tmp_path).save(State(5, params, inner), {})
+    like = State(0, optree.tree_map(zero, params), optree.tree_map(zero, inner))
+    restored = checkpoint.load(path, like)
+    assert optree.tree_structure(restored[1:]) == optree.tree_structure((params, inner))
+    leaves = zip(optree.tree_leaves((params, inner)), optree.tree_leaves(restored[1:]), strict=True)
+    for saved, read in leaves:
+        assert type(read) is type(saved)
+        data, other = getattr(saved, "data", saved), getattr(read, "data", read)
+        assert torch.equal(data, other) if isinstance(data, torch.Tensor) else data == other
+
+
+def zero(leaf):
+    return type(leaf)(torch.zeros_like(leaf.data)) if isinstance(leaf, neo.LiteTensor) else leaf * 0
+
+
+def test_checkpoint_keeps_the_memory_format_of_the_model(tmp_path):
+    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    path = Checkpoints(tmp_path).save(State(1, {"w": neo.LiteTensor(weight)}, None), {})
+    like = neo.LiteTensor(torch.zeros_like(weight))
+    read = checkpoint.load(path, State(0, {"w": like}, None)).params["w"].data
+    assert torch.equal(read, weight)
+    assert read.stride() == weight.stride()
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"a": {"b": 1.0}, "a.b": 2.0}, r"two leaves of the state are called params\.a\.b"),
+        ({"a": {1, 2}}, r"params\.a is a set, which no checkpoint can hold"),
+    ],
+)
+def test_state_that_no_checkpoint_can_hold_is_refused_before_anything_is_written(tmp_path, params, sentence):
+    with pytest.raises(CheckpointError, match=sentence):
+        Checkpoints(tmp_path).save(State(1, params, None), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_cut_and_no_flipped_bit_is_read_as_another_state(tmp_path):
+    saved = state()
+    path = Checkpoints(tmp_path).save(saved, {"config": {"lr": 0.1}})
+    whole = path.read_bytes()
+    damaged = [whole[:length] for length in range(0, len(whole), 11)]
+    for position in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << position % 8
+        damaged.append(bytes(flipped))
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            read = checkpoint.load(path, state(step=1))
+        except CheckpointError:
+            refused += 1
+        else:  # the spaces that safetensors pads its header with
+            assert read.step == saved.step
+            assert all(torch.equal(saved.params[n].data, read.params[n].data) for n in saved.params)
+            assert read_header(path)["config"] == {"lr": 0.1}
+    assert refused > 0.95 * len(damaged)
+
+
+def test_tidy_drops_what_a_kill_has_left_and_sets_damage_aside(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        write_whole(checkpoints.path(step), checkpoints.save(state(step), {}).read_bytes())
+    checkpoints.path(1).write_bytes(b"kept by a process that was killed before it dropped it")
+    checkpoints.path(4).write_bytes(b"damaged")
+    (tmp_path / ".step-00000005.safetensors.77.part").write_bytes(b"half")
+    checkpoints.tidy(3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000002.safetensors",
+        "step-00000003.safetensors",
+        "step-00000004.damaged",
+    ]
 
 
 def test_checkpoints_keep_the_last_few_and_the_best(tmp_path):
@@ -97,7 +183,7 @@ def test_header_of_a_later_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     path = Checkpoints(tmp_path).save(state(), {})
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of format 99, expected 1"):
+    with pytest.raises(CheckpointError, match="is of format 99, expected 2"):
         read_header(path)
 
 

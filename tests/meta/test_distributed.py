@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 from meta.checkpoint import Checkpoints, read_header
 from meta.distributed import ALONE, RankError, Ranks, launched
 from meta.experiment import resolve_workers
+from meta.metrics import read_metrics
+from meta.results import load
 from meta.run import resumed_config, train
 from tests.meta import ranks as jobs
 from tests.meta.ranks import run_ranks, values
@@ -46,6 +48,8 @@ def test_run_is_bit_for_bit_the_same_on_any_number_of_ranks(alone, tmp_path, siz
     expected = json.loads((alone / "result.json").read_text())
     for key in ("test/accuracy", "test/ci95", "test/loss", "test/tasks", "protocol"):
         assert results[0][key] == expected[key]
+    of_tasks, of_alone = (load(folder / "test.safetensors").record for folder in (tmp_path / "0", alone))
+    assert all(torch.equal(one, other) for one, other in zip(of_tasks, of_alone, strict=True))
     assert (results[0]["ranks"], expected["ranks"]) == (size, 1)
     # Only rank 0 has written, and all that one process would have.
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
@@ -81,6 +85,29 @@ def test_evaluation_is_the_same_on_every_rank_even_with_fewer_tasks(tasks):
     for found in values(run_ranks(3, jobs.evaluation, tasks)):
         assert torch.equal(found.scores, expected.scores)
         assert torch.equal(found.losses, expected.losses)
+
+
+@pytest.mark.parametrize("tasks", [1, 5])
+def test_what_is_recorded_of_each_step_and_task_is_the_same_on_every_rank(tasks):
+    expected = jobs.recorded(ALONE, tasks).record
+    assert expected.scores.shape == (tasks, 4)
+    for found in values(run_ranks(3, jobs.recorded, tasks)):
+        for name, tensor in expected._asdict().items():
+            assert torch.equal(getattr(found.record, name), tensor), name
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_signal_to_one_rank_ends_all_at_the_same_step_from_which_the_run_goes_on(alone, tmp_path, told):
+    """In step 3, of which no checkpoint is due."""
+    outcomes = run_ranks(2, jobs.train_until_told, config(), folders(tmp_path, 2), told, 3)
+    for outcome in outcomes:
+        assert "meta.interruption.Interrupted: SIGTERM" in outcome.error
+        assert "RankError" not in outcome.error
+    assert [line["step"] for line in read_metrics(tmp_path / "0" / "metrics.jsonl")] == [1, 2, 3]
+    assert Checkpoints(tmp_path / "0" / "checkpoints").last().name == "step-00000003.safetensors"
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    train(resumed_config(tmp_path / "0", {}), tmp_path / "0", resume=True)
+    assert_same_run(alone, tmp_path / "0")
 
 
 def test_ranks_hear_what_the_first_says_and_what_any_wishes():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
+import tasks
 from meta import experiment
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
+from meta.evaluate_run import evaluate_run
 from meta.metrics import read_metrics
-from meta.run import evaluate_run, resumed_config, sentence, train
+from meta.run import resumed_config, sentence, train
 
 TINY = [
     "task.dataset.alphabets=4",
@@ -74,6 +77,7 @@ def test_run_leaves_the_whole_folder(finished):
         "plots/learning_curve.png",
         "plots/tasks.png",
         "result.json",
+        "test.safetensors",
     }
 
 
@@ -162,12 +166,65 @@ def test_run_refuses_a_folder_that_holds_a_run_and_leaves_it_alone(finished):
     assert json.loads((finished / "result.json").read_text())["seed"] == 0
 
 
+def test_split_for_testing_is_touched_once_and_at_the_end(tmp_path, monkeypatch):
+    """Built before training, so that a task it cannot hold is refused at once; drawn from when training is over."""
+    drawn: list[tuple[str, int, list[int]]] = []
+    logged: list[int] = []
+    sample = tasks.EpisodeSampler.sample
+
+    def seen(self, iteration, slots):
+        drawn.append((self.part, len(logged), list(range(slots)) if isinstance(slots, int) else list(slots)))
+        return sample(self, iteration, slots)
+
+    class Counting(experiment.Logger):
+        def log(self, step, metrics):
+            logged.append(step)
+
+    monkeypatch.setattr(tasks.EpisodeSampler, "sample", seen)
+    monkeypatch.setattr(experiment.Experiment, "logger", Counting())
+    train(tiny(), tmp_path)
+    parts = [part for part, _, _ in drawn]
+    first = parts.index("test")
+    assert set(parts[first:]) == {"test"}
+    assert {steps for part, steps, _ in drawn if part == "test"} == {4}
+    tested = [slots for part, _, slots in drawn if part == "test"]
+    assert tested[0] == list(range(5))
+    assert all(
+        set(slots) <= set(tested[0]) for slots in tested[1:]
+    )  # the pictures are of tasks that were tested
+    assert {part for part, steps, _ in drawn if steps < 4} == {"train", "val"}
+
+
 def test_resume_of_a_finished_run_gives_its_result_without_testing_again(finished, monkeypatch):
     monkeypatch.setattr(
-        experiment.Experiment, "evaluate", lambda *arguments: pytest.fail("the test split was touched")
+        experiment.Experiment,
+        "evaluate",
+        lambda *arguments, **settings: pytest.fail("the test split was touched"),
     )
     result = train(resumed_config(finished, {}), finished, resume=True)
     assert result == json.loads((finished / "result.json").read_text())
+
+
+def test_run_killed_between_its_first_files_can_be_resumed(finished, tmp_path):
+    """The first checkpoint is written before metrics.jsonl, so that no moment leaves a run that cannot go on."""
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(finished / "checkpoints" / "step-00000000.safetensors", tmp_path / "checkpoints")
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train(tiny(), tmp_path)
+    train(resumed_config(tmp_path, {}), tmp_path, resume=True)
+    assert_same_run(finished, tmp_path)
+
+
+def test_checkpoint_carries_its_seeds_and_the_checksum_of_the_data(finished):
+    header = read_header(Checkpoints(finished / "checkpoints").last())
+    assert header["seeds"] == {"seed": 0, "task": 0, "evaluation": 0}
+    assert header["data"]["checksum"] == experiment.Experiment(tiny()).dataset.checksum
+
+
+def test_logger_may_change_when_a_run_is_resumed(finished):
+    other = OmegaConf.create({"_target_": "meta.loggers.Wandb", "project": "else"})
+    assert resumed_config(finished, {"logger": other}).logger == other
+    assert resumed_config(finished, {"logger": tiny().logger}).logger == tiny().logger
 
 
 def test_resume_on_other_data_is_refused(finished):

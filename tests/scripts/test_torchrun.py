@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from meta.checkpoint import Checkpoints, read_header
+from meta.metrics import read_metrics
 from tests.meta.test_run import assert_same_run
 from tests.scripts.test_commands import ROOT, TINY, call
 
@@ -81,6 +82,27 @@ def test_command_ends_with_an_error_when_a_rank_is_gone(tmp_path, what):
         assert "error: rank 0 of 2 waited for another that failed or stopped" in stderr
     step = read_header(Checkpoints(checkpoints).last())["step"]
     assert step >= 4
+    done = call(tmp_path, "train", "resume=run", f"trainer.iterations={step + 1}")
+    assert done.code == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_torchrun_ends_the_run_at_a_step_that_is_kept(tmp_path, number):
+    process = torchrun(
+        tmp_path, *TINY, "trainer.iterations=1000000", "trainer.log_every=5", "hydra.run.dir=run"
+    )
+    metrics, patience = tmp_path / "run" / "metrics.jsonl", time.monotonic() + DEADLINE_S
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < patience:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode != 0
+    assert len(re.findall("stopped; continue with: resume=", stderr)) == 1
+    assert len(re.findall(r"^interrupted\.$", stderr, re.MULTILINE)) == 2
+    assert "error" not in [line.partition(" ")[0].rstrip(":") for line in stderr.splitlines()]
+    step = read_header(Checkpoints(tmp_path / "run" / "checkpoints").last())["step"]
+    assert step >= max(line["step"] for line in read_metrics(metrics)) > 0
     done = call(tmp_path, "train", "resume=run", f"trainer.iterations={step + 1}")
     assert done.code == 0, done.stderr
 
