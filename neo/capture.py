@@ -25,8 +25,8 @@ def capture(step: Step) -> Step:
 
     The first call with tensors on a GPU runs `step` a few times and records the kernels of one run in a CUDA graph;
     later calls copy their tensors into the recording's and replay it. A call with other shapes, dtypes, structure or
-    constants records anew, and both recordings are kept. On the CPU, and under an open session (whose tape a replay would not
-    reach), it is `step` itself.
+    constants records anew, and both recordings are kept. On the CPU, and under an open session (whose tape a replay
+    would not reach), it is `step` itself.
 
         meta_step = neo.capture(lambda params, task: neo.value_and_grad(loss, argnums=0)(params, task))
 
