@@ -16,7 +16,15 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-IN_SDIST = ("pyproject.toml", "setup.py", "LICENSE", "README.md", "neo/py.typed", "neo/autograd/_tape.pyx", "neo/kernels/kernels.h")
+IN_SDIST = (
+    "pyproject.toml",
+    "setup.py",
+    "LICENSE",
+    "README.md",
+    "neo/py.typed",
+    "neo/autograd/_tape.pyx",
+    "neo/kernels/kernels.h",
+)
 SMOKE = """
 import importlib.machinery, importlib.resources, pathlib, sys
 import neo, meta, tasks, scripts.train, scripts.evaluate
