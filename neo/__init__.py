@@ -32,12 +32,22 @@ from neo.creation import (
     zeros,
     zeros_like,
 )
-from neo.errors import GradcheckError, GradientError, InPlaceError, NeoError, SavedTensorError
+from neo.errors import (
+    ConversionError,
+    DrawError,
+    GradcheckError,
+    GradientError,
+    InPlaceError,
+    NeoError,
+    SavedTensorError,
+)
 from neo.tensor import LiteTensor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConversionError",
+    "DrawError",
     "GradcheckError",
     "GradientError",
     "InPlaceError",

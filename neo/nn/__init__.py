@@ -1,5 +1,7 @@
 """Functional layers and models: `model.init(seed=...) -> params`, `model(params, x)`."""
 
+from neo.functions.drawing import draws
+from neo.nn.from_torch import TorchModel, from_torch
 from neo.nn.layers import (
     BatchNorm2d,
     BatchNormReLU,
@@ -30,4 +32,7 @@ __all__ = [
     "ReLU",
     "Sequential",
     "SpatialMean",
+    "TorchModel",
+    "draws",
+    "from_torch",
 ]

@@ -527,6 +527,85 @@ add(
     examiner=lambda x, w, b: F.group_norm(x, 3, w, b),
 )
 
+# --- recurrent networks --------------------------------------------------------------------------------------
+
+
+def recurrent(fn: Any, states: int, *options: Any) -> Callable[..., Any]:
+    """fn(x, hx, weights, ...) of tensors alone: x, then the initial states, then the weights."""
+
+    def call(x: Any, *tensors: Any) -> Any:
+        hx = tensors[0] if states == 1 else tensors[:states]
+        return fn(x, hx, list(tensors[states:]), *options)
+
+    return call
+
+
+def cell(fn: Any, states: int) -> Callable[..., Any]:
+    return lambda x, *tensors: fn(x, tensors[0] if states == 1 else tensors[:states], *tensors[states:])
+
+
+def weights_of(
+    gates: int, inputs: int, size: int, biases: bool = True, out: int | None = None
+) -> list[torch.Tensor]:
+    """w_ih, w_hh, then biases, then the projection to `out`, as torch orders them."""
+    shapes: list[tuple[int, ...]] = [(gates * size, inputs), (gates * size, out or size)]
+    shapes += [(gates * size,)] * 2 if biases else []
+    return [normal(*shape) * 0.5 for shape in (*shapes, *([(out, size)] if out else []))]
+
+
+for fn, gates, states in (
+    (torch.lstm, 4, 2),
+    (torch.gru, 3, 1),
+    (torch.rnn_tanh, 1, 1),
+    (torch.rnn_relu, 1, 1),
+):
+    add(
+        f"{fn.__name__}-two_layers_both_ways",
+        recurrent(fn, states, True, 2, 0.0, True, True, False),
+        normal(3, 2, 2),
+        *[normal(4, 2, 2) for _ in range(states)],
+        *weights_of(gates, 2, 2), *weights_of(gates, 2, 2), *weights_of(gates, 4, 2), *weights_of(gates, 4, 2),
+    )  # fmt: skip
+    add(
+        f"{fn.__name__}-batch_first",
+        recurrent(fn, states, False, 1, 0.0, False, False, True),
+        normal(2, 3, 2),
+        *[normal(1, 2, 3) for _ in range(states)],
+        *weights_of(gates, 2, 3, biases=False),
+    )
+    add(
+        f"{fn.__name__}-packed",
+        lambda x, *rest, f=fn, n=states: f(
+            torch._pack_padded_sequence(x, torch.tensor([3, 2, 2]), False)[0],
+            torch.tensor([3, 3, 1]),
+            rest[0] if n == 1 else rest[:n],
+            list(rest[n:]), True, 1, 0.0, True, True,
+        ),
+        normal(3, 3, 2),
+        *[normal(2, 3, 2) for _ in range(states)],
+        *weights_of(gates, 2, 2), *weights_of(gates, 2, 2),
+    )  # fmt: skip
+add(
+    "lstm-projection",
+    recurrent(torch.lstm, 2, True, 1, 0.0, True, False, False),
+    normal(3, 2, 2),
+    normal(1, 2, 2),
+    normal(1, 2, 3),
+    *weights_of(4, 2, 3, out=2),
+)
+add("lstm_cell", cell(torch.lstm_cell, 2), normal(2, 3), normal(2, 2), normal(2, 2), *weights_of(4, 3, 2))
+for fn, gates in ((torch.gru_cell, 3), (torch.rnn_tanh_cell, 1), (torch.rnn_relu_cell, 1)):
+    add(fn.__name__, cell(fn, 1), normal(2, 3), normal(2, 2), *weights_of(gates, 3, 2))
+for first in (False, True):
+    add(
+        f"pack_and_pad-batch_first={first}",
+        lambda x, b=first: torch._pad_packed_sequence(
+            *torch._pack_padded_sequence(x, torch.tensor([3, 2, 1]), b), b, -1.5, 4
+        ),
+        normal(3, 3, 2),
+    )
+
+
 # --- softmaxes and losses ------------------------------------------------------------------------------------
 
 for fn in (torch.softmax, torch.log_softmax, F.softmax, F.log_softmax, F.softmin):
