@@ -47,8 +47,8 @@ def set_policy(module: torch.nn.Module, policy: str | None, updates: bool) -> No
         if part.running_mean is None:
             if policy == "frozen" and not isinstance(part, _InstanceNorm):
                 raise ValueError(
-                    f'from_torch: buffers="frozen", but {name or "the module"} ({type(part).__name__}) keeps no running '
-                    f'statistics (track_running_stats=False); choose buffers="batch"'
+                    f'from_torch: buffers="frozen", but {name or "the module"} ({type(part).__name__}) keeps no '
+                    f'running statistics (track_running_stats=False); choose buffers="batch"'
                 )
         elif policy == "batch" or (policy is None and part.training):
             part.track_running_stats = False

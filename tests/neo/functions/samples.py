@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -530,27 +531,35 @@ add(
 # --- recurrent networks --------------------------------------------------------------------------------------
 
 
-def recurrent(fn: Any, states: int, *options: Any) -> Callable[..., Any]:
-    """fn(x, hx, weights, ...) of tensors alone: x, then the initial states, then the weights."""
-
-    def call(x: Any, *tensors: Any) -> Any:
-        hx = tensors[0] if states == 1 else tensors[:states]
-        return fn(x, hx, list(tensors[states:]), *options)
-
-    return call
+def split_up(flat: Any, shapes: list[tuple[int, ...]]) -> list[Any]:
+    """Weights of these shapes out of one vector, so that a case has few inputs."""
+    sizes = [math.prod(shape) for shape in shapes]
+    return [part.reshape(shape) for part, shape in zip(torch.split(flat, sizes), shapes, strict=True)]
 
 
-def cell(fn: Any, states: int) -> Callable[..., Any]:
-    return lambda x, *tensors: fn(x, tensors[0] if states == 1 else tensors[:states], *tensors[states:])
-
-
-def weights_of(
+def weight_shapes(
     gates: int, inputs: int, size: int, biases: bool = True, out: int | None = None
-) -> list[torch.Tensor]:
+) -> list[tuple[int, ...]]:
     """w_ih, w_hh, then biases, then the projection to `out`, as torch orders them."""
     shapes: list[tuple[int, ...]] = [(gates * size, inputs), (gates * size, out or size)]
     shapes += [(gates * size,)] * 2 if biases else []
-    return [normal(*shape) * 0.5 for shape in (*shapes, *([(out, size)] if out else []))]
+    return [*shapes, (out, size)] if out else shapes
+
+
+def add_recurrent(
+    id: str, fn: Any, x: torch.Tensor, states: list[torch.Tensor], shapes: Any, *options: Any
+) -> None:
+    def call(x: Any, flat: Any, *hx: Any) -> Any:
+        return fn(x, hx if len(hx) == 2 else hx[0], split_up(flat, shapes), *options)
+
+    add(id, call, x, normal(sum(math.prod(shape) for shape in shapes)) * 0.5, *states)
+
+
+def add_cell(fn: Any, gates: int, states: int) -> None:
+    def call(x: Any, flat: Any, *hx: Any) -> Any:
+        return fn(x, hx if states == 2 else hx[0], *split_up(flat, weight_shapes(gates, 3, 2)))
+
+    add(fn.__name__, call, normal(2, 3), normal(gates * 14), *[normal(2, 2) for _ in range(states)])
 
 
 for fn, gates, states in (
@@ -559,49 +568,49 @@ for fn, gates, states in (
     (torch.rnn_tanh, 1, 1),
     (torch.rnn_relu, 1, 1),
 ):
-    add(
+    add_recurrent(
         f"{fn.__name__}-two_layers_both_ways",
-        recurrent(fn, states, True, 2, 0.0, True, True, False),
+        fn,
         normal(3, 2, 2),
-        *[normal(4, 2, 2) for _ in range(states)],
-        *weights_of(gates, 2, 2), *weights_of(gates, 2, 2), *weights_of(gates, 4, 2), *weights_of(gates, 4, 2),
-    )  # fmt: skip
-    add(
-        f"{fn.__name__}-batch_first",
-        recurrent(fn, states, False, 1, 0.0, False, False, True),
-        normal(2, 3, 2),
-        *[normal(1, 2, 3) for _ in range(states)],
-        *weights_of(gates, 2, 3, biases=False),
+        [normal(4, 2, 2) for _ in range(states)],
+        [*weight_shapes(gates, 2, 2) * 2, *weight_shapes(gates, 4, 2) * 2],
+        *(True, 2, 0.0, True, True, False),
     )
-    add(
+    add_recurrent(
+        f"{fn.__name__}-batch_first",
+        fn,
+        normal(2, 3, 2),
+        [normal(1, 2, 3) for _ in range(states)],
+        weight_shapes(gates, 2, 3, biases=False),
+        *(False, 1, 0.0, False, False, True),
+    )
+    add_recurrent(
         f"{fn.__name__}-packed",
-        lambda x, *rest, f=fn, n=states: f(
-            torch._pack_padded_sequence(x, torch.tensor([3, 2, 2]), False)[0],
-            torch.tensor([3, 3, 1]),
-            rest[0] if n == 1 else rest[:n],
-            list(rest[n:]), True, 1, 0.0, True, True,
+        lambda x, hx, weights, *options, f=fn: f(
+            *torch._pack_padded_sequence(x, torch.tensor([3, 2, 2]), False), hx, weights, *options
         ),
         normal(3, 3, 2),
-        *[normal(2, 3, 2) for _ in range(states)],
-        *weights_of(gates, 2, 2), *weights_of(gates, 2, 2),
-    )  # fmt: skip
-add(
+        [normal(2, 3, 2) for _ in range(states)],
+        weight_shapes(gates, 2, 2) * 2,
+        *(True, 1, 0.0, True, True),
+    )
+add_recurrent(
     "lstm-projection",
-    recurrent(torch.lstm, 2, True, 1, 0.0, True, False, False),
+    torch.lstm,
     normal(3, 2, 2),
-    normal(1, 2, 2),
-    normal(1, 2, 3),
-    *weights_of(4, 2, 3, out=2),
+    [normal(1, 2, 2), normal(1, 2, 3)],
+    weight_shapes(4, 2, 3, out=2),
+    *(True, 1, 0.0, True, False, False),
 )
-add("lstm_cell", cell(torch.lstm_cell, 2), normal(2, 3), normal(2, 2), normal(2, 2), *weights_of(4, 3, 2))
+add_cell(torch.lstm_cell, 4, 2)
 for fn, gates in ((torch.gru_cell, 3), (torch.rnn_tanh_cell, 1), (torch.rnn_relu_cell, 1)):
-    add(fn.__name__, cell(fn, 1), normal(2, 3), normal(2, 2), *weights_of(gates, 3, 2))
+    add_cell(fn, gates, 1)
 for first in (False, True):
     add(
         f"pack_and_pad-batch_first={first}",
         lambda x, b=first: torch._pad_packed_sequence(
             *torch._pack_padded_sequence(x, torch.tensor([3, 2, 1]), b), b, -1.5, 4
-        ),
+        )[0],
         normal(3, 3, 2),
     )
 
