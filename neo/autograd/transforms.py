@@ -11,6 +11,7 @@ import torch
 
 from neo.autograd._tape import Tape, TapeContext, record, suspended
 from neo.autograd.session import close, vjp
+from neo.drawing import replay
 from neo.errors import SavedTensorError
 from neo.tensor import LiteTensor
 
@@ -98,7 +99,7 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if TapeContext.current() is None:
             return fn(*args, **kwargs)
-        draws = _generator_states()
+        draws, seeded_draws = _generator_states(), replay()
         (leaves, spec), taken = suspended(lambda: optree.tree_flatten(fn(*args, **kwargs)))
         moving = [
             i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor) and leaf.is_floating_point()
@@ -117,7 +118,7 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
             tape = Tape()
             for value in taken:
                 tape.watch(value)
-            with _generators_set_to(draws):
+            with _generators_set_to(draws), seeded_draws:
                 TapeContext.push(tape)
                 try:
                     again = optree.tree_leaves(fn(*args, **kwargs))

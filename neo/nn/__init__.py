@@ -1,6 +1,6 @@
 """Functional layers and models: `model.init(seed=...) -> params`, `model(params, x)`."""
 
-from neo.functions.drawing import draws
+from neo.drawing import draws
 from neo.nn.activations import ELU, GELU, LeakyReLU, PReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from neo.nn.attention import MultiheadAttention
 from neo.nn.containers import Residual

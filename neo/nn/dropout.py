@@ -6,8 +6,8 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from neo.drawing import source
 from neo.errors import DrawError
-from neo.functions.drawing import source
 from neo.nn.module import Module
 
 __all__ = ["Dropout"]

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
+from neo.drawing import draws, no_draws
 from neo.errors import ConversionError
-from neo.functions.drawing import draws, no_draws
 from neo.functions.registry import raw
 from neo.nn._torch.care import POLICIES, drop_nothing, set_policy, without_in_place_work
 from neo.nn._torch.copies import Blueprint, Copy
 from neo.nn._torch.refusals import refuse_unconvertible
 from neo.nn._torch.verification import compare
-from neo.nn._torch.weights import constructed, reset
+from neo.nn._torch.weights import built, constructed, reset
 from neo.nn.module import Module
 from neo.tensor import LiteTensor
 from neo.typing import Params
@@ -58,7 +58,7 @@ class TorchModel(Module):
 
     Args:
         module: the module, with its training flags as they are to be; or a function without arguments that builds it
-            (a class, a functools.partial), so that init(seed) can build it anew.
+            (a class, a functools.partial), so that init(seed) can build it anew; it is called under seed 0 here.
         buffers: which statistics batch and instance norms with running statistics normalise by.
             "batch": those of the batch at hand, always, as MAML has it; the layers keep no running statistics.
             "frozen": the running ones, as constants.
@@ -107,7 +107,7 @@ class TorchModel(Module):
             raise ValueError(f"from_torch: init must be 'drawn' or 'given', got {init!r}")
         self.factory = None if isinstance(module, torch.nn.Module) else module
         if self.factory is not None:
-            module = self.factory() if callable(self.factory) else self.factory
+            module = built(self.factory, seed=0) if callable(self.factory) else self.factory
         if not isinstance(module, torch.nn.Module):
             raise TypeError(
                 f"from_torch: expected a torch.nn.Module, or a function without arguments that builds one; got "

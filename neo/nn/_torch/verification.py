@@ -16,8 +16,8 @@ import torch
 
 from neo.autograd._tape import Tape, TapeContext
 from neo.autograd.session import close
+from neo.drawing import no_draws
 from neo.errors import ConversionError, DrawError
-from neo.functions.drawing import no_draws
 from neo.functions.registry import raw
 from neo.nn._torch.copies import Copy
 from neo.tensor import LiteTensor

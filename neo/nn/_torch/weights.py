@@ -12,7 +12,7 @@ import torch
 from neo.errors import ConversionError
 from neo.nn._torch.copies import Blueprint
 
-__all__ = ["constructed", "reset"]
+__all__ = ["built", "constructed", "reset"]
 
 _one_at_a_time = threading.RLock()  # torch's initialisers draw from the one default generator
 
@@ -29,12 +29,17 @@ def _default_generator(seed: int) -> Iterator[None]:
             torch.set_rng_state(before)
 
 
+def built(build: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
+    """build(), whose draws on the CPU are those of torch.manual_seed(seed)."""
+    with _default_generator(seed):
+        return build()
+
+
 def constructed(
     build: Callable[[], torch.nn.Module], blueprint: Blueprint, seed: int
 ) -> dict[str, torch.Tensor]:
     """The parameters of build() under a seed: what torch.manual_seed(seed); build() would give."""
-    with _default_generator(seed):
-        module = build()
+    module = built(build, seed)
     weights = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     got = {name: tuple(weight.shape) for name, weight in weights.items()}
     expected = {name: tuple(weight.shape) for name, weight in blueprint.parameters.items()}

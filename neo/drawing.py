@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from neo.errors import DrawError
 
-__all__ = ["draws", "dropping", "generator_for", "kept", "no_draws"]
+__all__ = ["draws", "dropping", "generator_for", "kept", "no_draws", "replay", "source"]
 
 
 class draws:
@@ -47,6 +48,13 @@ class draws:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
         return self._generators[device]
 
+    def onwards(self) -> draws:
+        """What this block draws from here on, to be drawn again."""
+        same = copy.copy(self)
+        same._outer = []
+        same._generators = {device: generator.clone_state() for device, generator in self._generators.items()}
+        return same
+
 
 class no_draws(draws):
     """Inside, whoever would draw raises DrawError with these words."""
@@ -74,6 +82,21 @@ _place = _Place()
 def source() -> draws | None:
     """The innermost `with draws(...)` of this thread; None outside of all, where torch's default generator draws."""
     return _place.source
+
+
+class replay:
+    """`with replay():` draws again what has been drawn since this was made, whatever block it is entered in."""
+
+    def __init__(self) -> None:
+        self._from = None if _place.source is None else _place.source.onwards()
+        self._outer: list[draws | None] = []
+
+    def __enter__(self) -> None:
+        self._outer.append(_place.source)
+        _place.source = None if self._from is None else self._from.onwards()
+
+    def __exit__(self, *_: object) -> None:
+        _place.source = self._outer.pop()
 
 
 def dropping() -> bool:
