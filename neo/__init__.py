@@ -34,13 +34,24 @@ from neo.creation import (
     zeros,
     zeros_like,
 )
-from neo.errors import CaptureError, GradcheckError, GradientError, InPlaceError, NeoError, SavedTensorError
+from neo.errors import (
+    CaptureError,
+    ConversionError,
+    DrawError,
+    GradcheckError,
+    GradientError,
+    InPlaceError,
+    NeoError,
+    SavedTensorError,
+)
 from neo.tensor import LiteTensor
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CaptureError",
+    "ConversionError",
+    "DrawError",
     "GradcheckError",
     "GradientError",
     "InPlaceError",

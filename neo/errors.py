@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = [
     "AmbiguousTruthError",
+    "ConversionError",
+    "DrawError",
     "GradcheckError",
     "GradientError",
     "InPlaceError",
@@ -34,6 +36,14 @@ class CaptureError(NeoError, RuntimeError):
 
 class GradcheckError(NeoError, AssertionError):
     """A gradient disagrees with finite differences; the message names order, input, entry, expected and got."""
+
+
+class ConversionError(NeoError, TypeError):
+    """A torch.nn.Module that cannot be made a pure function of its parameters; the message names the part and why."""
+
+
+class DrawError(NeoError, RuntimeError):
+    """A random draw where none may happen: no seed was given for it."""
 
 
 class AmbiguousTruthError(NeoError, RuntimeError, TypeError):

@@ -55,6 +55,8 @@ class LiteTensor(_handle.Handle):
         """torch's methods that Neo has no method for: to call one is to call the torch function (rule 10)."""
         from neo.functions import registry
 
+        if name in _DESCRIPTIONS:
+            return getattr(self.data, name)
         method = getattr(torch.Tensor, name, None)
         if name.startswith("_") or not callable(method):
             raise AttributeError(f"LiteTensor has no attribute {name!r}{_ELSEWHERE.get(name, '')}")
@@ -191,6 +193,11 @@ class LiteTensor(_handle.Handle):
         raise InPlaceError("LiteTensor: entries cannot be deleted; index what you want to keep")
 
 
+_DESCRIPTIONS = (
+    frozenset(  # what code written for torch.Tensors, torch.nn's own for one, asks about a tensor's storage
+        ["is_meta", "is_nested", "is_quantized", "is_sparse", "layout"]
+    )
+)
 _ELSEWHERE = {  # attributes of torch.Tensor that are a session's business here
     "grad": ": gradients are what a session returns, as in neo.grad(f)(x)",
     "grad_fn": ": who came from whom is known to the tape of an open session, autograd.TapeContext.current()",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
@@ -49,7 +51,10 @@ def test_choice_composes_and_resolves(group, choice):
     assert group in ("experiment", "sweep") or resolved[group]
 
 
-@pytest.mark.parametrize("choice", groups()["model"])
+CONVOLUTIONAL = [choice for choice in groups()["model"] if choice.startswith("conv4")]
+
+
+@pytest.mark.parametrize("choice", CONVOLUTIONAL)
 @pytest.mark.parametrize("algorithm", groups()["algorithm"])
 def test_algorithm_builds_with_every_model(algorithm, choice):
     small = ["model._args_=[1,4,1]"] if choice == "mlp" else ["model.hidden=4"]
@@ -60,6 +65,22 @@ def test_algorithm_builds_with_every_model(algorithm, choice):
     name, shape = ("linear0.weight", (4, 1)) if choice == "mlp" else ("conv0.weight", (4, 1, 3, 3))
     assert weights[name].shape == shape
     assert isinstance(experiment.trainer, Trainer)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_torch_module_builds_by_its_target_and_adapts():
+    assert {*CONVOLUTIONAL, "resnet18"} == set(groups()["model"])
+    experiment = Experiment(composed("train", "model=resnet18", "task.ways=3", "task.queries=1"))
+    learner = experiment.learner
+    assert isinstance(learner.model, neo.nn.TorchModel)
+    assert learner.model.buffers == "batch"
+    params, again = learner.init(seed=4), learner.init(seed=4)
+    assert params["conv1.weight"].shape == (64, 3, 7, 7)
+    assert params["fc.weight"].shape == (3, 512)
+    assert all(torch.equal(params[name].data, again[name].data) for name in params)
+    found = learner.meta_gradient(params, experiment.sampler("train").sample(0, 1))
+    assert all(bool(torch.isfinite(gradient.data).all()) for gradient in found.gradient.values())
+    assert float(found.gradient["conv1.weight"].data.abs().max()) > 0
 
 
 @pytest.mark.parametrize("choice", groups()["optimizer"])

@@ -34,6 +34,7 @@ from neo.functions import (  # noqa: F401  (importing a subject registers its op
     piecewise,
     pooling,
     rearranging,
+    recurrent,
     reduction,
     resampling,
     scattering,

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd._function import function
+from neo.draws import dropping, generator_for, kept
 from neo.functions.elementwise import Unary
 from neo.functions.registry import implements
 
 
 class Dropout(Unary):
-    """y = s x, s = 0 with probability p and else 1 / (1 − p), drawn by torch's generator;  x̄ = s ȳ."""
+    """y = s x, s = 0 with probability p and else 1 / (1 − p), drawn as drawing.py says;  x̄ = s ȳ."""
 
     def forward(self, x, p, shape):
-        # torch's own dropout of ones, so that the same generator drops the same entries there and here
-        scale = self.ctx.constant(F.dropout(torch.ones(shape, dtype=x.dtype, device=x.device), p))
+        scale = self.ctx.constant(kept(shape, p, x.dtype, x.device))
         self.ctx.save(scale)
         return x * scale
 
@@ -33,7 +33,7 @@ _dropout = function(Dropout, "dropout")
 def dropout(x, p=0.5, training=True, inplace=False):
     """x with entries set to 0 with probability p and the others divided by 1 − p; x itself when not training."""
     _check_probability(p, "dropout")
-    return _dropout(x, p, tuple(x.shape)) if training and p else x
+    return _dropout(x, p, tuple(x.shape)) if training and p and dropping() else x
 
 
 def _of_channels(x: Any, p: float, training: bool, name: str, space: int) -> Any:
@@ -43,7 +43,7 @@ def _of_channels(x: Any, p: float, training: bool, name: str, space: int) -> Any
         raise RuntimeError(
             f"{name}: feature dropout requires at least 2 dimensions in the input, got {x.ndim}"
         )
-    if not training or not p:
+    if not training or not p or not dropping():
         return x
     if x.ndim == space + 1:
         return _dropout(x, p, (1, x.shape[0], *[1] * space)[1:])
@@ -85,15 +85,14 @@ def _alpha_dropout(x: Any, p: float, training: bool, name: str, shape: tuple[int
     Klambauer et al. 2017, arXiv:1706.02515, equation 5.
     """
     _check_probability(p, name)
-    if not training or not p:
+    if not training or not p or not dropping():
         return x
     if p == 1:
         return x * 0.0
-    ones = torch.ones(shape, dtype=x.dtype, device=x.device)
-    kept = F.dropout(ones, p) * (1 - p)
+    whether = kept(shape, p, x.dtype, x.device) * (1 - p)
     a = 1 / ((_ALPHA**2 * p + 1) * (1 - p)) ** 0.5
-    shift = (kept - 1) * (_ALPHA * a) + _ALPHA * a * p
-    return x * (kept * a) + shift
+    shift = (whether - 1) * (_ALPHA * a) + _ALPHA * a * p
+    return x * (whether * a) + shift
 
 
 @implements(F.alpha_dropout, torch.alpha_dropout)
@@ -119,11 +118,13 @@ def rrelu(x, lower=1.0 / 8, upper=1.0 / 3, training=False, inplace=False):
     arXiv:1505.00853."""
     if lower > upper:
         raise RuntimeError("rrelu: Lower bound should be less than or equal to the upper bound")
-    if not training:
+    if not training or not dropping():
         return F.leaky_relu(x, (lower + upper) / 2)
     # torch draws for entries ≤ 0 alone, one after the other: let it, on numbers that give the slopes away
     data = x.data if not isinstance(x, torch.Tensor) else x
-    slopes = torch.rrelu(torch.where(data > 0, 1.0, -1.0).to(x.dtype), lower, upper, True).abs()
+    slopes = torch.rrelu(
+        torch.where(data > 0, 1.0, -1.0).to(x.dtype), lower, upper, True, generator_for(data.device)
+    ).abs()
     return torch.where(data > 0, x, x * slopes)
 
 
@@ -133,7 +134,9 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1):
 
     Jang et al. 2017, arXiv:1611.01144.
     """
-    draws = torch.empty(tuple(logits.shape), dtype=logits.dtype, device=logits.device).exponential_()
+    draws = torch.empty(tuple(logits.shape), dtype=logits.dtype, device=logits.device).exponential_(
+        generator=generator_for(logits.device)
+    )
     soft = torch.softmax((logits - draws.log()) / tau, dim)
     if not hard:
         return soft

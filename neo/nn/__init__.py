@@ -1,5 +1,12 @@
 """Functional layers and models: `model.init(seed=...) -> params`, `model(params, x)`."""
 
+from neo.draws import draws
+from neo.nn.activations import ELU, GELU, LeakyReLU, PReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from neo.nn.attention import MultiheadAttention
+from neo.nn.containers import Residual
+from neo.nn.convolution import Conv1d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from neo.nn.dropout import Dropout
+from neo.nn.embedding import Embedding
 from neo.nn.layers import (
     BatchNorm2d,
     BatchNormReLU,
@@ -14,20 +21,58 @@ from neo.nn.layers import (
 )
 from neo.nn.models import MLP, Conv4
 from neo.nn.module import Module, Sequential
+from neo.nn.normalization import BatchNorm1d, BatchNorm3d, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from neo.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalMean, MaxPool
+from neo.nn.recurrent import GRU, LSTM, RNN
+from neo.nn.torch_model import TorchModel, from_torch
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "GRU",
+    "LSTM",
     "MLP",
+    "RNN",
+    "AdaptiveAvgPool",
+    "AvgPool",
+    "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNorm3d",
     "BatchNormReLU",
     "ChannelsLast",
+    "Conv1d",
     "Conv2d",
+    "Conv3d",
     "Conv4",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Dropout",
+    "Embedding",
     "Flatten",
+    "GlobalMean",
+    "GroupNorm",
+    "InstanceNorm",
     "Lambda",
+    "LayerNorm",
+    "LeakyReLU",
     "Linear",
+    "MaxPool",
     "MaxPool2d",
     "Module",
+    "MultiheadAttention",
+    "PReLU",
+    "RMSNorm",
     "ReLU",
+    "Residual",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
     "SpatialMean",
+    "Tanh",
+    "TorchModel",
+    "draws",
+    "from_torch",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -526,6 +527,93 @@ add(
     normal(3),
     examiner=lambda x, w, b: F.group_norm(x, 3, w, b),
 )
+
+# --- recurrent networks --------------------------------------------------------------------------------------
+
+
+def split_up(flat: Any, shapes: list[tuple[int, ...]]) -> list[Any]:
+    """Weights of these shapes out of one vector, so that a case has few inputs."""
+    sizes = [math.prod(shape) for shape in shapes]
+    return [part.reshape(shape) for part, shape in zip(torch.split(flat, sizes), shapes, strict=True)]
+
+
+def weight_shapes(
+    gates: int, inputs: int, size: int, biases: bool = True, out: int | None = None
+) -> list[tuple[int, ...]]:
+    """w_ih, w_hh, then biases, then the projection to `out`, as torch orders them."""
+    shapes: list[tuple[int, ...]] = [(gates * size, inputs), (gates * size, out or size)]
+    shapes += [(gates * size,)] * 2 if biases else []
+    return [*shapes, (out, size)] if out else shapes
+
+
+def add_recurrent(
+    id: str, fn: Any, x: torch.Tensor, states: list[torch.Tensor], shapes: Any, *options: Any
+) -> None:
+    def call(x: Any, flat: Any, *hx: Any) -> Any:
+        return fn(x, hx if len(hx) == 2 else hx[0], split_up(flat, shapes), *options)
+
+    add(id, call, x, normal(sum(math.prod(shape) for shape in shapes)) * 0.5, *states)
+
+
+def add_cell(fn: Any, gates: int, states: int) -> None:
+    def call(x: Any, flat: Any, *hx: Any) -> Any:
+        return fn(x, hx if states == 2 else hx[0], *split_up(flat, weight_shapes(gates, 3, 2)))
+
+    add(fn.__name__, call, normal(2, 3), normal(gates * 14), *[normal(2, 2) for _ in range(states)])
+
+
+for fn, gates, states in (
+    (torch.lstm, 4, 2),
+    (torch.gru, 3, 1),
+    (torch.rnn_tanh, 1, 1),
+    (torch.rnn_relu, 1, 1),
+):
+    add_recurrent(
+        f"{fn.__name__}-two_layers_both_ways",
+        fn,
+        normal(3, 2, 2),
+        [normal(4, 2, 2) for _ in range(states)],
+        [*weight_shapes(gates, 2, 2) * 2, *weight_shapes(gates, 4, 2) * 2],
+        *(True, 2, 0.0, True, True, False),
+    )
+    add_recurrent(
+        f"{fn.__name__}-batch_first",
+        fn,
+        normal(2, 3, 2),
+        [normal(1, 2, 3) for _ in range(states)],
+        weight_shapes(gates, 2, 3, biases=False),
+        *(False, 1, 0.0, False, False, True),
+    )
+    add_recurrent(
+        f"{fn.__name__}-packed",
+        lambda x, hx, weights, *options, f=fn: f(
+            *torch._pack_padded_sequence(x, torch.tensor([3, 2, 2]), False), hx, weights, *options
+        ),
+        normal(3, 3, 2),
+        [normal(2, 3, 2) for _ in range(states)],
+        weight_shapes(gates, 2, 2) * 2,
+        *(True, 1, 0.0, True, True),
+    )
+add_recurrent(
+    "lstm-projection",
+    torch.lstm,
+    normal(3, 2, 2),
+    [normal(1, 2, 2), normal(1, 2, 3)],
+    weight_shapes(4, 2, 3, out=2),
+    *(True, 1, 0.0, True, False, False),
+)
+add_cell(torch.lstm_cell, 4, 2)
+for fn, gates in ((torch.gru_cell, 3), (torch.rnn_tanh_cell, 1), (torch.rnn_relu_cell, 1)):
+    add_cell(fn, gates, 1)
+for first in (False, True):
+    add(
+        f"pack_and_pad-batch_first={first}",
+        lambda x, b=first: torch._pad_packed_sequence(
+            *torch._pack_padded_sequence(x, torch.tensor([3, 2, 1]), b), b, -1.5, 4
+        )[0],
+        normal(3, 3, 2),
+    )
+
 
 # --- softmaxes and losses ------------------------------------------------------------------------------------
 

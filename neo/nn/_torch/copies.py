@@ -1,0 +1,125 @@
+"""Private copies of a module, with open places where its parameters and buffers go.
+
+A call of the model fills the places of one copy, runs its forward and empties them. The user's module is never
+touched, so that an exception leaves nothing behind, and each thread (and each call inside a call) has a copy alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from neo.errors import ConversionError
+
+__all__ = ["Blueprint", "Copy"]
+
+
+class Place:
+    """Stands where the tensor of that name goes. Whoever uses it, uses a tensor that could not be filled in."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        names = [value.name for value in args if isinstance(value, Place)]
+        raise ConversionError(
+            f"from_torch: forward uses {' and '.join(map(repr, names)) or 'a parameter'} through another reference "
+            f"than the attribute it is registered under (in a tuple, say). Use self.<name> in forward."
+        )
+
+
+class Blueprint:
+    """A module without its tensors, and the tensors by the names of state_dict; tied ones once, by their first.
+
+    parameters: what is differentiated. constants: buffers, and parameters that do not require grad.
+    """
+
+    def __init__(self, module: torch.nn.Module):
+        named = dict(module.named_parameters())
+        frozen = {name: p for name, p in named.items() if not p.requires_grad}
+        self.parameters = {n: p.detach().clone() for n, p in named.items() if n not in frozen}
+        self.frozen = {name: p.detach().clone() for name, p in frozen.items()}
+        self.buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+        self.name = type(module).__name__
+        self.tied = _other_names(module)
+        places: dict[int, Any] = {
+            id(tensor): Place(name) for name, tensor in (*named.items(), *module.named_buffers())
+        }
+        self._places = list(places.values())
+        try:
+            self._module = copy.deepcopy(module, places)
+        except Exception as error:
+            raise ConversionError(
+                f"from_torch({self.name}): the module cannot be copied ({type(error).__name__}: {error}), and Neo runs "
+                f"copies of it; keep what cannot be copied outside of it."
+            ) from error
+
+    def build(self, tensors: Mapping[str, Any]) -> torch.nn.Module:
+        """A copy of the module with these tensors, by name, in their places; places of others stay open."""
+        memo = {id(place): tensors.get(place.name, place) for place in self._places}
+        return copy.deepcopy(self._module, memo)
+
+
+class Copy:
+    """A copy of a module, to be called with any tensors in its open places."""
+
+    def __init__(self, module: torch.nn.Module):
+        self.module = module
+        self.places: dict[str, list[tuple[Any, Any]]] = {}
+        self._empty: list[tuple[Any, Any, Place]] = []
+        for container, key, place in _open_places(module):
+            self.places.setdefault(place.name, []).append((container, key))
+            self._empty.append((container, key, place))
+        self._attributes = [(vars(part), dict(vars(part))) for part in module.modules()]
+
+    def fill(self, tensors: Mapping[str, Any]) -> None:
+        for name, value in tensors.items():
+            for container, key in self.places.get(name, ()):
+                container[key] = value
+
+    def empty(self) -> None:
+        """Drop all tensors, and whatever forward has set on self: the next call starts as the first one did."""
+        for container, key, place in self._empty:
+            container[key] = place
+        for attributes, before in self._attributes:
+            if len(attributes) != len(before) or any(attributes.get(k) is not v for k, v in before.items()):
+                attributes.clear()
+                attributes.update(before)
+
+    def current(self, name: str) -> Any:
+        """The tensor that is now under a name."""
+        container, key = self.places[name][0]
+        return container[key]
+
+
+def _open_places(module: torch.nn.Module) -> Iterator[tuple[Any, Any, Place]]:
+    """(container, key, place): in the tables of parameters and buffers, in attributes, and in lists and dicts there."""
+    for part in module.modules():
+        containers: list[Any] = [part._parameters, part._buffers, vars(part)]
+        containers += [value for value in vars(part).values() if isinstance(value, list | dict)]
+        seen: set[int] = set()
+        for container in containers:
+            if id(container) in seen:
+                continue
+            seen.add(id(container))
+            entries = container.items() if isinstance(container, dict) else enumerate(container)
+            for key, value in list(entries):
+                if isinstance(value, Place):
+                    yield container, key, value
+
+
+def _other_names(module: torch.nn.Module) -> dict[str, str]:
+    """Of tied tensors, each further name → the first one."""
+    first: dict[int, str] = {}
+    others: dict[str, str] = {}
+    for name, tensor in (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ):
+        if first.setdefault(id(tensor), name) != name:
+            others[name] = first[id(tensor)]
+    return others

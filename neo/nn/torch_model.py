@@ -1,0 +1,297 @@
+"""Any torch.nn.Module as a pure function of its parameters."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from neo.draws import draws, no_draws
+from neo.errors import ConversionError
+from neo.functions.registry import raw
+from neo.nn._torch.care import POLICIES, drop_nothing, set_policy, without_in_place_work
+from neo.nn._torch.copies import Blueprint, Copy
+from neo.nn._torch.refusals import refuse_unconvertible
+from neo.nn._torch.verification import compare
+from neo.nn._torch.weights import built, constructed, reset
+from neo.nn.module import Module
+from neo.tensor import LiteTensor
+from neo.typing import Params
+
+__all__ = ["TorchModel", "from_torch"]
+
+State = Mapping[str, Any]
+"""Buffers, and parameters that do not require grad, by the names of state_dict: torch tensors."""
+
+
+def from_torch(
+    module: torch.nn.Module | Callable[[], torch.nn.Module],
+    *,
+    buffers: str | None = None,
+    init: str = "drawn",
+    verify: bool = True,
+) -> tuple[TorchModel, Params]:
+    """A torch module as (model, params): out = model(params, x), differentiated by Neo at every order.
+
+        model, params = neo.nn.from_torch(torch.nn.Linear(3, 2))
+        neo.value_and_grad(lambda params: model(params, x).sum(), argnums=0)(params)
+
+    params: name → LiteTensor under the names of named_parameters(), a copy of the module's weights in their dtype and
+    on their device; tied ones once, under their first name. Parameters with requires_grad=False are constants and
+    belong to model.state, with the buffers.
+
+    See TorchModel for the arguments, for what a call takes and gives, for dropout, and for errors.
+    """
+    model = TorchModel(module, buffers=buffers, init=init, verify=verify)
+    return model, model.params()
+
+
+class TorchModel(Module):
+    """A torch.nn.Module as a pure function, model(params, *args, **kwargs).
+
+    The model runs private copies of the module, made now: neither a call nor an exception changes the module, and
+    later changes of the module do not change the model. What forward sets on self is dropped after each call. Threads
+    may call one model at the same time.
+
+    Args:
+        module: the module, with its training flags as they are to be; or a function without arguments that builds it
+            (a class, a functools.partial), so that init(seed) can build it anew; it is called under seed 0 here.
+        buffers: which statistics batch and instance norms with running statistics normalise by.
+            "batch": those of the batch at hand, always, as MAML has it; the layers keep no running statistics.
+            "frozen": the running ones, as constants.
+            "updated": those of the batch at hand; a call then takes the running ones, state=..., and returns
+            (output, new state), whether the module is in training mode or not.
+            None: "batch" for layers in training mode, "frozen" for those in evaluation mode, as torch would
+            normalise; running statistics never change.
+        init: what init(seed) gives. "drawn": new weights, by `module()` under the seed if it is a function, else by
+            each submodule's reset_parameters; a constructor's own initialisation beyond that (torchvision's ResNet has
+            one) is known only to a function. "given": the weights of the module, whatever the seed (a pretrained one).
+        verify: before the first call, run torch's forward on the same numbers and compare; see Raises.
+
+    A call: model(params, *args, state=None, seed=None, **kwargs); args and kwargs are forward's (state and seed are
+        not), and LiteTensors among them are differentiated like params.
+        state: name → tensor in place of model.state, the buffers as they were; LiteTensors are differentiated too.
+            Required by buffers="updated".
+        seed: an integer that dropout draws from; the same seed drops the same entries. Required where dropout is
+            active: in training mode with p > 0. Other random draws of forward come from torch's default generator.
+
+    Raises:
+        ConversionError, now: the module has lazy, complex, quantised or meta parameters, backward hooks, is compiled,
+            or cannot be copied. At the first call: Neo's output is not torch's (activations changed in place and
+            used again), or gradients would not be (torch.autograd.Function, torch.no_grad over all uses of a
+            parameter or argument, parameters reached by a closure). At any call: forward writes a buffer in place
+            and buffers is not "updated".
+        DrawError: dropout is active and the call has no seed.
+        NotImplementedError: an op without a Policy, named. KeyError: params lack a name, or have one too many.
+    Cost: a call is forward with Neo's ops. A copy per thread, without the weights. The first call: twice more forward,
+        and one backward.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module | Callable[[], torch.nn.Module],
+        *,
+        buffers: str | None = None,
+        init: str = "drawn",
+        verify: bool = True,
+    ):
+        if buffers is not None and buffers not in POLICIES:
+            raise ValueError(
+                f"from_torch: buffers must be one of {', '.join(map(repr, POLICIES))}, or None to follow the module's "
+                f"training flags; got {buffers!r}"
+            )
+        if init not in ("drawn", "given"):
+            raise ValueError(f"from_torch: init must be 'drawn' or 'given', got {init!r}")
+        self.factory = None if isinstance(module, torch.nn.Module) else module
+        if self.factory is not None:
+            module = built(self.factory, seed=0) if callable(self.factory) else self.factory
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(
+                f"from_torch: expected a torch.nn.Module, or a function without arguments that builds one; got "
+                f"{type(module).__name__}"
+            )
+        refuse_unconvertible(module)
+        self.buffers, self.initial = buffers, init
+        self._blueprint = Blueprint(module)
+        self._verified = not verify
+        self._free: deque[Copy] = deque()
+        self._lock = threading.Lock()
+        first = self._new_copy()
+        self._free.append(first)
+        self._constants = {
+            name: tensor
+            for name, tensor in (*self._blueprint.frozen.items(), *self._blueprint.buffers.items())
+            if name in first.places
+        }
+        self._moved: dict[Any, dict[str, torch.Tensor]] = {}
+
+    # weights -------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The constants of the model: buffers and parameters without requires_grad, name → torch tensor.
+
+        Running statistics are among them where the policy has a use for them.
+        """
+        return dict(self._constants)
+
+    def params(self) -> Params:
+        """The module's own weights."""
+        return {name: LiteTensor(weight) for name, weight in self._blueprint.parameters.items()}
+
+    def init(
+        self, seed: int = 0, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    ) -> Params:
+        """Params to start from, a pure function of seed, drawn on the CPU; see `init` above.
+
+        dtype and device: the module's, unless given. Raises: NotImplementedError naming a submodule whose parameters
+        reset_parameters does not draw; ConversionError when the function builds another module under another seed.
+        """
+        given = self._blueprint.parameters
+        return {
+            name: LiteTensor(weight, dtype=dtype or given[name].dtype, device=device or given[name].device)
+            for name, weight in self._drawn(seed).items()
+        }
+
+    def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return self._drawn(int(torch.randint(2**62, (), generator=generator)))
+
+    def _drawn(self, seed: int) -> dict[str, torch.Tensor]:
+        if self.initial == "given":
+            return self._blueprint.parameters
+        if self.factory is not None:
+            return constructed(self.factory, self._blueprint, seed)
+        return reset(self._blueprint, seed)
+
+    # calls ---------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self, params: Any, *args: Any, state: State | None = None, seed: int | None = None, **kwargs: Any
+    ) -> Any:
+        self._expect_names("params", params, self._blueprint.parameters)
+        if state is None:
+            if self.buffers == "updated":
+                raise TypeError(
+                    f'{self}: buffers="updated" needs the running statistics, model(params, x, state=state), and '
+                    f"returns (output, new state); start from model.state"
+                )
+            constants = self._constants_beside(params)
+        else:
+            self._expect_names("state", state, self._constants)
+            constants = dict(state)
+        if not self._verified:
+            with self._lock:
+                if not self._verified:
+                    self._verify(params, constants, args, kwargs)
+                    self._verified = True
+        drawing = no_draws(self._unseeded()) if seed is None else draws(seed)
+        try:
+            copy = self._free.popleft()
+        except IndexError:
+            copy = self._new_copy()
+        # Buffers are written in place by some layers: a call has its own.
+        own = {
+            name: value.clone()
+            if name in self._blueprint.buffers and isinstance(value, torch.Tensor)
+            else value
+            for name, value in constants.items()
+        }
+        copy.fill(params)
+        copy.fill(own)
+        try:
+            with drawing:
+                out = copy.module(*args, **kwargs)
+            new_state = self._written(copy, own, constants)
+        except Exception as error:
+            error.add_note(f"in the forward of {self}")
+            raise
+        copy.empty()
+        self._free.append(copy)  # a copy whose forward failed midway is not used again
+        return (out, new_state) if self.buffers == "updated" else out
+
+    def __repr__(self) -> str:
+        return f"from_torch({self._blueprint.name})"
+
+    def _new_copy(self, dropout: bool = True) -> Copy:
+        module = self._blueprint.build({})
+        set_policy(module, self.buffers, updates=True)
+        without_in_place_work(module)
+        if not dropout:
+            drop_nothing(module)
+        return Copy(module)
+
+    def _verify(self, params: Any, constants: State, args: tuple, kwargs: dict[str, Any]) -> None:
+        def theirs(tensors: dict[str, Any]) -> torch.nn.Module:
+            module = self._blueprint.build({**self._blueprint.buffers, **tensors})
+            set_policy(module, self.buffers, updates=False)
+            drop_nothing(module)
+            return module
+
+        compare(str(self), self._new_copy(dropout=False), theirs, dict(params), dict(constants), args, kwargs)
+
+    def _written(self, copy: Copy, given: State, before: State) -> dict[str, torch.Tensor]:
+        """The state after a call; refused where it changed although the policy has it constant."""
+        after = {name: copy.current(name) for name in given}
+        if self.buffers == "updated":
+            return {name: raw(value).detach() for name, value in after.items()}
+        for name, value in after.items():
+            changed = value is not given[name]
+            if not changed and isinstance(value, torch.Tensor) and name in self._blueprint.buffers:
+                changed = value._version != 0
+            if changed:
+                raise ConversionError(
+                    f"{self}: forward writes buffer {name!r}, which would be lost after the call; with "
+                    f'buffers="updated" it is returned as new state'
+                )
+        return {}
+
+    def _constants_beside(self, params: Params) -> dict[str, torch.Tensor]:
+        """The model's own constants, on the device of the params, floating-point ones in their dtype."""
+        name = next(iter(params), None)
+        if name is None:
+            return self._constants
+        was, now = self._blueprint.parameters[name], params[name]
+        if was.device == now.device and was.dtype == now.dtype:
+            return self._constants
+        key = (now.device, now.dtype)
+        if key not in self._moved:
+            self._moved[key] = {
+                n: tensor.to(
+                    device=now.device if tensor.device == was.device else None,
+                    dtype=now.dtype if tensor.dtype == was.dtype else None,
+                )
+                for n, tensor in self._constants.items()
+            }
+        return self._moved[key]
+
+    def _expect_names(self, what: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        if given.keys() == expected.keys():
+            return
+        tied = self._blueprint.tied
+        lacking = [name for name in expected if name not in given]
+        surplus = [
+            f"{name!r}" + (f" (tied to {tied[name]!r})" if name in tied else "")
+            for name in given
+            if name not in expected
+        ]
+        raise KeyError(
+            f"{self}: {what} must have exactly the names of model.{'params()' if what == 'params' else 'state'}; "
+            f"lacking {lacking}, not known {', '.join(surplus) or 'none'}"
+        )
+
+    def _unseeded(self) -> str:
+        return (
+            f"{self}: dropout is active (p > 0, training mode) and the call has no seed to draw from. Give one, "
+            f"model(params, x, seed=...), another one at each step; or convert module.eval(), "
+            f'with buffers="batch" where batch statistics are wanted.'
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_free": deque(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
