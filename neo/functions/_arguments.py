@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["dim_tuple", "given_dims", "spread", "wrap_dim"]
+import torch
+
+__all__ = ["dim_tuple", "given_dims", "named", "spread", "wrap_dim"]
+
+named: Any = torch.return_types  # whose stubs know only some of the named tuples
 
 
 def wrap_dim(dim: int, ndim: int) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions._arguments import named
 from neo.functions.registry import implements, lite, raw
 from neo.functions.triangular import solve_triangular
 from neo.tensor import LiteTensor
@@ -61,7 +62,7 @@ def lu(A, *, pivot=True):
     if n > k:
         rest = solve_triangular(first_L, rows[..., :, k:], upper=False, unitriangular=True)
         first_U = torch.cat([first_U, rest], -1)
-    return torch.return_types.linalg_lu((_like(A, P), first_L, first_U))
+    return named.linalg_lu((_like(A, P), first_L, first_U))
 
 
 def _packed(L, U):
@@ -80,7 +81,7 @@ def lu_factor(A, *, pivot=True):
     """(LU, pivots): L and U in one matrix, and the row exchanges."""
     pivots = torch.linalg.lu_factor(raw(A), pivot=pivot).pivots
     _, L, U = lu(A, pivot=pivot)
-    return torch.return_types.linalg_lu_factor((_packed(L, U), _like(A, pivots)))
+    return named.linalg_lu_factor((_packed(L, U), _like(A, pivots)))
 
 
 @implements(torch.linalg.lu_factor_ex)
@@ -88,7 +89,7 @@ def lu_factor_ex(A, *, pivot=True, check_errors=False):
     """(LU, pivots, info): info 0, or the first diagonal entry of U that is zero."""
     _, pivots, info = torch.linalg.lu_factor_ex(raw(A), pivot=pivot, check_errors=check_errors)
     _, L, U = lu(A, pivot=pivot)
-    return torch.return_types.linalg_lu_factor_ex((_packed(L, U), _like(A, pivots), _like(A, info)))
+    return named.linalg_lu_factor_ex((_packed(L, U), _like(A, pivots), _like(A, info)))
 
 
 @implements(torch.lu, torch.Tensor.lu, only=True, name="lu")
@@ -103,10 +104,10 @@ def lu_unpack(x, LU_pivots, unpack_data=True, unpack_pivots=True):
     """(P, L, U) of what lu_factor gives; parts not asked for are empty."""
     P, L, U = torch.lu_unpack(raw(x), raw(LU_pivots), unpack_data, unpack_pivots)
     if not unpack_data:
-        return torch.return_types.lu_unpack((_like(x, P), _like(x, L), _like(x, U)))
+        return named.lu_unpack((_like(x, P), _like(x, L), _like(x, U)))
     k = min(x.shape[-2:])
     eye = torch.eye(x.shape[-2], k, dtype=x.dtype, device=x.device)
-    return torch.return_types.lu_unpack((_like(x, P), x[..., :, :k].tril(-1) + eye, x[..., :k, :].triu()))
+    return named.lu_unpack((_like(x, P), x[..., :, :k].tril(-1) + eye, x[..., :k, :].triu()))
 
 
 @implements(torch.linalg.lu_solve)
@@ -172,13 +173,13 @@ def qr(A, mode="reduced"):
         R = torch.cat([R, Q.transpose(-1, -2) @ A[..., :, m:]], -1)
     if mode == "r":
         Q = _like(A, torch.empty(0, dtype=A.dtype, device=A.device))
-    return torch.return_types.linalg_qr((Q, R))
+    return named.linalg_qr((Q, R))
 
 
 @implements(torch.qr)
 def torch_qr(x, some=True):
     """linalg.qr by its older name: some=False is mode="complete"."""
-    return torch.return_types.qr(tuple(qr(x, "reduced" if some else "complete")))
+    return named.qr(tuple(qr(x, "reduced" if some else "complete")))
 
 
 # --- eigenvectors of symmetric matrices ----------------------------------------------------------------------
@@ -232,7 +233,7 @@ def eigh(A, UPLO="L"):
 
     Only the triangle that UPLO names is read; the gradient is that by a symmetric A.
     """
-    return torch.return_types.linalg_eigh(_eigh(A, UPLO))
+    return named.linalg_eigh(_eigh(A, UPLO))
 
 
 @implements(torch.linalg.eigvalsh)
@@ -296,7 +297,7 @@ _svd, _svdvals = function(Svd, "svd"), function(Svdvals, "svdvals")
 @implements(torch.linalg.svd)
 def svd(A, full_matrices=True, *, driver=None):
     """(U, s, Vᵀ) of A (.., m, n), s descending. The columns that full_matrices adds to U and V have no gradient."""
-    return torch.return_types.linalg_svd(_svd(A, full_matrices))
+    return named.linalg_svd(_svd(A, full_matrices))
 
 
 @implements(torch.linalg.svdvals)
@@ -311,9 +312,9 @@ def torch_svd(x, some=True, compute_uv=True):
     if not compute_uv:
         m, n = x.shape[-2:]
         U, V = (torch.zeros((*x.shape[:-2], d, d), dtype=x.dtype, device=x.device) for d in (m, n))
-        return torch.return_types.svd((_like(x, U), _svdvals(x), _like(x, V)))
+        return named.svd((_like(x, U), _svdvals(x), _like(x, V)))
     U, s, Vh = _svd(x, not some)
-    return torch.return_types.svd((U, s, Vh.transpose(-1, -2)))
+    return named.svd((U, s, Vh.transpose(-1, -2)))
 
 
 def _range_of(A, q, niter):

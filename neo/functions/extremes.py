@@ -83,7 +83,7 @@ def max(x, dim=None, keepdim=False):
     """max(x): the largest entry. max(x, dim): (values, indices). max(x, y): the larger of two tensors."""
     if dim is None:
         return _amax(x, tuple(range(x.ndim)), False)
-    return _picked(torch.max, x, dim, keepdim) if _is_dim(dim) else torch.maximum(x, dim)
+    return picked(torch.max, x, dim, keepdim) if _is_dim(dim) else torch.maximum(x, dim)
 
 
 @implements(torch.min)
@@ -91,10 +91,10 @@ def min(x, dim=None, keepdim=False):
     """min(x): the smallest entry. min(x, dim): (values, indices). min(x, y): the smaller of two tensors."""
     if dim is None:
         return _amin(x, tuple(range(x.ndim)), False)
-    return _picked(torch.min, x, dim, keepdim) if _is_dim(dim) else torch.minimum(x, dim)
+    return picked(torch.min, x, dim, keepdim) if _is_dim(dim) else torch.minimum(x, dim)
 
 
-def _picked(pick: Any, x: Any, dim: int, keepdim: bool) -> Any:
+def picked(pick: Any, x: Any, dim: int, keepdim: bool) -> Any:
     """(values, indices) of a torch function that picks one entry along dim."""
     found = pick(raw(x), dim, keepdim=True)
     return values_at(type(found), x, dim, found.indices, keepdim)
@@ -113,13 +113,13 @@ def median(x, dim=None, keepdim=False):
     if dim is None:
         flat = x.reshape((-1,))
         return flat[int(torch.median(raw(flat), 0).indices)]
-    return _picked(torch.median, x, dim, keepdim)
+    return picked(torch.median, x, dim, keepdim)
 
 
 @implements(torch.kthvalue)
 def kthvalue(x, k, dim=-1, keepdim=False):
     """(values, indices): the k-th smallest along dim."""
-    return _picked(lambda data, d, keepdim: torch.kthvalue(data, k, d, keepdim), x, dim, keepdim)
+    return picked(lambda data, d, keepdim: torch.kthvalue(data, k, d, keepdim), x, dim, keepdim)
 
 
 @implements(torch.sort)

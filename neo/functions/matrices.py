@@ -12,11 +12,12 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions._arguments import named
 from neo.functions.decompositions import svdvals
 from neo.functions.extremes import amax, amin, vector_norm
 from neo.functions.linalg import Inverse, blended, matmul, solve
 from neo.functions.registry import implements, lite, raw
-from neo.functions.shaping import to_order
+from neo.functions.shaping import _VF, to_order
 from neo.tensor import LiteTensor
 
 inverse = function(Inverse, "inv")
@@ -75,13 +76,13 @@ implements(torch.det, torch.linalg.det)(Det)
 @implements(torch.linalg.slogdet)
 def slogdet(A):
     """(sign, log |det A|)."""
-    return torch.return_types.linalg_slogdet(_slogdet(A))
+    return named.linalg_slogdet(_slogdet(A))
 
 
 @implements(torch.slogdet)
 def torch_slogdet(x):
     """(sign, log |det A|)."""
-    return torch.return_types.slogdet(_slogdet(x))
+    return named.slogdet(_slogdet(x))
 
 
 @implements(torch.logdet)
@@ -98,7 +99,7 @@ def logdet(x):
 def inv_ex(A, *, check_errors=False):
     """(A⁻¹, info): info 0, or the first pivot that is zero."""
     info = torch.linalg.inv_ex(raw(A), check_errors=check_errors).info
-    return torch.return_types.linalg_inv_ex((inverse(A), lite(info) if isinstance(A, LiteTensor) else info))
+    return named.linalg_inv_ex((inverse(A), lite(info) if isinstance(A, LiteTensor) else info))
 
 
 @implements(torch.linalg.solve_ex)
@@ -106,7 +107,7 @@ def solve_ex(A, B, *, left=True, check_errors=False):
     """(X with A X = B, info)."""
     info = torch.linalg.solve_ex(raw(A), raw(B), left=left, check_errors=check_errors).info
     seen = isinstance(A, LiteTensor) or isinstance(B, LiteTensor)
-    return torch.return_types.linalg_solve_ex((solve(A, B, left=left), lite(info) if seen else info))
+    return named.linalg_solve_ex((solve(A, B, left=left), lite(info) if seen else info))
 
 
 class Pinv(Policy):
@@ -159,7 +160,7 @@ def lstsq(A, B, rcond=None, *, driver=None):
     if residuals.numel():
         away = matmul(A, X) - right
         residuals = (away * away).sum(-2).reshape(tuple(residuals.shape))
-    return torch.return_types.linalg_lstsq((X.squeeze(-1) if vector else X, residuals, rank, s))
+    return named.linalg_lstsq((X.squeeze(-1) if vector else X, residuals, rank, s))
 
 
 # --- powers and exponentials ---------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def multi_dot(tensors):
     return y.squeeze(-1) if last else y
 
 
-@implements(torch.chain_matmul, torch._C._VariableFunctions.chain_matmul)
+@implements(torch.chain_matmul, _VF.chain_matmul)
 def chain_matmul(*tensors):
     """multi_dot by its older name."""
     return multi_dot(tensors)

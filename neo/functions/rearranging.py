@@ -11,6 +11,7 @@ from neo.functions import joining, padding, shaping
 from neo.functions._arguments import wrap_dim
 from neo.functions.indexing import getitem, read_at
 from neo.functions.registry import implements, raw
+from neo.functions.shaping import _VF
 
 # --- parts written into a tensor -----------------------------------------------------------------------------
 
@@ -142,16 +143,21 @@ def _split_evenly(x: Any, indices_or_sections: Any, dim: int, name: str) -> Any:
 # --- joined and combined -------------------------------------------------------------------------------------
 
 
+def _given(tensors: Any) -> Any:
+    """Tensors given one by one, or in one list."""
+    return tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+
+
 @implements(torch.dstack)
 def dstack(tensors):
     """Tensors behind each other, along dim 2."""
     return torch.cat([torch.atleast_3d(x) for x in tensors], 2)
 
 
-@implements(torch.block_diag, torch._C._VariableFunctions.block_diag)
+@implements(torch.block_diag, _VF.block_diag)
 def block_diag(*tensors):
     """Matrices along a diagonal, zeros around them; vectors are rows."""
-    tensors = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    tensors = _given(tensors)
     blocks = [torch.atleast_2d(x) for x in tensors]
     width = sum(x.shape[1] for x in blocks)
     rows, start = [], 0
@@ -161,10 +167,10 @@ def block_diag(*tensors):
     return torch.cat(rows, 0)
 
 
-@implements(torch.meshgrid, torch._C._VariableFunctions.meshgrid)
+@implements(torch.meshgrid, _VF.meshgrid)
 def meshgrid(*tensors, indexing=None):
     """Each vector spread over a grid that they span; indexing "ij", the default as in torch, or "xy"."""
-    tensors = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    tensors = _given(tensors)
     if indexing not in (None, "ij", "xy"):
         raise RuntimeError(f'meshgrid: indexing must be one of "xy" or "ij", but received: {indexing}')
     vectors = [t.reshape((-1,)) for t in tensors]
@@ -176,10 +182,10 @@ def meshgrid(*tensors, indexing=None):
     return tuple(g.transpose(0, 1) for g in grids) if indexing == "xy" and len(shape) > 1 else tuple(grids)
 
 
-@implements(torch.cartesian_prod, torch._C._VariableFunctions.cartesian_prod)
+@implements(torch.cartesian_prod, _VF.cartesian_prod)
 def cartesian_prod(*tensors):
     """All ways to take one entry of each vector, as rows."""
-    tensors = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    tensors = _given(tensors)
     if len(tensors) == 1:
         return tensors[0]
     return torch.stack([t.reshape((-1,)) for t in torch.meshgrid(*tensors, indexing="ij")], 1)

@@ -6,15 +6,9 @@ from typing import Any
 
 import torch
 
-from neo.functions.extremes import values_at
+from neo.functions.extremes import picked
 from neo.functions.matrices import matmul
 from neo.functions.registry import implements, raw
-
-
-def _picked(pick: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
-    """(values, indices) of a torch function that picks one entry along dim, or that of all entries."""
-    found = pick(raw(x), dim, True)
-    return values_at(type(found), x, dim, found.indices, keepdim)
 
 
 @implements(torch.nanmedian)
@@ -23,13 +17,13 @@ def nanmedian(x, dim=None, keepdim=False):
     if dim is None:
         flat = x.reshape((-1,))
         return flat[int(torch.nanmedian(raw(flat), 0).indices)]
-    return _picked(torch.nanmedian, x, dim, keepdim)
+    return picked(torch.nanmedian, x, dim, keepdim)
 
 
 @implements(torch.mode)
 def mode(x, dim=-1, keepdim=False):
     """(values, indices): the commonest entry along dim; the gradient goes to the place that indices name."""
-    return _picked(torch.mode, x, dim, keepdim)
+    return picked(torch.mode, x, dim, keepdim)
 
 
 @implements(torch.quantile)

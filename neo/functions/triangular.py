@@ -6,6 +6,7 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions._arguments import named
 from neo.functions.registry import implements, lite, raw
 from neo.tensor import LiteTensor
 
@@ -51,7 +52,7 @@ def triangular_solve(x, A, upper=True, transpose=False, unitriangular=False):
     """(X with A X = B, A): torch's older name, right-hand side first."""
     matrix, up = (A.transpose(-1, -2), not upper) if transpose else (A, upper)
     X = _solve_triangular(matrix, x, up, unitriangular)
-    return torch.return_types.triangular_solve((X, torch.broadcast_to(A, (*X.shape[:-2], *A.shape[-2:]))))
+    return named.triangular_solve((X, torch.broadcast_to(A, (*X.shape[:-2], *A.shape[-2:]))))
 
 
 # --- Cholesky ------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def cholesky_ex(A, *, upper=False, check_errors=False):
     info = torch.linalg.cholesky_ex(raw(A), upper=upper, check_errors=check_errors).info
     L = _cholesky_unchecked(A.transpose(-1, -2) if upper else A)
     L = L.transpose(-1, -2) if upper else L
-    return torch.return_types.linalg_cholesky_ex((L, lite(info) if isinstance(A, LiteTensor) else info))
+    return named.linalg_cholesky_ex((L, lite(info) if isinstance(A, LiteTensor) else info))
 
 
 @implements(torch.cholesky_solve)

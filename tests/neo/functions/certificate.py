@@ -332,14 +332,20 @@ def _agree(got: Any, expected: Any, what: str, tolerance: float = 1e-7) -> None:
 
 def _as_exact_as_torch(call: Callable[..., Any], args: list[torch.Tensor], got: Any, expected: Any) -> None:
     """In float32: no further from what float64 gives than ten times as far as torch is, and a ten-thousandth."""
-    value, first, xs, _ = _by_torch(call, [x.double() for x in args], again=expected[2] is not None)
-    exact = (value, first, None if expected[2] is None else _pulled(first, xs))
+    try:
+        value, first, xs, _ = _by_torch(call, [x.double() for x in args], again=expected[2] is not None)
+        exact = (value, first, None if expected[2] is None else _pulled(first, xs))
+    except (
+        RuntimeError
+    ):  # float32 numbers that are no arguments, or places in memory: torch itself is the measure
+        exact = expected
     for found, torchs, truth, what in zip(got, expected, exact, ("value", "gradient", "second"), strict=True):
         if torchs is None:
             continue
         for a, b, c in zip(tensors(found), tensors(torchs), tensors(truth), strict=True):
             assert a.dtype == b.dtype, f"{what}: {a.dtype}, expected {b.dtype}"
             assert a.shape == b.shape, f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}"
+            c = c.detach()
             finite = torch.isfinite(b) & torch.isfinite(c)
             ours, theirs = (_largest(torch.where(finite, t.double() - c, 0.0)) for t in (a.data, b.detach()))
             bound = 10 * theirs + 1e-4 * max(1.0, _largest(torch.where(finite, c, 0.0)))
