@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import optree
 import torch
+from optree.registry import __GLOBAL_NAMESPACE as GLOBAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,3 +123,27 @@ class Task:
                 f"Task: this is one task (support y {tuple(self.support.y.shape)}), not a meta-batch; "
                 "only a task with a leading axis (meta_batch, n) has a length and can be indexed."
             )
+
+
+def _register(cls: type, *names: str) -> None:
+    """Make cls a pytree with these fields, so that vmap can slice a meta-batch, and the like.
+
+    What comes back may hold gradients, None or dims in place of tensors, which __post_init__ would refuse.
+    """
+
+    def unflatten(_: Any, children: Iterable[Any]) -> Any:
+        made: Any = object.__new__(cls)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(made, name, child)
+        return made
+
+    optree.register_pytree_node(
+        cls,
+        lambda value: (tuple(getattr(value, name) for name in names), None, names),
+        unflatten,
+        namespace=GLOBAL,
+    )
+
+
+_register(Batch, "x", "y")
+_register(Task, "support", "query")

@@ -78,7 +78,7 @@ def gradcheck(
         tangent = check.forward_mode(map_, at, cotangent)
         if tangent is not None:
             raise GradcheckError(
-                f"gradcheck({name}): order {level}: the tangent by jvp {tangent.sentence('the gradients')} "
+                f"gradcheck({name}): order {level}: the tangent by jvp, {tangent.sentence('the gradients')} "
                 f"{_blame_jvp(check, map_, at)}"
             )
     return True
@@ -94,7 +94,7 @@ class _Wrong:
     got: float
 
     def sentence(self, source: str = "central difference") -> str:
-        where = f"entry {self.entry}, " if self.entry is not None else ""
+        where = f"entry {self.entry}, " if self.entry is not None else "along a random direction, "
         return f"{where}is off: expected {self.expected:.9g} by {source}, got {self.got:.9g}."
 
 
@@ -241,6 +241,12 @@ def _accusation(check: _Check, call: Call, order: int, wrong: _Wrong) -> str:
     args: Any = call.args
     moved = sum(_moves(leaf) for leaf in optree.tree_leaves(args))
     of = f"its tensor input {wrong.input}" if wrong.input < moved else "the cotangent"
+    if policy.verified:
+        return (
+            f"Neo's own Policy {policy.__name__}, tried alone, disagrees at the values it met: its derivative of order "
+            f"{order} with respect to {of}, {wrong.sentence()} A kink there (a tie, a step of eps across a corner) is "
+            f"more likely than a wrong rule; move the inputs a little, or report it."
+        )
     sentence = (
         f"The fault is in Policy {policy.__name__}{place}: tried alone, its derivative of order {order} with respect "
         f"to {of}, {wrong.sentence()}"

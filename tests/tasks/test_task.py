@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks import Batch, Task
+import neo
+from tasks import Batch, Glyphs, Task
 
 
 def batch(*lead: int, item: tuple[int, ...] = (1, 2, 2)) -> Batch:
@@ -65,3 +66,26 @@ def test_batch_refuses_two_devices():
 def test_task_refuses_support_and_query_that_do_not_match(support, query, message):
     with pytest.raises(ValueError, match=f"Task: .*{message}"):
         Task(support, query)
+
+
+def test_meta_batch_is_a_tree_that_vmap_slices():
+    """Adapting to a whole meta-batch at once equals adapting to its tasks in turn."""
+    meta_batch = Glyphs().sampler("train", ways=3, shots=1, queries=2, seed=0).sample(0, 4)
+    model = neo.nn.MLP(28 * 28, 8, 3)
+    params = {name: value.to(torch.float64) for name, value in model.init(seed=0).items()}
+
+    def loss(params, batch):
+        return torch.nn.functional.cross_entropy(model(params, batch.x.double()), batch.y)
+
+    def after_adaptation(params, task):
+        gradient = neo.grad(loss, argnums=0)(params, task.support)
+        adapted, _ = neo.optim.sgd(0.4).step(params, gradient, None)
+        return loss(adapted, task.query)
+
+    one = neo.value_and_grad(after_adaptation, argnums=0)
+    values, gradients = neo.vmap(lambda task: one(params, task))(meta_batch)
+    for i, task in enumerate(meta_batch):
+        value, gradient = one(params, task)
+        torch.testing.assert_close(values[i].data, value.data)
+        for name in params:
+            torch.testing.assert_close(gradients[name][i].data, gradient[name].data)

@@ -2,7 +2,7 @@
 
 An expression is a list of steps; each takes an op and earlier results, all 3 x 3 matrices, so that any op may follow
 any other. It is one Python function of torch functions, run on torch tensors by the examiner and on LiteTensors by
-Neo. A step may also be a session: a gradient step down another random expression.
+Neo. A step may also be a session, a gradient step down another random expression, or an expression checkpointed.
 """
 
 from __future__ import annotations
@@ -94,10 +94,12 @@ def expressions(draw: Any, depth: int = 2, longest: int = 6) -> list[tuple]:
     for i in range(draw(st.integers(1, longest))):
         operands = st.integers(0, i + 1)
         kind = draw(
-            st.sampled_from(["unary", "binary", "binary", "session"] if depth else ["unary", "binary"])
+            st.sampled_from(
+                ["unary", "binary", "binary", "session", "checkpoint"] if depth else ["unary", "binary"]
+            )
         )
-        if kind == "session":
-            steps.append(("session", draw(expressions(depth=0, longest=3)), draw(operands), draw(operands)))
+        if kind in ("session", "checkpoint"):
+            steps.append((kind, draw(expressions(depth=0, longest=3)), draw(operands), draw(operands)))
         elif kind == "unary":
             steps.append((draw(st.sampled_from(sorted(UNARY))), draw(operands)))
         else:
@@ -111,6 +113,11 @@ def run(steps: list[tuple], x: Any, y: Any) -> Any:
         if op == "session":
             inner, a, b = operands
             results.append(stepped(inner, results[a], results[b]))
+        elif op == "checkpoint":
+            inner, a, b = operands
+            part = lambda x, y, inner=inner: run(inner, x, y)  # noqa: E731
+            lite = isinstance(x, LiteTensor)
+            results.append((session.checkpoint(part) if lite else part)(results[a], results[b]))
         else:
             results.append((UNARY.get(op) or BINARY[op])(*[results[i] for i in operands]))
     return results[-1]

@@ -308,6 +308,12 @@ def test_function_that_goes_behind_the_tape_is_told_so():
         session.gradcheck(lambda x: x * neo.LiteTensor(x.data), (X,))
 
 
+def test_kink_is_not_called_a_mistake():
+    tied = neo.LiteTensor([1.0, 1.0, 0.0], dtype=torch.float64)
+    with pytest.raises(GradcheckError, match=r"Neo's own Policy \w+, tried alone, disagrees .* A kink there"):
+        session.gradcheck(lambda x: torch.relu(x * 2).sum(), (tied,))
+
+
 def test_fast_passes_what_is_right_and_costs_few_calls():
     calls = []
 

@@ -90,7 +90,9 @@ def test_sessions_around_vmap_see_every_order(fn, order):
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("constant_images", [True, False])
 def test_meta_batch_of_conv4_tasks_equals_the_loop(pool, fused, constant_images):
-    model = neo.nn.Conv4(ways=3, size=16, hidden=3, pool=pool, fused=fused)
+    model = neo.nn.Conv4(
+        ways=3, size=16, hidden=8, pool=pool, fused=fused
+    )  # 8 fill a vector of Neo's own kernels
     params = optree.tree_map(lambda p: p.to(torch.float64), model.init(seed=0))
     support, query = normal(2, 3, 1, 16, 16), normal(2, 6, 1, 16, 16, seed=1)
     if constant_images:
