@@ -16,7 +16,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-IN_SDIST = ("pyproject.toml", "setup.py", "LICENSE", "README.md", "neo/py.typed", "neo/autograd/_tape.pyx")
+IN_SDIST = ("pyproject.toml", "setup.py", "LICENSE", "README.md", "neo/py.typed", "neo/autograd/_tape.pyx", "neo/kernels/kernels.h")
 SMOKE = """
 import importlib.machinery, importlib.resources, pathlib, sys
 import neo, meta, tasks, scripts.train, scripts.evaluate
@@ -31,6 +31,7 @@ assert (conf / "train.yaml").is_file() and (conf / "evaluate.yaml").is_file(), "
 assert not list(folder.rglob("*.c")), "generated C travelled"
 x = neo.LiteTensor([1.0, 2.0])
 out, grads = neo.value_and_grad(lambda x: (x * x).sum())(x)
+assert neo.kernels.available(), "the kernels did not travel, or were not built"
 assert out.item() == 5.0 and grads[x].tolist() == [2.0, 4.0], (out, grads)
 """
 

@@ -12,6 +12,7 @@ from neo.autograd.batching import vmap
 from neo.autograd.check import gradcheck
 from neo.autograd.session import grad, stop_gradient, value_and_grad, vjp
 from neo.autograd.transforms import checkpoint, hessian, hvp, jacobian, jvp
+from neo.capture import capture
 from neo.creation import (
     arange,
     empty,
@@ -33,12 +34,13 @@ from neo.creation import (
     zeros,
     zeros_like,
 )
-from neo.errors import GradcheckError, GradientError, InPlaceError, NeoError, SavedTensorError
+from neo.errors import CaptureError, GradcheckError, GradientError, InPlaceError, NeoError, SavedTensorError
 from neo.tensor import LiteTensor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CaptureError",
     "GradcheckError",
     "GradientError",
     "InPlaceError",
@@ -47,6 +49,7 @@ __all__ = [
     "SavedTensorError",
     "arange",
     "autograd",
+    "capture",
     "checkpoint",
     "empty",
     "empty_like",

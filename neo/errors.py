@@ -28,6 +28,10 @@ class InPlaceError(NeoError, TypeError):
     """An in-place operation on a LiteTensor; the message names the functional form."""
 
 
+class CaptureError(NeoError, RuntimeError):
+    """A step cannot be recorded as a CUDA graph; the message says why, and what it must not do."""
+
+
 class GradcheckError(NeoError, AssertionError):
     """A gradient disagrees with finite differences; the message names order, input, entry, expected and got."""
 

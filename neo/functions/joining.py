@@ -116,7 +116,7 @@ unbound, part, widened = function(Unbind, "unbind"), function(Narrow, "narrow"),
 @implements(torch.narrow)
 def narrow(x, dim, start, length):
     """x from start, length long, along dim."""
-    if not isinstance(start, int) and (start.ndim or start.is_floating_point()):
+    if not isinstance(start, int) and (start.ndim or start.is_floating_point() or start.dtype is torch.bool):
         raise RuntimeError("narrow: start must be an 0-dim integral Tensor.")
     return part(x, wrap_dim(dim, x.ndim), int(start), length)
 

@@ -168,7 +168,7 @@ def blended(x, beta, y, alpha):
     """β x + α y; for β = 0 x is not read at all, as in torch: a nan in it does not spread."""
     y = y if alpha == 1 else y * alpha
     if beta == 0:
-        return y.expand(torch.broadcast_shapes(tuple(x.shape), tuple(y.shape)))
+        return torch.where(torch.zeros((), dtype=torch.bool, device=x.device), x, y)
     return (x if beta == 1 else x * beta) + y
 
 
@@ -252,9 +252,9 @@ class Solve(Policy):
 
     def backward(self, X_bar):
         A, X = self.ctx.release
-        need_A, _ = self.ctx.needs_grad
-        B_bar = _solve(A.transpose(-1, -2), X_bar)
-        return -(B_bar @ X.transpose(-1, -2)) if need_A else None, B_bar
+        need_A, need_B = self.ctx.needs_grad
+        B_bar = _solve(A.transpose(-1, -2), X_bar)  # which Ā is made of too
+        return -(B_bar @ X.transpose(-1, -2)) if need_A else None, B_bar if need_B else None
 
 
 _solve = function(Solve, "solve")

@@ -84,7 +84,9 @@ def row_weights(g, target, count, reduction, ignore_index):
     elif reduction == 0:
         g = g.unsqueeze(1)
     ignored = raw(target) == ignore_index
-    return torch.where(ignored.unsqueeze(1), 0.0, g) if is_batched(ignored) or ignored.any() else g
+    if ignored.device.type == "cpu" and not is_batched(ignored) and not ignored.any():
+        return g  # elsewhere, asking would wait for the device
+    return torch.where(ignored.unsqueeze(1), 0.0, g)
 
 
 row_cross_entropy = function(CrossEntropy, "cross_entropy")

@@ -150,17 +150,16 @@ def pinverse(x, rcond=1e-15):
 def lstsq(A, B, rcond=None, *, driver=None):
     """(X, residuals, rank, singular values): the X of least ‖A X − B‖, X = A⁺ B; the last two are constants."""
     found = torch.linalg.lstsq(raw(A), raw(B), rcond, driver=driver)
+    residuals, rank, s = found.residuals, found.rank, found.singular_values
     vector = B.ndim == A.ndim - 1 and B.ndim > 0
     right = B.unsqueeze(-1) if vector else B
     X = matmul(pinv(A), right)
-    if found.residuals.numel():
+    if isinstance(X, LiteTensor):
+        residuals, rank, s = lite(residuals), lite(rank), lite(s)
+    if residuals.numel():
         away = matmul(A, X) - right
-        residuals = (away * away).sum(-2)
-        residuals = residuals.reshape(tuple(found.residuals.shape))
-    else:
-        residuals = lite(found.residuals)
-    X = X.squeeze(-1) if vector else X
-    return torch.return_types.linalg_lstsq((X, residuals, lite(found.rank), lite(found.singular_values)))
+        residuals = (away * away).sum(-2).reshape(tuple(residuals.shape))
+    return torch.return_types.linalg_lstsq((X.squeeze(-1) if vector else X, residuals, rank, s))
 
 
 # --- powers and exponentials ---------------------------------------------------------------------------------
@@ -237,7 +236,10 @@ def multi_dot(tensors):
     return y.squeeze(-1) if last else y
 
 
-implements(torch.chain_matmul, only=True)(lambda *tensors: multi_dot(tensors))
+@implements(torch.chain_matmul, torch._C._VariableFunctions.chain_matmul)
+def chain_matmul(*tensors):
+    """multi_dot by its older name."""
+    return multi_dot(tensors)
 
 
 # --- norms ---------------------------------------------------------------------------------------------------

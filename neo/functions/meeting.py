@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from neo.functions.extremes import amax, amin, prod
-from neo.functions.registry import implements, raw
+from neo.functions.registry import implements, lite, raw
+from neo.tensor import LiteTensor
 
 _ALONG = {"prod": (prod, 1.0), "amax": (amax, -math.inf), "amin": (amin, math.inf)}
 
@@ -89,7 +90,7 @@ def index_reduce(x, dim, index, source, reduce, *, include_self=True):
 def index_copy(x, dim, index, source):
     """x with the slices of source written at index along dim; what several write to one place is not defined."""
     if x.ndim == 0:
-        return source.reshape(()) + x * 0 if source.numel() else x
+        return index_copy(x.reshape((1,)), 0, index.reshape((-1,)), source.reshape((-1,))).reshape(())
     dim = dim % x.ndim
     source = source.reshape((1,)) if source.ndim == 0 else source
     wide = raw(index).reshape((-1,) + (1,) * (x.ndim - 1 - dim)).expand(tuple(source.shape))
@@ -141,6 +142,7 @@ def fill(x, value):
     """A number or 0-dim tensor in the shape of x, which has no part in it."""
     if isinstance(value, int | float):
         return torch.full_like(x, value)
+    value = lite(value) if isinstance(x, LiteTensor) else value
     return value.to(x.dtype).expand(tuple(x.shape))
 
 

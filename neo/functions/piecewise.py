@@ -314,7 +314,9 @@ class Heaviside(Binary):
 
     def backward(self, z_bar):
         (zero,) = self.ctx.release
-        return torch.zeros_like(z_bar), torch.where(zero, z_bar, 0.0)
+        need_x, need_values = self.ctx.needs_grad
+        x_bar = torch.zeros_like(z_bar) if need_x else None
+        return x_bar, torch.where(zero, z_bar, 0.0) if need_values else None
 
 
 @implements(torch.frac)
@@ -330,7 +332,7 @@ class FloorDivide(Binary):
         return torch.floor_divide(x, other)
 
     def backward(self, z_bar):
-        return tuple(torch.zeros_like(z_bar) for _ in self.ctx.needs_grad)
+        return tuple(torch.zeros_like(z_bar) if need else None for need in self.ctx.needs_grad)
 
 
 implements(torch.floor_divide)(FloorDivide)

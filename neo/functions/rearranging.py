@@ -191,11 +191,7 @@ def combinations(x, r=2, with_replacement=False):
     take = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     rows = list(take(range(x.shape[0]), r))
     if not rows or not r:
-        return (
-            torch.empty(0, dtype=x.dtype, device=x.device)
-            if not r
-            else x[:0].reshape((0,)).expand((r, 0)).t()
-        )
+        return x[:0].reshape((0, 1)).expand((0, r)) if r else x[:0]
     return read_at(x, torch.tensor(rows, device=x.device))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -225,7 +226,9 @@ def _say_in_torchs_words(name: str, target: Any, args: Any, kwargs: Any, error: 
     if isinstance(error, NeoError | NotImplementedError):
         return
     try:
-        target(*raw(args), **{key: raw(value) for key, value in kwargs.items()})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            target(*raw(args), **{key: raw(value) for key, value in kwargs.items()})
     except _ERRORS as theirs:
         if isinstance(theirs, NotImplementedError):
             return
@@ -279,6 +282,9 @@ def _publish(
                 _handle.register_operator(variant, _number_variant(variant, handler))
     library = sys.modules["neo.functions"]
     setattr(library, label, handler)
+    for target in () if only else targets:  # torch's other names of the same function
+        if not target.__name__.startswith("_") and not hasattr(library, target.__name__):
+            setattr(library, target.__name__, handler)
     short = label.removeprefix("linalg_").removeprefix("special_")
     if not hasattr(
         torch, short

@@ -66,7 +66,10 @@ def interpolate(
 
     found = (_SMOOTH_ADJOINTS if antialias else _ADJOINTS).get((mode, count))
     if found is None:
-        apply(raw(x))  # which raises, saying what does not fit
+        try:
+            apply(raw(x))  # which raises, saying what does not fit
+        except NotImplementedError as error:
+            raise ValueError(f"interpolate: {error}") from None
         raise NotImplementedError(f"interpolate: mode={mode!r} over {count} dims has no Policy")
     kernel, takes_corners = found
     shape, out = tuple(x.shape), _wanted_size(x, size, scale_factor, count)

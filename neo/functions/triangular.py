@@ -23,12 +23,15 @@ class SolveTriangular(Policy):
 
     def backward(self, X_bar):
         A, X, upper, unitriangular = self.ctx.release
-        need_A, _ = self.ctx.needs_grad
-        B_bar = _solve_triangular(A.transpose(-1, -2), X_bar, not upper, unitriangular)
-        if not need_A:
-            return None, B_bar
-        A_bar = -(B_bar @ X.transpose(-1, -2))
-        return A_bar.triu(int(unitriangular)) if upper else A_bar.tril(-int(unitriangular)), B_bar
+        need_A, need_B = self.ctx.needs_grad
+        B_bar = _solve_triangular(
+            A.transpose(-1, -2), X_bar, not upper, unitriangular
+        )  # which Ā is made of too
+        A_bar = None
+        if need_A:
+            A_bar = -(B_bar @ X.transpose(-1, -2))
+            A_bar = A_bar.triu(int(unitriangular)) if upper else A_bar.tril(-int(unitriangular))
+        return A_bar, B_bar if need_B else None
 
 
 _solve_triangular = function(SolveTriangular, "solve_triangular")

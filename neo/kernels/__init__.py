@@ -23,7 +23,7 @@ import torch
 __all__ = ["available", "library", "ready", "switched_off"]
 
 _CHANNELS_LAST = torch.channels_last
-_transform = torch._C._functorch.peek_interpreter_stack  # the innermost open transform of torch.func; None where none is
+_transform = torch._C._functorch.peek_interpreter_stack  # the innermost open transform, or None
 
 
 def _load() -> ModuleType | None:

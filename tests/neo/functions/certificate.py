@@ -323,6 +323,7 @@ def _agree(got: Any, expected: Any, what: str, tolerance: float = 1e-7) -> None:
     largest = max([1.0, *(_largest(b) for b in wanted if isinstance(b, torch.Tensor))])
     for i, (a, b) in enumerate(zip(flat, wanted, strict=True)):
         if isinstance(b, torch.Tensor):
+            assert isinstance(a, LiteTensor), f"{what} {i}: a plain {type(a).__name__} of LiteTensors"
             bound = 1e-5 if b.dtype in (torch.float32, torch.float16, torch.bfloat16) else tolerance
             close(a, b.detach(), f"{what} {i}", bound, bound * largest)
         else:
@@ -407,6 +408,7 @@ stand in the last column, with what Neo says.
 | covered at first and second order | {covered} |
 | of those, on every sample | {wholly} |
 | of those, with some samples refused | {partly} |
+| of those, with differences as the judge of second order | {differences} |
 | right at first order, on samples at kinks, which have no second | {first_only} |
 | not covered | {uncovered} |
 | wrong | {wrong} |
@@ -427,6 +429,7 @@ def page(rows: Iterable[Row | str]) -> str:
         covered=kinds["wholly"] + kinds["partly"],
         wholly=kinds["wholly"],
         partly=kinds["partly"],
+        differences=sum("(d: " in line for line in lines),
         first_only=kinds["first only"],
         uncovered=kinds["uncovered"],
         wrong=kinds["wrong"],

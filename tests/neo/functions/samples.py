@@ -645,7 +645,7 @@ for count, fn in ((2, F.fractional_max_pool2d), (3, F.fractional_max_pool3d)):
     draws = uniform(2, 3, count)
     add(
         f"{fn.__name__}-indices",
-        lambda x, f=fn, u=draws: f(x, 2, output_ratio=0.6, return_indices=True, _random_samples=u),
+        lambda x, f=fn, u=draws: f(x, 2, output_size=3, return_indices=True, _random_samples=u.to(x.dtype)),
         normal(2, 3, *[6] * count),
     )
 add("interpolate-area", lambda x: F.interpolate(x, scale_factor=0.5, mode="area"), normal(2, 3, 4, 6))
@@ -696,6 +696,10 @@ add("multi_dot", lambda *xs: torch.linalg.multi_dot(xs), normal(3), normal(3, 5)
 add(
     "matrix_power", lambda a: torch.linalg.matrix_power(a, 5) + torch.linalg.matrix_power(a, -2), normal(3, 3)
 )
+add("torch.slogdet", torch.slogdet, normal(2, 3, 3))
+add("solve_triangular", lambda a, b, B: (
+    torch.linalg.solve_triangular(a, B, upper=True) + torch.linalg.solve_triangular(b, B, upper=False)),
+    normal(3, 3) + 3 * torch.eye(3), normal(3, 3) + 3 * torch.eye(3), normal(3, 2))  # fmt: skip
 add(
     "nonsingular-det",
     lambda a: torch.linalg.det(a) + torch.linalg.slogdet(a).logabsdet,
@@ -708,7 +712,13 @@ add("qr-third", lambda a: torch.linalg.qr(a), normal(4, 3), orders=3)
 add("lu-tall-third", lambda a: torch.linalg.lu(a), normal(4, 3), orders=3)
 add("cholesky-third", lambda a: torch.linalg.cholesky(a @ a.mT + torch.eye(3)), normal(3, 3), orders=3)
 add("matrix_exp-third", torch.linalg.matrix_exp, normal(3, 3), orders=3)
-add("logcumsumexp-third", lambda x: torch.logcumsumexp(x, 1), normal(2, 5), orders=3)
+add(
+    "logcumsumexp-third",  # torch's own third order is nan
+    lambda x: torch.logcumsumexp(x, 1),
+    normal(2, 5),
+    examiner=lambda x: torch.log(torch.cumsum(torch.exp(x), 1)),
+    orders=3,
+)
 add("cdist-third", torch.cdist, normal(3, 2), normal(4, 2), examiner=lambda x, y: (
     (x[:, None] - y[None]).square().sum(-1).sqrt()), orders=3)  # fmt: skip
 add(
