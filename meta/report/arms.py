@@ -23,7 +23,7 @@ __all__ = ["FAILURE", "SEEDS", "Arm", "ReportError", "Sweep", "read"]
 FAILURE = "failure.json"  # in a run's folder: the error that ended it
 SEEDS = ("seed", "task.seed")  # settings that make another try of the same arm
 # Settings that change nothing of a number.
-ASIDE = ("data_dir", "debug", "device", "evaluation.batch", "resume", "workers")
+ASIDE = ("data_dir", "debug", "device", "evaluation.batch", "rank_timeout_s", "resume", "workers")
 
 
 class ReportError(ValueError):
