@@ -21,12 +21,13 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
-from meta import MAML, Evaluation, Trainer
+import meta
+from meta import MAML, Classification, Evaluation, Regression, Trainer
 from meta.distributed import Ranks, launched
 from meta.run import train
 from neo import LiteTensor, nn
 from neo.optim import sgd
-from tasks import Glyphs
+from tasks import Glyphs, Sinusoid
 from tests.meta import toy
 
 ROOT = Path(__file__).parents[2]
@@ -144,10 +145,17 @@ def train_run(ranks: Ranks, config: DictConfig, folders: list[Path], resume: boo
     return train(config, folders[ranks.index], resume=resume, ranks=ranks)
 
 
-def gradient(ranks: Ranks, tasks: int) -> list[torch.Tensor]:
-    """MAML's, of the first meta-batch, with the losses and scores."""
-    learner = MAML(nn.Conv4(ways=5, hidden=8, pool="max", head="flatten"), inner_steps=2, workers=1)
-    sampler = Glyphs(alphabets=4, characters=6).sampler("train", ways=5, shots=1, queries=3, seed=0)
+def gradient(ranks: Ranks, tasks: int, algorithm: str = "MAML", family: str = "glyphs") -> list[torch.Tensor]:
+    """Of the first meta-batch, with the losses and scores."""
+    sampler: Any
+    if family == "glyphs":
+        sampler = Glyphs(alphabets=4, characters=6).sampler("train", ways=5, shots=1, queries=3, seed=0)
+        model: Any = nn.Conv4(ways=5, hidden=8, pool="max", head="flatten")
+        objective: Any = Classification()
+    else:  # tasks of a few bytes, which begin at other places of a cache line in another share
+        sampler = Sinusoid().sampler("train", shots=5, queries=7, seed=0)
+        model, objective = nn.MLP(1, 40, 40, 1), Regression()
+    learner = getattr(meta, algorithm)(model, inner_steps=2, inner_lr=0.01, objective=objective, workers=1)
     found = ranks.meta_gradient(learner, learner.init(0), sampler, 0, tasks)
     return [getattr(leaf, "data", leaf) for leaf in optree.tree_leaves(found)]
 

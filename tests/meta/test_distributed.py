@@ -79,6 +79,16 @@ def test_meta_gradient_of_ranks_is_that_of_one_process(tasks):
         assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "family"),
+    [("ANIL", "glyphs"), ("MetaSGD", "glyphs"), ("Reptile", "glyphs"), ("MAML", "sinusoids")],
+)
+def test_every_algorithm_has_the_same_bits_on_ranks(algorithm, family):
+    expected = jobs.gradient(ALONE, 6, algorithm, family)
+    for found in values(run_ranks(4, jobs.gradient, 6, algorithm, family)):
+        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
 @pytest.mark.parametrize("tasks", [1, 2, 5])
 def test_evaluation_is_the_same_on_every_rank_even_with_fewer_tasks(tasks):
     expected = jobs.evaluation(ALONE, tasks)
