@@ -76,7 +76,9 @@ class Experiment:
         """Results on the first tasks of a sampler. Raises: TrainingError where adapting to one of them breaks down."""
         evaluation, steps = self.config.evaluation, self.config.evaluation.inner_steps
         results = evaluate(self.learner, params, sampler, tasks, steps=steps, batch=evaluation.batch)
-        expect_finite_results(sampler.part, results, self.learner, params, sampler, steps)
+        expect_finite_results(
+            getattr(sampler, "part", "held-out"), results, self.learner, params, sampler, steps
+        )
         return results
 
     def protocol(self) -> dict[str, Any]:
