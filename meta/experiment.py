@@ -106,7 +106,8 @@ class Experiment:
             batch_norm=evaluation.batch_norm,
             record=record,
         )
-        expect_finite_results(sampler.part, results, self.learner, params, sampler, steps)
+        part = getattr(sampler, "part", "held-out")
+        expect_finite_results(part, results, self.learner, params, sampler, steps)
         return results
 
     def protocol(self) -> dict[str, Any]:
