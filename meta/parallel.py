@@ -36,7 +36,11 @@ class Workers:
         self.count = count
         self._pool: ThreadPoolExecutor | None = None
 
-    def map(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def map(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """[fn(item) for item in items]. The first exception of an item is raised; what no thread has begun is left."""
+        return list(self.each(fn, items))
+
+    def each(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """fn(item) for each item, in their order, each as soon as it is its turn, so that none need be kept.
 
         The first exception of an item is raised in its place; items that no thread has begun are then left.

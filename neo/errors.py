@@ -30,6 +30,10 @@ class InPlaceError(NeoError, TypeError):
     """An in-place operation on a LiteTensor; the message names the functional form."""
 
 
+class ComplexError(NeoError, TypeError):
+    """Complex numbers, which Neo's rules are not for; the message names the op."""
+
+
 class CaptureError(NeoError, RuntimeError):
     """A step cannot be recorded as a CUDA graph; the message says why, and what it must not do."""
 

@@ -70,7 +70,7 @@ class MAML(MetaLearner):
             (loss, score), gradient = gradient_of_task(params, task)
             return gradient, loss.data, score
 
-        return MetaGradient.of_tasks(self.workers.map(of_task, batch))
+        return MetaGradient.of_tasks(self.workers.each(of_task, batch))
 
     def _inner_loop(self, params: PyTree, support: Batch, steps: int) -> Iterator[Params]:
         """What adapt() and trajectory() are made of, so that they never go different ways."""

@@ -77,7 +77,7 @@ class Reptile(MetaLearner):
             trees: list[Any] = [params, trained]
             return optree.tree_map(lambda start, end: start - end, *trees), loss, score
 
-        return MetaGradient.of_tasks(self.workers.map(of_task, batch))
+        return MetaGradient.of_tasks(self.workers.each(of_task, batch))
 
     def _train(self, params: Params, task: Task) -> tuple[Params, torch.Tensor, torch.Tensor]:
         """W of one task, with the query loss and the mean score of the last minibatch before the step on it."""

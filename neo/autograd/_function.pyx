@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t
 
 import torch
 
-from neo.errors import InPlaceError
+from neo.errors import ComplexError, InPlaceError
 from neo.autograd._context cimport Context, PolicyBase, contains, rebuilt, stashed, version_of
 from neo.autograd._handle cimport Handle, is_handle, wrap
 from neo.autograd._tape cimport Node, Stack, Tape, open_stack
@@ -283,7 +283,7 @@ cdef int refuse_complex(Function function, object arguments) except -1:
             refuse_complex(function, argument)
         elif (type(argument) is complex or (type(argument) is DType and argument.is_complex)
                 or (isinstance(argument, Tensor) and argument.is_complex())):
-            raise TypeError(f"{function.name}: complex numbers are not supported, got {argument!r}. Keep the real and "
+            raise ComplexError(f"{function.name}: complex numbers are not supported, got {argument!r}. Keep the real and "
                             f"the imaginary part as two tensors.")
     return 0
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from neo.autograd._function import function
+from neo.autograd.policy import Policy
 from neo.functions._arguments import wrap_dim
 from neo.functions.extremes import values_at
 from neo.functions.reduction import Reduction
@@ -28,7 +29,7 @@ def cummin(x, dim):
 
 
 class LogCumsumExp(Reduction):
-    """yᵢ = log Σ e^xⱼ over j ≤ i along dim;  x̄ⱼ = Σ ȳᵢ e^(xⱼ − yᵢ) over i ≥ j, of positive and negative ȳ apart."""
+    """yᵢ = log Σ e^xⱼ over j ≤ i along dim;  x̄ = LogCumsumExpGradient(ȳ, x, y)."""
 
     def forward(self, x, dim):
         y = torch.logcumsumexp(x, dim)
@@ -37,20 +38,43 @@ class LogCumsumExp(Reduction):
 
     def backward(self, y_bar):
         x, y, dim = self.ctx.release
-        if x.ndim == 0:
-            return y_bar
-        return _pulled_back(y_bar, x, y, dim) - _pulled_back(-y_bar, x, y, dim)
+        return y_bar if x.ndim == 0 else _logcumsumexp_gradient(y_bar, x, y, dim)
 
 
-def _pulled_back(g: Any, x: Any, y: Any, dim: int) -> Any:
-    """Σ gᵢ e^(xⱼ − yᵢ) over i ≥ j with gᵢ > 0, by logarithms, so that nothing overflows on the way."""
-    positive = raw(g) > 0
+class LogCumsumExpGradient(Policy):
+    """zⱼ = G(g, x, y)ⱼ = Σ gᵢ e^(xⱼ − yᵢ) over i ≥ j along dim.
+    With ↺ for turned round along dim: ḡ = ↺G(↺z̄, −↺y, −↺x),  x̄ = z̄ z,  ȳ = −g ḡ.
+
+    Linear in g, and so has a derivative by it where g = 0 too, which its numbers, made by logarithms of the positive
+    and the negative g apart so that nothing overflows, would not show.
+    """
+
+    verified = True
+
+    def forward(self, g, x, y, dim):
+        z = _by_logarithms(g, x, y, dim) - _by_logarithms(-g, x, y, dim)
+        self.ctx.save(g, x, y, z, dim)
+        return z
+
+    def backward(self, z_bar):
+        g, x, y, z, dim = self.ctx.release
+        need_g, need_x, need_y = self.ctx.needs_grad
+        g_bar = None
+        if need_g or need_y:
+            turned = (z_bar.flip(dim), -y.flip(dim), -x.flip(dim))
+            g_bar = _logcumsumexp_gradient(*turned, dim).flip(dim)
+        return g_bar, z_bar * z if need_x else None, -g * g_bar if need_y else None
+
+
+def _by_logarithms(g: torch.Tensor, x: torch.Tensor, y: torch.Tensor, dim: int) -> torch.Tensor:
+    """Σ gᵢ e^(xⱼ − yᵢ) over i ≥ j with gᵢ > 0."""
+    positive = g > 0
     nothing = torch.finfo(g.dtype).min / 1024  # e to that is 0, and a few of them together do not overflow
     logs = torch.where(positive, torch.log(torch.where(positive, g, 1.0)), nothing)
-    sums = _logcumsumexp((logs - y).flip(dim), dim).flip(dim)
-    return torch.exp(sums + x)
+    return torch.exp(torch.logcumsumexp((logs - y).flip(dim), dim).flip(dim) + x)
 
 
+_logcumsumexp_gradient = function(LogCumsumExpGradient, "logcumsumexp_gradient")
 _logcumsumexp = function(LogCumsumExp, "logcumsumexp")
 implements(torch.logcumsumexp)(LogCumsumExp)
 

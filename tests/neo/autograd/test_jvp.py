@@ -153,7 +153,8 @@ def test_tangents_and_gradients_of_every_op_are_adjoint(case):
     _, tangent = session.jvp(fn, args, dots)
     forward = sum(float((t.data * bar).sum()) for t, bar in zip(tangent, bars, strict=True))
     back = sum(float((g.data * t.data).sum()) for g, t in zip(pullback(bars), dots, strict=True))
-    assert forward == pytest.approx(back, rel=1e-7, abs=1e-9, nan_ok=True)
+    exact = all(o.dtype is torch.float64 for o in out)
+    assert forward == pytest.approx(back, rel=1e-7 if exact else 1e-5, abs=1e-9, nan_ok=True)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
