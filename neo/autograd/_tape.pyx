@@ -368,34 +368,40 @@ cdef list forward_rule(Node node, list dots):
         ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
     result = list(result) if isinstance(result, (tuple, list)) else [result]
     if len(result) != node.outputs:
-        raise GradientError(
+        raise wrong(
+            node.policy.jvp,
             f"{node.name}.jvp: expected {node.outputs} tangent{'s' if node.outputs != 1 else ''}, one per output of "
-            f"forward, got {len(result)}. Return None where there is no tangent.{written(node.policy.jvp)}")
+            f"forward, got {len(result)}. Return None where there is no tangent.")
     for i in range(node.outputs):
         output = node.tensor_at(node.inputs + i)
         if result[i] is None or output is None:
             continue
         if not (isinstance(result[i], Tensor) or is_handle(result[i])):
-            raise GradientError(f"{node.name}.jvp: tangent {i} must be a tensor or None, got "
-                                f"{type(result[i]).__name__} {result[i]!r}.{written(node.policy.jvp)}")
+            raise wrong(node.policy.jvp, f"{node.name}.jvp: tangent {i} must be a tensor or None, got "
+                                         f"{type(result[i]).__name__} {result[i]!r}")
         if layout(result[i]) != layout(output):
-            raise GradientError(
+            raise wrong(
+                node.policy.jvp,
                 f"{node.name}.jvp: tangent {i} has shape {tuple(result[i].shape)}, {result[i].dtype}, on "
                 f"{result[i].device}; expected {tuple(output.shape)}, {output.dtype}, on {output.device}, as output {i} "
-                f"has.{written(node.policy.jvp)}")
+                f"has.")
     return result
 
 
-cdef str written(object rule):
-    """Where the user wrote this rule, as the end of an error's sentence."""
+cdef object wrong(object rule, str message):
+    """A GradientError for the caller to raise, with a note of where the user wrote this rule: it has returned by now."""
+    error = GradientError(message)
     code = getattr(rule, "__code__", None)
-    return "" if code is None else f" The rule is at {code.co_filename}:{code.co_firstlineno}."
+    if code is not None:
+        error.add_note(f"The rule is at {code.co_filename}:{code.co_firstlineno}.")
+    return error
 
 
 cdef list transposed(Node node, list dots):
     """A tangent for each output, by the rule for gradients alone: v ↦ Jᵀ v is linear, and its transpose is J.
 
-    Backward runs on zeros, recorded on a tape of its own, which is then walked back with the tangents of the inputs.
+    Backward runs on ones (anything would do, but at zero a rule may take another path), recorded on a tape of its own,
+    which is then walked back with the tangents of the inputs.
     """
     cdef int i
     cdef Tape tape = Tape()
@@ -403,7 +409,7 @@ cdef list transposed(Node node, list dots):
     for i in range(node.outputs):
         output = node.tensor_at(node.inputs + i)
         if output is not None:      # None for integers; others are alive, for the tape keeps them
-            bars[i] = wrap(torch.zeros_like((<Handle> output).data))
+            bars[i] = wrap(torch.ones_like((<Handle> output).data))
             tape.watch(bars[i])
     TapeContext.push(tape)
     try:
@@ -432,9 +438,10 @@ cdef tuple as_gradients(Node node, object result):
         gradients = (result,)
     if len(gradients) == node.inputs:
         return gradients
-    raise GradientError(
+    raise wrong(
+        rule_of(node),
         f"{node.name}.backward: expected {node.inputs} gradient{'s' if node.inputs != 1 else ''}, one per tensor "
-        f"input of forward, got {len(gradients)}. Return None where there is no gradient.{written(rule_of(node))}")
+        f"input of forward, got {len(gradients)}. Return None where there is no gradient.")
 
 
 cdef object rule_of(Node node):
@@ -448,28 +455,30 @@ cdef object check(Node node, int i, object gradient):
         return gradient
     shape, dtype, device = layout
     if not (isinstance(gradient, Tensor) or is_handle(gradient)):
-        raise GradientError(
-            f"{node.name}.backward: gradient {i} must be a tensor or None, got {type(gradient).__name__} {gradient!r}."
-            f"{written(rule_of(node))}")
+        raise wrong(
+            rule_of(node),
+            f"{node.name}.backward: gradient {i} must be a tensor or None, got {type(gradient).__name__} {gradient!r}")
     if node.policy is not None and node.policy.broadcasts:
         if gradient.shape != shape:
             gradient = gradient.sum_to_size(shape)
         if gradient.dtype is not dtype:
             gradient = gradient.to(dtype)
     if gradient.shape != shape:
-        raise GradientError(
+        raise wrong(
+            rule_of(node),
             f"{node.name}.backward: gradient {i} has shape {tuple(gradient.shape)}, expected {tuple(shape)}, "
-            f"the shape of input {i}. Sum over the axes along which the input was broadcast.{written(rule_of(node))}")
+            f"the shape of input {i}. Sum over the axes along which the input was broadcast.")
     if gradient.dtype is not dtype:
-        raise GradientError(
+        raise wrong(
+            rule_of(node),
             f"{node.name}.backward: gradient {i} has dtype {gradient.dtype}, expected {dtype}, the dtype of "
-            f"input {i}. Cast it with .to(...).{written(rule_of(node))}")
+            f"input {i}. Cast it with .to(...).")
     if gradient.device != device:
         if gradient.ndim == 0 or not shape:     # a 0-dim input may meet tensors of another device, as in torch
             return gradient.to(device)
-        raise GradientError(
-            f"{node.name}.backward: gradient {i} is on {gradient.device}, expected {device}, the device of input {i}."
-            f"{written(rule_of(node))}")
+        raise wrong(
+            rule_of(node),
+            f"{node.name}.backward: gradient {i} is on {gradient.device}, expected {device}, the device of input {i}.")
     return gradient
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import is_batched
 from neo.functions.registry import implements, raw
 
 
@@ -49,7 +50,9 @@ def safe_softmax(x, dim, dtype=None):
     """softmax over dim; zeros, with gradient zero, where all of x is −∞."""
     x = x if dtype is None else x.to(dtype)
     empty = (raw(x) == -math.inf).all(dim, keepdim=True)
-    if x.device.type == "cpu" and not bool(empty.any()):  # elsewhere, asking would wait for the device
+    if (
+        x.device.type == "cpu" and not is_batched(empty) and not bool(empty.any())
+    ):  # elsewhere, asking would wait for the device
         return torch.softmax(x, dim)
     return torch.where(empty, 0.0, torch.softmax(torch.where(empty, 0.0, x), dim))
 

@@ -101,7 +101,7 @@ def _pixels(x: Any, places: list[torch.Tensor]) -> Any:
     within = torch.ones(shape, dtype=torch.bool, device=x.device)
     flat = torch.zeros(shape, dtype=torch.long, device=x.device)
     for p, size in zip(places, sizes, strict=True):
-        within &= (p >= 0) & (p <= size - 1)
+        within = within & (p >= 0) & (p <= size - 1)
         flat = flat * size + p.clamp(0, max(size - 1, 0)).nan_to_num().long()
     index = flat.reshape(n, 1, -1).expand(n, c, -1)
     values = torch.gather(x.flatten(2), 2, index).reshape((n, c, *shape[1:]))

@@ -63,7 +63,9 @@ COMPLEX = {
 
 @pytest.mark.parametrize("name", COMPLEX)
 def test_complex_numbers_are_refused_by_name(name):
-    with pytest.raises((TypeError, NotImplementedError), match=r"\w+.*: .*complex") as caught:
+    with pytest.raises(
+        (TypeError, NotImplementedError, RuntimeError), match=r"(?i)\w+.*: .*complex"
+    ) as caught:
         COMPLEX[name]()
     assert points_here(caught.value)
 
@@ -117,10 +119,10 @@ GRADIENTS = {
 def test_wrong_gradients_name_the_policy_and_where_its_backward_is_written(name, order):
     result, message = GRADIENTS[name]
     fn = session.grad(lambda x, y: returning(result)(x, y), argnums=(0, 1))
-    with pytest.raises(GradientError, match=rf"Wrong\.backward: .*{message}.* The rule is at ") as caught:
+    with pytest.raises(GradientError, match=rf"Wrong\.backward: .*{message}") as caught:
         fn(X, X) if order == 1 else session.grad(lambda x: fn(x, x)[0] * x, argnums=0)(X)
     backward = returning(result).policy.backward.__code__
-    assert f"The rule is at {__file__}:{backward.co_firstlineno}." in str(caught.value)
+    assert caught.value.__notes__ == [f"The rule is at {__file__}:{backward.co_firstlineno}."]
     assert points_here(caught.value)
 
 

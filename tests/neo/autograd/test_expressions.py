@@ -52,7 +52,7 @@ UNARY: dict[str, Callable[..., Any]] = {
     "amax": lambda x: x - torch.amax(x, 1, keepdim=True),
     "sort": lambda x: torch.sort(x, 0)[0],
     "norm": lambda x: x / torch.sqrt((x * x).sum() + 1),
-    "layer_norm": lambda x: F.layer_norm(x, (N,)),
+    "layer_norm": lambda x: layer_norm(x),
     "triangle": torch.tril,
     "pad": lambda x: F.pad(x[:2, 1:], (1, 0, 0, 1)),
     "index": lambda x: x[torch.tensor([2, 0, 0])],
@@ -85,6 +85,14 @@ BINARY: dict[str, Callable[..., Any]] = {
     "stack": lambda x, y: torch.stack((x, y)).mean(0),
     "cross_entropy": lambda x, y: y * F.cross_entropy(x, torch.tensor([0, 2, 1])),
 }
+
+
+def layer_norm(x: Any) -> Any:
+    """For the examiner of its parts: the third derivative of torch's own takes its statistics for constants."""
+    if isinstance(x, LiteTensor):
+        return F.layer_norm(x, (N,))
+    away = x - x.mean(-1, keepdim=True)
+    return away / torch.sqrt((away * away).mean(-1, keepdim=True) + 1e-5)
 
 
 @st.composite
