@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -144,7 +146,7 @@ def dispatch(func: Any, args: tuple, kwargs: dict[str, Any] | None) -> Any:
         raise _unsupported(func)
     if not kwargs:
         return handler(*args)
-    if kwargs.pop("inplace", False):
+    if kwargs.pop("inplace", False) and not _in_place.reads_as_functional:
         raise InPlaceError(
             f"torch.{func.__name__}: inplace=True would write in place; use the result of inplace=False"
         )
@@ -152,6 +154,26 @@ def dispatch(func: Any, args: tuple, kwargs: dict[str, Any] | None) -> Any:
         raise InPlaceError(f"torch.{func.__name__}: out= would write in place; use the result instead")
     kwargs.pop("_stacklevel", None)  # where torch's own warnings would point
     return handler(*args, **kwargs)
+
+
+class _InPlace(threading.local):
+    reads_as_functional = False
+
+
+_in_place = _InPlace()
+
+
+@contextlib.contextmanager
+def inplace_as_functional() -> Iterator[None]:
+    """Inside, F.relu(x, inplace=True) and its like give a new tensor, and x stays as it is.
+
+    For code whose values are compared with torch's, where an x that is used again would show up.
+    """
+    before, _in_place.reads_as_functional = _in_place.reads_as_functional, True
+    try:
+        yield
+    finally:
+        _in_place.reads_as_functional = before
 
 
 def raw(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import torch
 
 from neo.draws import draws, no_draws
 from neo.errors import ConversionError
-from neo.functions.registry import raw
+from neo.functions.registry import inplace_as_functional, raw
 from neo.nn._torch.care import POLICIES, drop_nothing, set_policy, without_in_place_work
 from neo.nn._torch.copies import Blueprint, Copy
 from neo.nn._torch.refusals import refuse_unconvertible
@@ -69,7 +70,8 @@ class TorchModel(Module):
         init: what init(seed) gives. "drawn": new weights, by `module()` under the seed if it is a function, else by
             each submodule's reset_parameters; a constructor's own initialisation beyond that (torchvision's ResNet has
             one) is known only to a function. "given": the weights of the module, whatever the seed (a pretrained one).
-        verify: before the first call, run torch's forward on the same numbers and compare; see Raises.
+        verify: before the first call, run torch's forward on the same numbers and compare; see Raises. Without it
+            functions called with inplace=True are refused, as everywhere in Neo.
 
     A call: model(params, *args, state=None, seed=None, **kwargs); args and kwargs are forward's (state and seed are
         not), and LiteTensors among them are differentiated like params.
@@ -116,7 +118,7 @@ class TorchModel(Module):
         refuse_unconvertible(module)
         self.buffers, self.initial = buffers, init
         self._blueprint = Blueprint(module)
-        self._verified = not verify
+        self._checks, self._verified = verify, not verify
         self._free: deque[Copy] = deque()
         self._lock = threading.Lock()
         first = self._new_copy()
@@ -202,7 +204,8 @@ class TorchModel(Module):
         copy.fill(params)
         copy.fill(own)
         try:
-            with drawing:
+            # What is written in place where nobody looks again was checked to be nothing but a new tensor.
+            with drawing, inplace_as_functional() if self._checks else contextlib.nullcontext():
                 out = copy.module(*args, **kwargs)
             new_state = self._written(copy, own, constants)
         except Exception as error:

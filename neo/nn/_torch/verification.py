@@ -18,7 +18,7 @@ from neo.autograd._tape import Tape, TapeContext
 from neo.autograd.session import close
 from neo.draws import no_draws
 from neo.errors import ConversionError, DrawError
-from neo.functions.registry import raw
+from neo.functions.registry import inplace_as_functional, raw
 from neo.nn._torch.copies import Copy
 from neo.tensor import LiteTensor
 
@@ -101,7 +101,7 @@ def _by_neo(
     copy.fill({**own, **{name: _copied(value) for name, value in constants.items()}})
     TapeContext.push(tape)
     try:
-        with no_draws("no draws while Neo's output is checked"):
+        with no_draws("no draws while Neo's output is checked"), inplace_as_functional():
             out = copy.module(*lifted[0], **lifted[1])
     finally:
         close(tape)
