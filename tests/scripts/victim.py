@@ -5,6 +5,7 @@ The server that they are forked from has run nothing, so that a child is what a 
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 __all__ = ["send", "start"]
 
@@ -58,13 +60,29 @@ def _command(cwd: str, arguments: Sequence[str], kill_at: int | None, file_limit
 
 
 def _die_at(event: int, cwd: str) -> None:
+    """Counts what the audit of the interpreter says of files in cwd, files just opened, and flushes to the disk."""
     seen = 0
 
-    def hook(name: str, arguments: tuple[object, ...]) -> None:
+    def count() -> None:
         nonlocal seen
-        if name in WATCHED and str(arguments[0]).startswith(cwd):
-            if seen == event:
-                os.kill(os.getpid(), signal.SIGKILL)
-            seen += 1
+        if seen == event:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen += 1
 
+    def hook(name: str, arguments: tuple[object, ...]) -> None:
+        if name in WATCHED and str(arguments[0]).startswith(cwd):
+            count()
+
+    def opening(file: Any, *arguments: Any, **settings: Any) -> Any:
+        opened = original_open(file, *arguments, **settings)
+        if str(file).startswith(cwd):
+            count()  # what is written over is empty now
+        return opened
+
+    def syncing(descriptor: int) -> None:
+        count()
+        original_sync(descriptor)
+
+    original_open, original_sync = builtins.open, os.fsync
+    builtins.open, os.fsync = opening, syncing  # type: ignore[assignment]
     sys.addaudithook(hook)
