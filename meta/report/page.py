@@ -108,8 +108,8 @@ def _environment() -> Environment:
 
 
 def _breakable(key: str) -> Markup:
-    """A dotted key that may be broken behind its dots and underscores, and nowhere else."""
-    return Markup("<wbr>").join(Markup.escape(part) for part in re.split(r"(?<=[._])(?=[^._])", key))
+    """A dotted key that may be broken behind its dots, and nowhere else."""
+    return Markup("<wbr>").join(Markup.escape(part) for part in re.split(r"(?<=\.)", key))
 
 
 def _difference(reference: Arm | None, arm: Arm) -> Difference | None:
