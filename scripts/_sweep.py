@@ -96,7 +96,7 @@ def failure_noted(folder: Path) -> Iterator[None]:
     note.unlink(missing_ok=True)
     try:
         yield
-    except FileExistsError:  # the folder is another run's
+    except (FileExistsError, CheckpointError):  # refused: the folder stays as it is
         raise
     except Exception as error:
         with contextlib.suppress(OSError):  # a full disk, say: the error itself is what matters
