@@ -90,6 +90,18 @@ INLINE int NAME(patches_at)(const REAL *padded, const NAME(First) *s, long p, lo
     return count;
 }
 
+/* z = start + patch . weights of TOGETHER patches, for one vector of channels; weights[tap * channels] */
+INLINE void NAME(patch_products)(const REAL *const *patch, const long *offsets, int taps, const REAL *weights,
+                                 long channels, vec start, vec *z) {
+    vec sum[TOGETHER];
+    UNROLL for (int i = 0; i < TOGETHER; i++) sum[i] = start;
+    for (int t = 0; t < taps; t++) {
+        vec w = NAME(load)(weights + t * channels);
+        UNROLL for (int i = 0; i < TOGETHER; i++) sum[i] += w * NAME(splat)(patch[i][offsets[t]]);
+    }
+    UNROLL for (int i = 0; i < TOGETHER; i++) z[i] = sum[i];
+}
+
 /* y and place, for weights[tap][channel] and shift[channel] with batch norm's line folded in. */
 static void NAME(first_forward)(const REAL *x, NAME(First) s, const REAL *weights, const REAL *shift, REAL *y,
                                 uint8_t *place, REAL *padded) {
@@ -105,12 +117,8 @@ static void NAME(first_forward)(const REAL *x, NAME(First) s, const REAL *weight
                 int count = NAME(patches_at)(padded, &s, p, q, patch);
                 long at = ((n * down + p) * across + q) * s.channels;
                 for (long c = 0; c < s.channels; c += VL) {
-                    vec z[TOGETHER], start = NAME(load)(shift + c);
-                    UNROLL for (int i = 0; i < TOGETHER; i++) z[i] = start;
-                    for (int t = 0; t < taps; t++) {
-                        vec w = NAME(load)(weights + t * s.channels + c);
-                        UNROLL for (int i = 0; i < TOGETHER; i++) z[i] += w * NAME(splat)(patch[i][offsets[t]]);
-                    }
+                    vec z[TOGETHER];
+                    NAME(patch_products)(patch, offsets, taps, weights + c, s.channels, NAME(load)(shift + c), z);
                     if (s.window == 1) {
                         for (int i = 0; i < count; i++)
                             NAME(store)(y + at + i * s.channels + c, NAME(rectify)(z[i]));
@@ -198,12 +206,8 @@ static void NAME(first_spread)(const REAL *A, const REAL *sum_g, const REAL *y, 
                 int count = NAME(patches_at)(padded, &s, p, q, patch);
                 long at = ((n * down + p) * across + q) * s.channels;
                 for (long c = 0; c < s.channels; c += VL) {
-                    vec z[TOGETHER], start = NAME(load)(sum_g + c);
-                    UNROLL for (int i = 0; i < TOGETHER; i++) z[i] = start;
-                    for (int t = 0; t < taps; t++) {
-                        vec w = NAME(load)(A + t * s.channels + c);
-                        UNROLL for (int i = 0; i < TOGETHER; i++) z[i] += w * NAME(splat)(patch[i][offsets[t]]);
-                    }
+                    vec z[TOGETHER];
+                    NAME(patch_products)(patch, offsets, taps, A + c, s.channels, NAME(load)(sum_g + c), z);
                     if (s.window == 2) {
                         ivec where = NAME(load_bytes)(place + at + c);
                         UNROLL for (int i = 1; i < 4; i++) z[0] = NAME(where)(where == (INT)i, z[i], z[0]);
