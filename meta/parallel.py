@@ -56,6 +56,7 @@ class Workers:
                 self.count, "neo-task", initializer=torch.set_num_threads, initargs=(1,)
             )
         before = torch.get_num_threads()
+        torch.set_num_threads(1)  # what is made of the results meanwhile must not take the workers' cores
         futures = deque(self._pool.submit(fn, item) for item in items)
         try:
             while futures:

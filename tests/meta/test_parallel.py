@@ -63,6 +63,18 @@ def test_first_exception_of_a_task_is_raised_and_leaves_workers_usable() -> None
     assert workers.map(abs, [-1, -2]) == [1, 2]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_come_one_by_one_while_the_caller_leaves_the_cores_to_the_tasks(count: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = [(result, torch.get_num_threads()) for result in Workers(count).each(abs, [-1, -2, -3])]
+        assert seen == [(1, 1), (2, 1), (3, 1)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_no_count_runs_in_the_calling_thread() -> None:
     caller = threading.get_ident()
     assert Workers(None).map(lambda _: threading.get_ident(), range(2)) == [caller, caller]
