@@ -208,4 +208,5 @@ class Progress:
         rate = (time.monotonic() - self._began) / max(1, step - self._first)
         words = ", ".join(f"{name} {number}" for name, number in shown.items())
         left = tqdm.format_interval(rate * (self._iterations - step))
-        print(f"{self._what} {step}/{self._iterations}: {words}, {left} left", file=sys.stderr, flush=True)
+        # In one write, as ranks share stderr: print() would write the line's end by itself.
+        sys.stderr.write(f"{self._what} {step}/{self._iterations}: {words}, {left} left\n")

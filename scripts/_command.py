@@ -29,7 +29,7 @@ from neo.runtime import keep_freed_memory
 from scripts import _overrides, _sweep
 from tasks import DataError
 
-__all__ = ["one_sentence", "run"]
+__all__ = ["one_sentence", "run", "say"]
 
 # What a user can do something about: their message is the whole story. Anything else is a fault of ours, and its
 # traceback is shown.
@@ -119,6 +119,12 @@ def one_sentence() -> Iterator[None]:
         _fail(error, debug=False)
 
 
+def say(sentence: str) -> None:
+    """Print a line on stderr in one write: print() writes the line's end by itself, and another rank's words come in
+    between."""
+    sys.stderr.write(f"{sentence}\n")
+
+
 def _fail(error: Exception, debug: bool) -> NoReturn:
     if debug or not isinstance(error, EXPECTED):
         traceback.print_exception(error)
@@ -129,13 +135,10 @@ def _fail(error: Exception, debug: bool) -> NoReturn:
     else:
         sentence = " ".join(str(error).split())
     rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
-    print(
-        f"error{f' in rank {rank}' if rank != '0' else ''}: {sentence or type(error).__name__}",
-        file=sys.stderr,
-    )
+    say(f"error{f' in rank {rank}' if rank != '0' else ''}: {sentence or type(error).__name__}")
     sys.exit(1)
 
 
 def _interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
-    print("interrupted.", file=sys.stderr)
+    say("interrupted.")
     sys.exit(128 + (interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,7 +76,7 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
         ) from error
     except KeyboardInterrupt:
         if holds_run(folder):
-            print(f"\nstopped; continue with: {_resume(folder)}", file=sys.stderr)
+            _command.say(f"\nstopped; continue with: {_resume(folder)}")
         raise
     arm = f"arm {folder.name}: " if sweeping else ""
     print(f"{arm}{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
