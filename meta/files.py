@@ -1,4 +1,4 @@
-"""Files of a run that are written whole or not at all, whatever stops the run on the way."""
+"""Files of a run that are written whole or not at all, whatever stops the run on the way, and by one process."""
 
 from __future__ import annotations
 
@@ -9,9 +9,41 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["drop_unfinished", "naming", "write_json", "write_whole"]
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["alone_in", "drop_unfinished", "naming", "write_json", "write_whole"]
 
 UNFINISHED = ".part"
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder, made if it is not there, as long as this lasts.
+
+    The system drops the lock when the process ends, however it ends, and no file stays behind. Where the system or the
+    file system has no such locks, nobody is kept out.
+    Raises: BlockingIOError where another process is in the folder.
+    """
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if descriptor is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BlockingIOError(
+                    f"{folder} is being written by another process; stop that one, or wait until it ends."
+                ) from error
+            except OSError:
+                pass  # a network file system, perhaps
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -13,7 +13,7 @@ import json
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
-from meta.files import drop_unfinished, write_json
+from meta.files import alone_in, drop_unfinished, write_json
 from meta.interruption import Interrupted, Interruptions
 from meta.loggers import Progress
 from meta.metrics import Metrics, plain, read_metrics
@@ -46,7 +46,8 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
         folder: the run's; without resume it must hold no other run.
         resume: continue from the last checkpoint in folder, bit for bit on the CPU.
         ranks: the place of this process in the run, connected.
-    Raises: FileExistsError for a folder that holds a run; CheckpointError where it cannot be resumed; TrainingError;
+    Raises: FileExistsError for a folder that holds a run; BlockingIOError for one that another process is writing;
+        CheckpointError where it cannot be resumed; TrainingError;
         RankError; Interrupted at SIGINT or SIGTERM to any rank, with a checkpoint of the step that it ended at; OSError
         naming the file that could not be written; what Experiment raises. What the run has written by then stays, and
         can be resumed.
@@ -54,7 +55,10 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Rank
     if ranks.first and not resume and holds_run(folder):
         raise FileExistsError(f"{folder} holds a run already")
     experiment = Experiment(config, ranks)
-    with Interruptions() as interruptions, closing(experiment.logger) if ranks.first else nullcontext():
+    if not ranks.first:
+        with Interruptions() as interruptions:
+            return _train(experiment, folder, resume, interruptions)
+    with Interruptions() as interruptions, alone_in(folder), closing(experiment.logger):
         return _train(experiment, folder, resume, interruptions)
 
 

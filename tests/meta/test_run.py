@@ -16,6 +16,7 @@ import tasks
 from meta import experiment
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.evaluate_run import evaluate_run
+from meta.files import alone_in
 from meta.metrics import read_metrics
 from meta.run import resumed_config, sentence, train
 
@@ -164,6 +165,17 @@ def test_run_refuses_a_folder_that_holds_a_run_and_leaves_it_alone(finished):
         train(tiny("seed=3"), finished)
     assert numbers(finished) == before
     assert json.loads((finished / "result.json").read_text())["seed"] == 0
+
+
+def test_run_that_another_process_is_writing_is_not_resumed(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    before = (folder / "metrics.jsonl").read_bytes()
+    config = resumed_config(folder, {"trainer.iterations": 6})
+    with alone_in(folder), pytest.raises(BlockingIOError, match=r"run is being written by another process"):
+        train(config, folder, resume=True)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    train(config, folder, resume=True)  # once it has left
 
 
 def test_split_for_testing_is_touched_once_and_at_the_end(tmp_path, monkeypatch):
