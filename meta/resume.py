@@ -24,6 +24,7 @@ RESUMABLE = (
     "evaluation.batch",
     "logger",
     "rank_timeout_s",
+    "trainer.capture",
     "trainer.checkpoint_every",
     "trainer.iterations",
     "trainer.keep",

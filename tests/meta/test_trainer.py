@@ -32,6 +32,22 @@ def test_steps_follow_the_closed_form_of_gradient_descent():
     assert state.step == 5
 
 
+def test_captured_run_is_the_run(monkeypatch):
+    recorded = []
+
+    def capture(step):
+        recorded.append(step)
+        return neo_capture(step)
+
+    neo_capture = neo.capture
+    monkeypatch.setattr(neo, "capture", capture)
+    runs = [
+        trainer(iterations=3, capture=on).fit(TargetSampler(), trainer().start(2)) for on in (False, True)
+    ]
+    assert torch.equal(*(run.params["theta"].data for run in runs))
+    assert len(recorded) == 1
+
+
 def test_fit_logs_every_multiple_and_the_last_step():
     lines: list[Log] = []
     trainer().fit(TargetSampler(), trainer().start(0), log=lines.append)
