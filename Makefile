@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check
 SEEN := $(VENV)/.installed$(if $(DEBUG),-debug)
 
-EXTENSIONS := $(shell find neo -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
+EXTENSIONS := $(shell find neo -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -name '*.cpp')
 
 # Test processes run side by side, so each computes on one thread; together they fill the machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -37,7 +37,7 @@ $(SEEN): pyproject.toml setup.py constraints.txt $(EXTENSIONS)
 	    "$(PYTHON)" -m venv --clear --without-pip $(VENV) && \
 	    "$(PYTHON)" -m pip --python $(BIN)/python install -q pip; }; }
 	@echo "make: installing what constraints.txt lists (about a minute; longer where torch comes with CUDA)"
-	@$(PIP) install -q -c constraints.txt setuptools cython
+	@$(PIP) install -q -c constraints.txt setuptools cython torch
 	@NEO_DEBUG_BUILD=$(DEBUG) $(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
 	@rm -f $(VENV)/.installed*
 	@touch $@

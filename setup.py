@@ -1,7 +1,7 @@
 """Builds the Cython extensions: every .pyx under neo/ becomes the module of the same name, as plain C.
 
 The kernels (neo/kernels) are one text, compiled for each width of vectors; a compiler that cannot is no error, for
-torch's kernels serve then.
+torch's kernels serve then. _direct.cpp calls torch's C++, and is built where torch is at hand.
 
 All else about the package is in pyproject.toml. Compiler directives are set here, once, for every file.
 NEO_DEBUG_BUILD=1 turns the run-time checks on and the optimiser off: make env DEBUG=1.
@@ -43,11 +43,38 @@ def extension(path: Path) -> Extension:
     return Extension(
         name,
         [path.as_posix()],
-        include_dirs=[path.parent.as_posix()] if kernels else [],
+        include_dirs=["neo/kernels"],
         depends=depends,
         extra_compile_args=flags,
         optional=kernels,
     )
+
+
+def direct() -> list[Extension]:
+    """neo/kernels/_direct.cpp, for the torch that is installed here; nothing where none is, as in an isolated build."""
+    try:
+        import torch
+        from torch.utils import cpp_extension
+    except ImportError:
+        return []
+    return [
+        Extension(
+            "neo.kernels._direct",
+            ["neo/kernels/_direct.cpp"],
+            include_dirs=cpp_extension.include_paths(),
+            library_dirs=cpp_extension.library_paths(),
+            libraries=["c10", "torch_cpu", "torch_python"],
+            extra_compile_args=[
+                *COMPILER_FLAGS,
+                "-std=c++20",
+                "-ffp-contract=off",  # each number as torch rounds it
+                "-fvisibility=hidden",
+                f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+            ],
+            language="c++",
+            optional=True,
+        )
+    ]
 
 
 def wanted(path: Path) -> bool:
@@ -55,7 +82,10 @@ def wanted(path: Path) -> bool:
 
 
 setup(
-    ext_modules=[extension(path) for path in sorted(Path("neo").rglob("*.pyx")) if wanted(path)],
+    ext_modules=[
+        *(extension(path) for path in sorted(Path("neo").rglob("*.pyx")) if wanted(path)),
+        *direct(),
+    ],
     options={
         "build_ext": {
             "cython_directives": DIRECTIVES,

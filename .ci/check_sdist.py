@@ -24,6 +24,7 @@ IN_SDIST = (
     "neo/py.typed",
     "neo/autograd/_tape.pyx",
     "neo/kernels/kernels.h",
+    "neo/kernels/_direct.cpp",
 )
 SMOKE = """
 import importlib.machinery, importlib.resources, pathlib, sys

@@ -23,6 +23,7 @@ cdef class PolicyBase:
     cdef public Context ctx
 
 
+cdef bint alike(object one, object other) except -1
 cdef bint contains(object sequence, object value) except -1
 cdef object rebuilt(object container, list items)
 cdef int64_t version_of(object tensor) except -1

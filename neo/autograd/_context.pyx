@@ -4,6 +4,8 @@ Forward sees raw torch tensors. Backward sees either raw tensors (nobody listens
 differentiates what backward does). A Context makes the two the same to the Policy: it remembers, for each saved
 tensor, which input or output it was, and gives it back in the form that is wanted.
 """
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 
@@ -12,6 +14,19 @@ import torch
 from neo.errors import SavedTensorError
 from neo.autograd._batched import close
 from neo.autograd._handle cimport Handle, is_handle, wrap
+from neo.kernels import direct
+
+
+cdef extern from "look.h":
+    const char *NEO_LOOK
+    ctypedef struct NeoLook:
+        int64_t (*version)(PyObject *tensor)
+        int (*alike)(PyObject *one, PyObject *other)
+
+
+cdef NeoLook *look = NULL               # torch's C++, where that is at hand
+if direct.look is not None:
+    look = <NeoLook *> PyCapsule_GetPointer(direct.look, NEO_LOOK)
 
 cdef object Tensor = torch.Tensor
 cdef object INTERMEDIATE = object()     # saved, floating-point, neither input nor output: second order must replay
@@ -78,7 +93,7 @@ cdef class Context:
             raise SavedTensorError(
                 f"{self.owner.__name__}: ctx.release belongs in backward; forward has its tensors at hand")
         for i in range(len(saved)):
-            if self.versions[i] >= 0 and saved[i]._version != self.versions[i]:
+            if self.versions[i] >= 0 and version_of(saved[i]) != self.versions[i]:
                 raise SavedTensorError(
                     f"{self.owner.__name__}: saved tensor {i}, shape {tuple(saved[i].shape)}, was changed in place "
                     f"after it was saved (version {self.versions[i]} then, {saved[i]._version} now). "
@@ -180,12 +195,24 @@ cdef class Context:
 
 cdef int64_t version_of(object tensor) except -1:
     """How often `tensor` was changed in place (rule 8)."""
+    cdef int64_t version = -1 if look == NULL else look.version(<PyObject *> tensor)
+    if version >= 0:
+        return version
     try:
         return tensor._version
     except RuntimeError as error:
         raise SavedTensorError(
             "tensors made under torch.inference_mode() count no changes in place, so that Neo could not tell a changed "
             "one. Leave inference_mode away, or use torch.no_grad(): Neo needs neither.") from error
+
+
+cdef bint alike(object one, object other) except -1:
+    """Are these torch tensors of one shape and dtype and, where 0-dim tensors may meet those of another, one device?"""
+    cdef int known = -1 if look == NULL else look.alike(<PyObject *> one, <PyObject *> other)
+    if known >= 0:
+        return known
+    cdef object shape = one.shape
+    return other.dtype is one.dtype and other.shape == shape and (shape or other.device == one.device)
 
 
 cdef object counterpart(object value, tuple handles, tuple raw):

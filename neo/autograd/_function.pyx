@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t
 import torch
 
 from neo.errors import ComplexError, InPlaceError
-from neo.autograd._context cimport Context, PolicyBase, contains, rebuilt, stashed, version_of
+from neo.autograd._context cimport Context, PolicyBase, alike, contains, rebuilt, stashed, version_of
 from neo.autograd._handle cimport Handle, is_handle, wrap
 from neo.autograd._tape cimport Node, Stack, Tape, open_stack
 
@@ -315,17 +315,9 @@ cdef tuple wrap_outputs(Function function, tuple raw_inputs, tuple raw_outputs):
 cdef bint differ(tuple tensors) except -1:
     """Do these tensors differ in shape, dtype or device, so that gradients must be summed or cast back?"""
     cdef object first = tensors[0]
-    cdef object shape = first.shape
-    cdef object dtype = first.dtype
-    cdef object other
     cdef Py_ssize_t i
     for i in range(1, len(tensors)):
-        other = tensors[i]
-        if other is first:
-            continue
-        if other.dtype is not dtype or other.shape != shape:
-            return True
-        if not shape and other.device != first.device:      # only 0-dim tensors may meet those of another device
+        if tensors[i] is not first and not alike(first, tensors[i]):
             return True
     return False
 
@@ -334,7 +326,7 @@ cdef int check_inputs(Function function, tuple raw_inputs, list versions) except
     """Rule 8: forward must leave its inputs as they are."""
     cdef Py_ssize_t i
     for i in range(len(raw_inputs)):
-        if raw_inputs[i]._version != versions[i]:
+        if version_of(raw_inputs[i]) != versions[i]:
             raise InPlaceError(
                 f"{function.name}.forward: input {i}, shape {tuple(raw_inputs[i].shape)}, was changed in place, and a "
                 f"LiteTensor never changes. Work on a clone, or use the functional form of the op.")

@@ -18,8 +18,10 @@ import torch
 from neo.errors import GradientError, SavedTensorError
 from neo.autograd._context cimport Context, PolicyBase, stashed
 from neo.autograd._handle cimport Handle, is_handle, last_serial, wrap
+from neo.kernels import direct
 
 cdef object Tensor = torch.Tensor
+cdef object add = direct.add
 
 
 cdef extern from *:
@@ -424,7 +426,7 @@ cdef list transposed(Node node, list dots):
 
 cdef object accumulate(object a, object b):
     """The sum of two cotangents, either of which may be a LiteTensor: then the sum is one and is recorded."""
-    return b + a if is_handle(b) else a + b
+    return add(b, a) if is_handle(b) else add(a, b)
 
 
 cdef tuple as_gradients(Node node, object result):

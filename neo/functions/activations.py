@@ -11,10 +11,9 @@ from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.elementwise import Unary
 from neo.functions.registry import implements
+from neo.kernels import direct
 
 # --- rectifiers ----------------------------------------------------------------------------------------------
-
-_threshold_backward = torch.ops.aten.threshold_backward.default
 
 
 @implements(torch.relu)
@@ -22,7 +21,7 @@ class Relu(Unary):
     """y = max(x, 0);  x̄ = ȳ where y > 0, else 0."""
 
     def forward(self, x):
-        y = torch.relu(x)
+        y = direct.relu(x)
         self.ctx.save(y)
         return y
 
@@ -38,7 +37,7 @@ class Rectified(Policy):
 
     def forward(self, g, y):
         self.ctx.save(y)
-        return _threshold_backward(g, y, 0)
+        return direct.relu_gradient(g, y)
 
     def backward(self, z_bar):
         (y,) = self.ctx.release

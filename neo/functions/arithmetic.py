@@ -18,6 +18,7 @@ from neo.autograd import _handle
 from neo.autograd._function import function
 from neo.functions.elementwise import Binary, Unary, is_number
 from neo.functions.registry import implements
+from neo.kernels import direct
 
 # --- sum and difference --------------------------------------------------------------------------------------
 
@@ -26,7 +27,7 @@ class Add(Binary):
     """z = x + y;  x̄ = z̄, ȳ = z̄."""
 
     def forward(self, x, y):
-        return torch.add(x, y)
+        return direct.add(x, y)
 
     def backward(self, z_bar):
         return z_bar, z_bar
@@ -36,7 +37,7 @@ class AddNumber(Unary):
     """z = x + c;  x̄ = z̄."""
 
     def forward(self, x, c):
-        return torch.add(x, c)
+        return direct.add(x, c)
 
     def backward(self, z_bar):
         return z_bar
@@ -59,11 +60,11 @@ class Sub(Binary):
     """z = x − y;  x̄ = z̄, ȳ = −z̄."""
 
     def forward(self, x, y):
-        return torch.sub(x, y)
+        return direct.sub(x, y)
 
     def backward(self, z_bar):
         _, need_y = self.ctx.needs_grad
-        return z_bar, -z_bar if need_y else None
+        return z_bar, direct.neg(z_bar) if need_y else None
 
 
 class NumberSub(Unary):
@@ -73,7 +74,7 @@ class NumberSub(Unary):
         return torch.rsub(x, c)
 
     def backward(self, z_bar):
-        return -z_bar
+        return direct.neg(z_bar)
 
 
 # --- product and quotient ------------------------------------------------------------------------------------
@@ -84,12 +85,12 @@ class Mul(Binary):
 
     def forward(self, x, y):
         self.ctx.save(x, y)
-        return torch.mul(x, y)
+        return direct.mul(x, y)
 
     def backward(self, z_bar):
         x, y = self.ctx.release
         need_x, need_y = self.ctx.needs_grad
-        return z_bar * y if need_x else None, z_bar * x if need_y else None
+        return direct.mul(z_bar, y) if need_x else None, direct.mul(z_bar, x) if need_y else None
 
 
 class MulNumber(Unary):
@@ -97,26 +98,26 @@ class MulNumber(Unary):
 
     def forward(self, x, c):
         self.ctx.save(c)
-        return torch.mul(x, c)
+        return direct.mul(x, c)
 
     def backward(self, z_bar):
         (c,) = self.ctx.release
-        return z_bar * c
+        return direct.mul(z_bar, c)
 
 
 class Div(Binary):
     """z = x / y;  x̄ = z̄ / y, ȳ = −x̄ z."""
 
     def forward(self, x, y):
-        z = torch.div(x, y)
+        z = direct.div(x, y)
         self.ctx.save(y, z)
         return z
 
     def backward(self, z_bar):
         y, z = self.ctx.release
         need_x, need_y = self.ctx.needs_grad
-        x_bar = z_bar / y  # which ȳ is made of too
-        return x_bar if need_x else None, -x_bar * z if need_y else None
+        x_bar = direct.div(z_bar, y)  # which ȳ is made of too
+        return x_bar if need_x else None, direct.neg(direct.mul(x_bar, z)) if need_y else None
 
 
 class DivNumber(Unary):
@@ -124,11 +125,11 @@ class DivNumber(Unary):
 
     def forward(self, x, c):
         self.ctx.save(c)
-        return torch.div(x, c)
+        return direct.div(x, c)
 
     def backward(self, z_bar):
         (c,) = self.ctx.release
-        return z_bar / c
+        return direct.div(z_bar, c)
 
 
 class NumberDiv(Unary):
@@ -149,10 +150,10 @@ class Neg(Unary):
     """z = −x;  x̄ = −z̄."""
 
     def forward(self, x):
-        return torch.neg(x)
+        return direct.neg(x)
 
     def backward(self, z_bar):
-        return -z_bar
+        return direct.neg(z_bar)
 
 
 # --- powers --------------------------------------------------------------------------------------------------

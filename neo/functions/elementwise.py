@@ -13,6 +13,7 @@ import torch
 
 from neo.autograd.policy import Policy
 from neo.functions.registry import implements
+from neo.kernels import direct
 
 
 def is_number(value: Any) -> bool:
@@ -43,13 +44,13 @@ class Exp(Unary):
     """y = eˣ;  x̄ = ȳ y."""
 
     def forward(self, x):
-        y = torch.exp(x)
+        y = direct.exp(x)
         self.ctx.save(y)
         return y
 
     def backward(self, y_bar):
         (y,) = self.ctx.release
-        return y_bar * y
+        return direct.mul(y_bar, y)
 
 
 @implements(torch.log)
@@ -58,11 +59,11 @@ class Log(Unary):
 
     def forward(self, x):
         self.ctx.save(x)
-        return torch.log(x)
+        return direct.log(x)
 
     def backward(self, y_bar):
         (x,) = self.ctx.release
-        return y_bar / x
+        return direct.div(y_bar, x)
 
 
 @implements(torch.log1p)
@@ -106,7 +107,7 @@ class Sqrt(Unary):
 
     def backward(self, y_bar):
         (y,) = self.ctx.release
-        return y_bar / (2 * y)
+        return direct.div(y_bar, direct.mul(y, 2))
 
 
 @implements(torch.rsqrt)
@@ -147,7 +148,7 @@ class Square(Unary):
 
     def backward(self, y_bar):
         (x,) = self.ctx.release
-        return y_bar * x * 2
+        return direct.mul(direct.mul(y_bar, x), 2)
 
 
 # --- circular and hyperbolic functions -----------------------------------------------------------------------
@@ -159,11 +160,11 @@ class Sin(Unary):
 
     def forward(self, x):
         self.ctx.save(x)
-        return torch.sin(x)
+        return direct.sin(x)
 
     def backward(self, y_bar):
         (x,) = self.ctx.release
-        return y_bar * torch.cos(x)
+        return direct.mul(y_bar, direct.cos(x))
 
 
 @implements(torch.cos)
@@ -172,11 +173,11 @@ class Cos(Unary):
 
     def forward(self, x):
         self.ctx.save(x)
-        return torch.cos(x)
+        return direct.cos(x)
 
     def backward(self, y_bar):
         (x,) = self.ctx.release
-        return -y_bar * torch.sin(x)
+        return direct.neg(direct.mul(y_bar, direct.sin(x)))
 
 
 @implements(torch.tanh)
@@ -184,13 +185,13 @@ class Tanh(Unary):
     """y = tanh x;  x̄ = ȳ (1 − y²) = ȳ − (ȳ y) y, which is one kernel less."""
 
     def forward(self, x):
-        y = torch.tanh(x)
+        y = direct.tanh(x)
         self.ctx.save(y)
         return y
 
     def backward(self, y_bar):
         (y,) = self.ctx.release
-        return torch.addcmul(y_bar, y_bar * y, y, value=-1)
+        return direct.tanh_gradient(y_bar, y)
 
 
 # --- size and sign -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from neo.autograd import _handle
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.registry import implements
+from neo.kernels import direct
 
 
 class Product(Policy):
@@ -22,7 +23,7 @@ class Product(Policy):
 
     def forward(self, a, b, transpose_a=False, transpose_b=False):
         self.ctx.save(a, b, transpose_a, transpose_b)
-        return torch.mm(a.t() if transpose_a else a, b.t() if transpose_b else b)
+        return direct.product(a, b, transpose_a, transpose_b)
 
     def backward(self, c_bar):
         a, b, transpose_a, transpose_b = self.ctx.release
@@ -182,7 +183,7 @@ class Affine(Policy):
 
     def forward(self, x, weight, bias):
         self.ctx.save(x, weight)
-        return torch.addmm(bias, x, weight.t())
+        return direct.affine(x, weight, bias)
 
     def backward(self, y_bar):
         x, weight = self.ctx.release

@@ -8,6 +8,8 @@ Each call is one task's work on one thread, with the GIL released: tasks run sid
 They are C, the same text for float32 and float64 (kernels.h), compiled for three kinds of vectors, of which the widest
 that the processor has is chosen here. Policies use them where `ready` says so, and torch's kernels elsewhere; each has
 its composition of torch functions as its oracle. Numbers differ from torch's by rounding alone.
+
+Apart from these, direct.py holds a shorter way to torch's own functions, for tensors of a few numbers.
 """
 
 from __future__ import annotations

@@ -1,0 +1,317 @@
+// Torch's smallest functions without the way to them. See direct.py, which says what each is for.
+//
+// torch.mul(x, y) of eight numbers takes a microsecond: parsing of arguments, dispatch, checks of layouts, a thousandth
+// of it for the products. Here arguments are taken as they come. Tensors of a few numbers, both contiguous, float32 or
+// float64 and of one shape, are looped over on the spot; other dense CPU tensors go to the same kernels as torch's own
+// call, past autograd, which Neo's tensors never need; everything else (LiteTensors, subclasses, other devices, an open
+// torch mode or transform, a tensor that requires a gradient) goes to the Python function that was given as fallback.
+#include <ATen/EmptyTensor.h>
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/cos.h>
+#include <ATen/ops/div.h>
+#include <ATen/ops/exp.h>
+#include <ATen/ops/log.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/neg.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/sin.h>
+#include <ATen/ops/sub.h>
+#include <ATen/ops/t.h>
+#include <ATen/ops/tanh.h>
+#include <ATen/ops/tanh_backward.h>
+#include <ATen/ops/threshold_backward.h>
+#include <ATen/record_function.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/version.h>
+
+#include <cstring>
+
+#include "look.h"
+
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t FEW = 4096;          // entries up to which a loop on the spot beats the way to torch's vectors and threads
+constexpr int64_t LONG = 1 << 14;      // entries from which other Python threads may run meanwhile
+constexpr int64_t EXACT = 1 << 24;     // integers up to here are float32 numbers
+
+c10::DispatchKeySet dense;  // the keys of an ordinary CPU tensor; set once, at import
+
+// A dense CPU tensor and nothing more: no subclass, no transform's wrapper, no autograd.
+const Tensor* plain(PyObject* value) {
+  if (!THPVariable_CheckExact(value)) return nullptr;
+  const Tensor& tensor = THPVariable_Unpack(value);
+  return tensor.defined() && tensor.key_set() == dense && !tensor.requires_grad() ? &tensor : nullptr;
+}
+
+// Nobody wants to see torch's calls in this thread: no mode, transform, autocast, inference mode or profiler.
+bool unwatched() {
+  const auto local = c10::impl::tls_local_dispatch_key_set();
+  return local.included_ == c10::default_included_set && local.excluded_ == c10::default_excluded_set &&
+      !at::impl::torch_function_mode_enabled() && !at::hasCallbacks();
+}
+
+bool few(const Tensor& x) {
+  const auto dtype = x.scalar_type();
+  return (dtype == at::kFloat || dtype == at::kDouble) && x.numel() <= FEW && x.is_contiguous();
+}
+
+bool alike(const Tensor& x, const Tensor& y) {
+  return x.scalar_type() == y.scalar_type() && x.sizes() == y.sizes() && y.is_contiguous();
+}
+
+template <class T>
+const T* entries(const Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+
+// A tensor like x, filled by fill(pointer to its entries, number of entries), whose pointer says the type of number.
+template <class Fill>
+PyObject* filled(const Tensor& x, Fill fill) {
+  Tensor out(at::detail::empty_cpu(x.sizes(), x.scalar_type()));
+  if (x.scalar_type() == at::kFloat) {
+    fill(static_cast<float*>(out.data_ptr()), x.numel());
+  } else {
+    fill(static_cast<double*>(out.data_ptr()), x.numel());
+  }
+  return THPVariable_Wrap(std::move(out));
+}
+
+template <class Op>
+PyObject* loop(const Tensor& x) {
+  return filled(x, [&]<class T>(T* __restrict z, int64_t n) {
+    const T* u = entries<T>(x);
+    for (int64_t i = 0; i < n; ++i) z[i] = Op::of(u[i]);
+  });
+}
+
+template <class Op>
+PyObject* loop(const Tensor& x, const Tensor& y) {
+  return filled(x, [&]<class T>(T* __restrict z, int64_t n) {
+    const T *u = entries<T>(x), *v = entries<T>(y);
+    for (int64_t i = 0; i < n; ++i) z[i] = Op::of(u[i], v[i]);
+  });
+}
+
+template <class Op>
+PyObject* loop(const Tensor& x, double number) {
+  return filled(x, [&]<class T>(T* __restrict z, int64_t n) {
+    const T *u = entries<T>(x), v = static_cast<T>(number);
+    for (int64_t i = 0; i < n; ++i) z[i] = Op::of(u[i], v);
+  });
+}
+
+// A kernel of torch's, called below autograd.
+template <class Kernel>
+PyObject* kernel(const Tensor& x, Kernel call) {
+  Tensor out;
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    if (x.numel() < LONG) {
+      out = call();
+    } else {
+      pybind11::gil_scoped_release others;
+      out = call();
+    }
+  }
+  return THPVariable_Wrap(std::move(out));
+}
+
+// `fallback`, bound to each function as its self, with the same arguments.
+PyObject* elsewhere(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  return PyObject_Vectorcall(fallback, arguments, count, nullptr);
+}
+
+struct Add {
+  template <class T> static T of(T x, T y) { return x + y; }
+  static Tensor kernel(const Tensor& x, const Tensor& y) { return at::add(x, y); }
+};
+struct Sub {
+  template <class T> static T of(T x, T y) { return x - y; }
+  static Tensor kernel(const Tensor& x, const Tensor& y) { return at::sub(x, y); }
+};
+struct Mul {
+  template <class T> static T of(T x, T y) { return x * y; }
+  static Tensor kernel(const Tensor& x, const Tensor& y) { return at::mul(x, y); }
+};
+struct Div {
+  template <class T> static T of(T x, T y) { return x / y; }
+  static Tensor kernel(const Tensor& x, const Tensor& y) { return at::div(x, y); }
+};
+
+// Two tensors, or a tensor and a Python number.
+template <class Op>
+PyObject* binary(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* x = count == 2 ? plain(arguments[0]) : nullptr;
+  if (x == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  if (const Tensor* y = plain(arguments[1])) {
+    if (few(*x) && alike(*x, *y)) return loop<Op>(*x, *y);
+    return kernel(*x, [&] { return Op::kernel(*x, *y); });
+  }
+  double number = NAN;
+  if (PyFloat_CheckExact(arguments[1])) {
+    number = PyFloat_AS_DOUBLE(arguments[1]);
+  } else if (PyLong_CheckExact(arguments[1])) {
+    int overflow = 0;
+    const long long whole = PyLong_AsLongLongAndOverflow(arguments[1], &overflow);
+    if (overflow || whole > EXACT || whole < -EXACT) return elsewhere(fallback, arguments, count);
+    number = static_cast<double>(whole);
+  } else {
+    return elsewhere(fallback, arguments, count);
+  }
+  if (!few(*x)) return elsewhere(fallback, arguments, count);
+  return loop<Op>(*x, number);
+  END_HANDLE_TH_ERRORS
+}
+
+// A function that torch's vectors are faster at, whatever the number of entries.
+template <Tensor (*call)(const Tensor&)>
+PyObject* vectorised(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* x = count == 1 ? plain(arguments[0]) : nullptr;
+  if (x == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  return kernel(*x, [&] { return call(*x); });
+  END_HANDLE_TH_ERRORS
+}
+
+struct Neg {
+  template <class T> static T of(T x) { return -x; }
+  static Tensor kernel(const Tensor& x) { return at::neg(x); }
+};
+struct Relu {
+  template <class T> static T of(T x) { return x < 0 ? T(0) : x; }  // nan and −0 stay
+  static Tensor kernel(const Tensor& x) { return at::relu(x); }
+};
+
+template <class Op>
+PyObject* unary(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* x = count == 1 ? plain(arguments[0]) : nullptr;
+  if (x == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  if (few(*x)) return loop<Op>(*x);
+  return kernel(*x, [&] { return Op::kernel(*x); });
+  END_HANDLE_TH_ERRORS
+}
+
+// The gradient of a function of single entries, from the cotangent g and the output y.
+struct TanhGradient {
+  template <class T> static T of(T g, T y) { return g * (1 - y * y); }
+  static Tensor kernel(const Tensor& g, const Tensor& y) { return at::tanh_backward(g, y); }
+};
+struct ReluGradient {
+  template <class T> static T of(T g, T y) { return y <= 0 ? T(0) : g; }  // g where y is nan, as torch has it
+  static Tensor kernel(const Tensor& g, const Tensor& y) { return at::threshold_backward(g, y, 0); }
+};
+
+template <class Op>
+PyObject* gradient(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* g = count == 2 ? plain(arguments[0]) : nullptr;
+  const Tensor* y = g != nullptr ? plain(arguments[1]) : nullptr;
+  if (y == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  if (few(*g) && alike(*g, *y)) return loop<Op>(*g, *y);
+  return kernel(*g, [&] { return Op::kernel(*g, *y); });
+  END_HANDLE_TH_ERRORS
+}
+
+// product(a, b, transpose_a, transpose_b), of matrices
+PyObject* product(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* a = count == 4 ? plain(arguments[0]) : nullptr;
+  const Tensor* b = a != nullptr ? plain(arguments[1]) : nullptr;
+  if (b == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  const bool transpose_a = arguments[2] == Py_True, transpose_b = arguments[3] == Py_True;
+  const Tensor& larger = a->numel() > b->numel() ? *a : *b;
+  return kernel(larger, [&] { return at::mm(transpose_a ? a->t() : *a, transpose_b ? b->t() : *b); });
+  END_HANDLE_TH_ERRORS
+}
+
+// affine(x, weight, bias) = x weightᵀ + bias
+PyObject* affine(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* x = count == 3 ? plain(arguments[0]) : nullptr;
+  const Tensor* weight = x != nullptr ? plain(arguments[1]) : nullptr;
+  const Tensor* bias = weight != nullptr ? plain(arguments[2]) : nullptr;
+  if (bias == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  return kernel(*weight, [&] { return at::addmm(*bias, *x, weight->t()); });
+  END_HANDLE_TH_ERRORS
+}
+
+Tensor cos_of(const Tensor& x) { return at::cos(x); }
+Tensor exp_of(const Tensor& x) { return at::exp(x); }
+Tensor log_of(const Tensor& x) { return at::log(x); }
+Tensor sin_of(const Tensor& x) { return at::sin(x); }
+Tensor tanh_of(const Tensor& x) { return at::tanh(x); }
+
+#define FAST(function) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL
+
+PyMethodDef functions[] = {
+    {"add", FAST(binary<Add>), nullptr},
+    {"affine", FAST(affine), nullptr},
+    {"cos", FAST(vectorised<cos_of>), nullptr},
+    {"div", FAST(binary<Div>), nullptr},
+    {"exp", FAST(vectorised<exp_of>), nullptr},
+    {"log", FAST(vectorised<log_of>), nullptr},
+    {"mul", FAST(binary<Mul>), nullptr},
+    {"neg", FAST(unary<Neg>), nullptr},
+    {"product", FAST(product), nullptr},
+    {"relu", FAST(unary<Relu>), nullptr},
+    {"relu_gradient", FAST(gradient<ReluGradient>), nullptr},
+    {"sin", FAST(vectorised<sin_of>), nullptr},
+    {"sub", FAST(binary<Sub>), nullptr},
+    {"tanh", FAST(vectorised<tanh_of>), nullptr},
+    {"tanh_gradient", FAST(gradient<TanhGradient>), nullptr},
+};
+
+int64_t version(PyObject* value) {
+  if (!THPVariable_CheckExact(value)) return -1;
+  const Tensor& tensor = THPVariable_Unpack(value);
+  return tensor.defined() && !tensor.is_inference() ? tensor._version() : -1;
+}
+
+int same_layout(PyObject* one, PyObject* other) {
+  if (!THPVariable_CheckExact(one) || !THPVariable_CheckExact(other)) return -1;
+  const Tensor &x = THPVariable_Unpack(one), &y = THPVariable_Unpack(other);
+  for (const Tensor* tensor : {&x, &y})
+    if (!tensor->defined() || tensor->layout() != at::kStrided ||
+        tensor->unsafeGetTensorImpl()->has_symbolic_sizes_strides())
+      return -1;
+  return x.scalar_type() == y.scalar_type() && x.sizes() == y.sizes() && (x.dim() > 0 || x.device() == y.device());
+}
+
+NeoLook look = {version, same_layout};
+
+PyObject* bind(PyObject*, PyObject* arguments) {
+  const char* name;
+  PyObject* fallback;
+  if (!PyArg_ParseTuple(arguments, "sO", &name, &fallback)) return nullptr;
+  for (auto& function : functions)
+    if (std::strcmp(function.ml_name, name) == 0) return PyCFunction_New(&function, fallback);
+  return PyErr_Format(PyExc_KeyError, "no direct function %s", name);
+}
+
+PyMethodDef methods[] = {
+    {"bind", bind, METH_VARARGS, "bind(name, fallback): the function of that name; fallback answers what it does not."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_direct", nullptr, -1, methods};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__direct() {
+  PyObject* made = PyModule_Create(&module);
+  if (made == nullptr) return nullptr;
+  dense = at::detail::empty_cpu({0}, at::kFloat).key_set();
+  PyModule_AddStringConstant(made, "TORCH", TORCH_VERSION);
+  PyModule_AddObject(made, "look", PyCapsule_New(&look, NEO_LOOK, nullptr));
+  return made;
+}

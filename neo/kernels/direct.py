@@ -1,0 +1,90 @@
+"""Torch's smallest functions, called without the way to them.
+
+A call of torch.mul with tensors of eight numbers takes a microsecond, of which the products are a hundredth; a small
+network's inner loop is made of such calls. _direct.cpp takes a few of them over where their tensors are dense and on the
+CPU, with the same bits (tanh's gradient to a rounding). What it does not take, LiteTensors among it, goes to the function
+that a name is bound to below; that function is the name where the extension is missing. It is built where torch is at
+hand (make env), and serves that version of torch alone.
+"""
+
+from __future__ import annotations
+
+import operator
+from types import ModuleType
+from typing import Any
+
+import torch
+
+__all__ = [
+    "add",
+    "affine",
+    "cos",
+    "div",
+    "exp",
+    "log",
+    "look",
+    "mul",
+    "neg",
+    "product",
+    "relu",
+    "relu_gradient",
+    "sin",
+    "sub",
+    "tanh",
+    "tanh_gradient",
+]
+
+
+def _load() -> ModuleType | None:
+    try:
+        from neo.kernels import _direct
+    except ImportError:
+        return None
+    return _direct if torch.__version__.partition("+")[0] == _direct.TORCH else None
+
+
+_library: Any = _load()
+_threshold_backward = torch.ops.aten.threshold_backward.default
+
+
+def _bound(name: str, fallback: Any) -> Any:
+    return fallback if _library is None else _library.bind(name, fallback)
+
+
+def _product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
+    return torch.mm(a.t() if transpose_a else a, b.t() if transpose_b else b)
+
+
+def _affine(x: Any, weight: Any, bias: Any) -> Any:
+    return torch.addmm(bias, x, weight.t())
+
+
+def _relu_gradient(g: Any, y: Any) -> Any:
+    return _threshold_backward(g, y, 0)
+
+
+def _tanh_gradient(g: Any, y: Any) -> Any:
+    return torch.addcmul(g, g * y, y, value=-1)
+
+
+look = None if _library is None else _library.look
+"""What look.h declares, for the tape."""
+add = _bound("add", operator.add)
+sub = _bound("sub", operator.sub)
+mul = _bound("mul", operator.mul)
+div = _bound("div", operator.truediv)
+neg = _bound("neg", operator.neg)
+exp = _bound("exp", torch.exp)
+log = _bound("log", torch.log)
+sin = _bound("sin", torch.sin)
+cos = _bound("cos", torch.cos)
+tanh = _bound("tanh", torch.tanh)
+product = _bound("product", _product)
+"""(a, b, transpose_a, transpose_b) → a b for matrices, each transposed first where its flag says so."""
+affine = _bound("affine", _affine)
+"""(x, weight, bias) → x weightᵀ + bias."""
+relu = _bound("relu", torch.relu)
+relu_gradient = _bound("relu_gradient", _relu_gradient)
+"""(g, y = relu x) → g where y > 0, else 0."""
+tanh_gradient = _bound("tanh_gradient", _tanh_gradient)
+"""(g, y = tanh x) → g (1 − y²)."""

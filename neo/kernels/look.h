@@ -1,0 +1,11 @@
+/* What the tape asks of every tensor, answered by torch's C++ (_direct.cpp) where that was built; see direct.py. */
+#pragma once
+#include <Python.h>
+#include <stdint.h>
+
+#define NEO_LOOK "neo.kernels._direct.look"
+
+typedef struct {
+  int64_t (*version)(PyObject *tensor);         /* changes in place so far; -1: ask torch in Python */
+  int (*alike)(PyObject *one, PyObject *other); /* 1: one shape, dtype and, if 0-dim, device; 0: not; -1: ask in Python */
+} NeoLook;
