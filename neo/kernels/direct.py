@@ -1,10 +1,10 @@
 """Torch's smallest functions, called without the way to them.
 
 A call of torch.mul with tensors of eight numbers takes a microsecond, of which the products are a hundredth; a small
-network's inner loop is made of such calls. _direct.cpp takes a few of them over where their tensors are dense and on the
-CPU, with the same bits (tanh's gradient to a rounding). What it does not take, LiteTensors among it, goes to the function
-that a name is bound to below; that function is the name where the extension is missing. It is built where torch is at
-hand (make env), and serves that version of torch alone.
+network's inner loop is made of such calls. _direct.cpp takes a few of them over where their tensors are dense and on
+the CPU, with the same bits (tanh's gradient to a rounding). What it does not take, LiteTensors among it, goes to the
+function that a name is bound to below; that function is the name where the extension is missing. It is built where
+torch is at hand (make env), and serves that version of torch alone.
 """
 
 from __future__ import annotations

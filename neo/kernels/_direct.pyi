@@ -1,0 +1,7 @@
+from collections.abc import Callable
+from typing import Any
+
+TORCH: str
+look: object
+
+def bind(name: str, fallback: Callable[..., Any]) -> Callable[..., Any]: ...
