@@ -55,7 +55,7 @@ def direct() -> list[Extension]:
     try:
         import torch
         from torch.utils import cpp_extension
-    except ImportError:
+    except (ImportError, OSError):  # no torch, or one whose libraries do not load
         return []
     return [
         Extension(
