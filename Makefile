@@ -20,7 +20,7 @@ EXTENSIONS := $(shell find neo -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help env train evaluate mnist test test-slow test-all peers bench bench-guard bench-jax picture lint format types wheel sdist-test freeze clean
+.PHONY: help env train evaluate mnist test test-slow test-all peers bench bench-guard bench-jax triton picture lint format types wheel sdist-test freeze clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -53,20 +53,24 @@ evaluate: env  ## test a finished run on unseen tasks (RUN=folder)
 mnist: env  ## train the 784-256-64-10 perceptron with Neo and with PyTorch, side by side
 	@$(BIN)/python scripts/mnist.py $(ARGS)
 
-test: env peers  ## run the tests, the slow ones left out (ARGS="-k maml ...")
+test: env peers triton  ## run the tests, the slow ones left out (ARGS="-k maml ...")
 	$(PYTEST) -m "not slow" $(ARGS)
 
 # pytest's exit code 5 means that it found no such test, which is no failure here.
-test-slow: env peers  ## run only the slow tests
+test-slow: env peers triton  ## run only the slow tests
 	$(PYTEST) -m slow $(ARGS) || test $$? -eq 5
 
-test-all: env peers  ## run every test
+test-all: env peers triton  ## run every test
 	$(PYTEST) $(ARGS)
 
 # Best effort: where learn2learn cannot be built, the script says why in one line and the tests that
 # compare with it skip with that reason. NEO_REQUIRE_PEERS=1 makes both an error.
 peers: env  ## build learn2learn 0.2.0 into .venv, for the tests that compare with it
 	@$(BIN)/python tests/peers/build_learn2learn.py || test -z "$(NEO_REQUIRE_PEERS)"
+
+# Apart from .[dev], for it is 200 MB to fetch and 700 to keep. Best effort too, with NEO_REQUIRE_TRITON=1 for a must.
+triton: env  ## install Triton into .venv, for the tests of its kernels (torch's CUDA builds bring it along)
+	@$(PIP) install -q -c constraints.txt triton || test -z "$(NEO_REQUIRE_TRITON)"
 
 # higher without its dependencies, which are torch alone; learn2learn as the tests have it.
 bench: env peers  ## Neo against its peers, into docs/benchmarks.md (ARGS="works=[w1] rounds=5"; quick=true to try)

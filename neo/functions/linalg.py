@@ -10,7 +10,7 @@ from neo.autograd import _handle
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.registry import implements
-from neo.kernels import direct
+from neo.kernels import dense, direct
 
 
 class Product(Policy):
@@ -23,7 +23,7 @@ class Product(Policy):
 
     def forward(self, a, b, transpose_a=False, transpose_b=False):
         self.ctx.save(a, b, transpose_a, transpose_b)
-        return direct.product(a, b, transpose_a, transpose_b)
+        return dense.product(a, b, transpose_a, transpose_b)
 
     def backward(self, c_bar):
         a, b, transpose_a, transpose_b = self.ctx.release
@@ -52,7 +52,7 @@ class BatchProduct(Policy):
 
     def forward(self, a, b):
         self.ctx.save(a, b)
-        return torch.matmul(a, b)
+        return dense.matmul(a, b)
 
     def backward(self, c_bar):
         a, b = self.ctx.release

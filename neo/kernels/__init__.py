@@ -10,6 +10,7 @@ that the processor has is chosen here. Policies use them where `ready` says so, 
 its composition of torch functions as its oracle. Numbers differ from torch's by rounding alone.
 
 Apart from these, direct.py holds a shorter way to torch's own functions, for tensors of a few numbers.
+On a GPU torch's kernels compute; `triton_kernels` (dense.py) puts Triton's in their place for softmax and matmul.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["available", "library", "ready", "switched_off"]
+from neo.kernels.dense import triton_kernels
+
+__all__ = ["available", "library", "ready", "switched_off", "triton_kernels"]
 
 _CHANNELS_LAST = torch.channels_last
 _transform = torch._C._functorch.peek_interpreter_stack  # the innermost open transform, or None
