@@ -20,7 +20,7 @@ from meta.distributed import ALONE, Ranks
 from meta.divergence import expect_finite_results
 from meta.evaluate import Evaluation
 from meta.loggers import Logger
-from meta.parallel import Workers
+from meta.parallel import Batched, Workers
 from meta.pictures import Picture
 from meta.trainer import Trainer
 from neo.typing import PyTree
@@ -53,7 +53,8 @@ class Experiment:
     def learner(self) -> MetaLearner:
         parts = {"model": build(self.config.model), "objective": build(self.config.task.objective)}
         learner: MetaLearner = build(self.config.algorithm, **parts)
-        learner.workers = Workers(resolve_workers(self.config.workers, self.device, self.ranks))
+        run = Batched if self.config.get("batched", False) else Workers
+        learner.workers = run(resolve_workers(self.config.workers, self.device, self.ranks))
         return learner
 
     @cached_property

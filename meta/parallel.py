@@ -1,4 +1,4 @@
-"""Tasks side by side on threads."""
+"""The tasks of a meta-batch: side by side on threads, or all in one call of each kernel."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import optree
 import torch
 
-__all__ = ["Workers"]
+import neo
+
+__all__ = ["Batched", "Workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,7 +41,7 @@ class Workers:
 
     def map(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """[fn(item) for item in items]. The first exception of an item is raised; what no thread has begun is left."""
-        return list(self.each(fn, items))
+        return list(Workers.each(self, fn, items))
 
     def each(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """fn(item) for each item, in their order, each as soon as it is its turn, so that none need be kept.
@@ -73,6 +76,32 @@ class Workers:
 
     def __setstate__(self, state: dict[str, int | None]) -> None:
         self.count, self._pool = state["count"], None
+
+
+class Batched(Workers):
+    """Each kernel takes all tasks of a meta-batch in one call, by neo.vmap; map() goes on from item to item.
+
+    For small models, whose time is that of the calls and not of the arithmetic, and for GPUs. Numbers differ from those
+    of one task at a time by rounding, so that a run is the same on another number of ranks up to rounding alone.
+
+    Args:
+        count: as for Workers, for map(); each() runs in the calling thread, with one kernel thread for 1 and torch's
+            own number otherwise.
+    """
+
+    def each(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """fn(item) for each item of a pytree with a leading axis, a meta-batch of tasks for one.
+
+        fn: a function of tensors, whose path does not depend on their numbers; returns a pytree of tensors.
+        Raises: what neo.vmap does.
+        Cost: the memory of all tasks at once.
+        """
+        at_once: Callable[[Any], Any] = neo.vmap(fn)
+        (stacked,) = Workers(1 if self.count == 1 else None).each(at_once, [items])
+        leaves: list[Any]
+        leaves, spec = optree.tree_flatten(stacked)
+        for rows in zip(*(torch.unbind(leaf) for leaf in leaves), strict=True):
+            yield optree.tree_unflatten(spec, rows)  # type: ignore[misc]
 
 
 def _with_one_kernel_thread(fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

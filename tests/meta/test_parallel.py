@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 import threading
 
+import optree
 import pytest
 import torch
 
 import neo
-from meta import MAML, evaluate
-from meta.parallel import Workers
+from meta import ANIL, MAML, MetaSGD, Reptile, evaluate
+from meta.parallel import Batched, Workers
 from tasks import Glyphs
 
 
@@ -89,3 +90,50 @@ def test_workers_travel_without_their_threads() -> None:
 def test_count_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least 1.*got 0"):
         Workers(0)
+
+
+# --- all tasks in one call of each kernel ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        MAML(neo.nn.Conv4(ways=5, hidden=4), inner_steps=2),
+        MAML(neo.nn.Conv4(ways=5, hidden=4, pool="max"), first_order=True),
+        MAML(neo.nn.MLP(784, 8, 5), inner_optimizer=neo.optim.adam(0.1)),
+        ANIL(neo.nn.Conv4(ways=5, hidden=4), adapt="head.*"),
+        MetaSGD(neo.nn.MLP(784, 8, 5)),
+        Reptile(neo.nn.MLP(784, 8, 5), inner_steps=3),
+    ],
+    ids=["maml", "fomaml_max_pool", "maml_adam", "anil", "meta_sgd", "reptile"],
+)
+def test_meta_gradient_of_all_tasks_at_once_is_that_of_each(sampler, learner) -> None:
+    def double(leaf):
+        if isinstance(leaf, neo.LiteTensor):
+            return neo.LiteTensor(leaf.data.double())
+        return leaf.double() if leaf.is_floating_point() else leaf
+
+    params, batch = (optree.tree_map(double, tree) for tree in (learner.init(0), sampler.sample(0, 5)))
+    if isinstance(learner.model, neo.nn.MLP):
+        batch = optree.tree_map(lambda x: x.flatten(2) if x.ndim > 2 else x, batch)
+    learner.workers = Workers(1)
+    apart = learner.meta_gradient(params, batch)
+    learner.workers = Batched(1)
+    at_once = learner.meta_gradient(params, batch)
+    assert at_once.loss.shape == at_once.score.shape == (5,)
+    for one, other in zip(optree.tree_leaves(apart), optree.tree_leaves(at_once), strict=True):
+        one, other = (leaf.data if isinstance(leaf, neo.LiteTensor) else leaf for leaf in (one, other))
+        torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-12)
+
+
+def test_batched_tasks_are_evaluated_one_by_one(sampler) -> None:
+    learner = MAML(neo.nn.Conv4(ways=5, hidden=4))
+    params = learner.init(0)
+    expected = evaluate(learner, params, sampler, 3)
+    learner.workers = Batched()
+    assert torch.equal(evaluate(learner, params, sampler, 3).losses, expected.losses)
+
+
+def test_a_path_that_depends_on_numbers_is_refused() -> None:
+    with pytest.raises(RuntimeError):
+        list(Batched().each(lambda x: x if x.sum() > 0 else -x, torch.ones(3, 2)))

@@ -159,6 +159,14 @@ def test_resumed_run_equals_the_uninterrupted_one(finished, tmp_path, stop):
     assert_same_run(finished, tmp_path)
 
 
+def test_resumed_run_with_batched_tasks_equals_the_uninterrupted_one(tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(tiny("batched=true"), whole)
+    train(tiny("batched=true", "trainer.iterations=2"), run)
+    train(resumed_config(run, {"trainer.iterations": 4}), run, resume=True)
+    assert_same_run(whole, run)
+
+
 def test_run_refuses_a_folder_that_holds_a_run_and_leaves_it_alone(finished):
     before = numbers(finished)
     with pytest.raises(FileExistsError):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import meta
 import neo
 from meta.algorithms import MetaGradient
+from meta.parallel import Batched, Workers
 from neo.typing import Params
 from scripts._bench.step import Arrays, Spec, Step
 from scripts._bench.torch_problem import arrays_of, load
@@ -21,16 +22,15 @@ __all__ = ["meta_step", "training", "unroll"]
 
 
 def meta_step(spec: Spec) -> Step:
-    """meta.MAML.meta_gradient; setting: workers (none, or how many tasks at once)."""
+    """meta.MAML.meta_gradient; setting: workers (none, how many tasks side by side, or batched)."""
     work = spec.work
     loaded = load(spec)
     params = {name: neo.LiteTensor(param) for name, param in loaded.params.items()}
     sx, sy, qx, qy = loaded.stacked
     batch = Task(Batch(sx, sy), Batch(qx, qy))
-    workers = None if spec.setting["workers"] == "none" else int(spec.setting["workers"])
-    maml = meta.MAML(
-        _model(work), inner_lr=work["inner_lr"], inner_steps=work["inner_steps"], workers=workers
-    )
+    workers = spec.setting["workers"]
+    maml = meta.MAML(_model(work), inner_lr=work["inner_lr"], inner_steps=work["inner_steps"])
+    maml.workers = Batched() if workers == "batched" else Workers(None if workers == "none" else int(workers))
 
     def result(out: MetaGradient) -> Arrays:
         return arrays_of(out.loss.mean(), {name: grad.data for name, grad in out.gradient.items()})
