@@ -55,30 +55,47 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
         sizes: of the blocks, as blocks() cuts them.
     Raises: ValueError if there is nothing to average.
     """
-    tower: list[tuple[int, Any]] = []  # the nodes without a parent so far; sizes fall from left to right
-    for size, node in zip(sizes, means, strict=False):
+    tower: list[
+        tuple[int, list[Any]]
+    ] = []  # the nodes without a parent so far; sizes fall from left to right
+    like: Any = None
+    for size, tree in zip(sizes, means, strict=False):
+        leaves: list[Any]
+        leaves, spec = optree.tree_flatten(tree)
+        like = like or (spec, leaves)
+        if spec != like[0]:
+            raise ValueError(f"mean: expected trees of one structure, got {spec} after {like[0]}")
+        node = leaves if autograd.TapeContext.current() is not None else [_raw(leaf) for leaf in leaves]
         while tower and tower[-1][0] == size:
             size, node = 2 * size, _halfway(tower.pop()[1], node)
         tower.append((size, node))
     if not tower:
         raise ValueError("mean: there is nothing to average, expected at least one task")
-    if len(tower) == 1:
-        return tower[0][1]
+    spec, first = like
+    average = tower[0][1] if len(tower) == 1 else _weighed(tower)
+    wrapped = [
+        LiteTensor(leaf) if isinstance(given, LiteTensor) and not isinstance(leaf, LiteTensor) else leaf
+        for given, leaf in zip(first, average, strict=True)
+    ]
+    return optree.tree_unflatten(spec, wrapped)
+
+
+def _weighed(tower: list[tuple[int, list[Any]]]) -> list[Any]:
     total = sum(size for size, _ in tower)
-
-    def weighed(*leaves: Any) -> Any:
+    average = []
+    for leaves in zip(*(node for _, node in tower), strict=True):
         parts = [leaf * size for leaf, (size, _) in zip(leaves, tower, strict=True)]
-        return sum(parts[1:], parts[0]) / total
+        average.append(sum(parts[1:], parts[0]) / total)
+    return average
 
-    return optree.tree_map(weighed, *(node for _, node in tower))
 
-
-def _halfway(left: PyTree, right: PyTree) -> PyTree:
-    leaves: list[Any]
-    leaves, spec = optree.tree_flatten(left)
-    others: list[Any] = spec.flatten_up_to(right)
-    if autograd.TapeContext.current() is not None or not all(isinstance(leaf, LiteTensor) for leaf in leaves):
-        return optree.tree_unflatten(spec, [(a + b) / 2 for a, b in zip(leaves, others, strict=True)])
-    sums = torch._foreach_add([leaf.data for leaf in leaves], [leaf.data for leaf in others])
+def _halfway(left: list[Any], right: list[Any]) -> list[Any]:
+    if not all(isinstance(leaf, torch.Tensor) for leaf in left):
+        return [(a + b) / 2 for a, b in zip(left, right, strict=True)]
+    sums = list(torch._foreach_add(left, right))
     torch._foreach_div_(sums, 2)  # a few calls for all parameters, not two for each
-    return optree.tree_unflatten(spec, [LiteTensor(leaf) for leaf in sums])
+    return sums
+
+
+def _raw(leaf: Any) -> Any:
+    return leaf.data if isinstance(leaf, LiteTensor) else leaf
