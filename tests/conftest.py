@@ -1,14 +1,20 @@
-"""The real Omniglot, where it is."""
+"""The real Omniglot, where it is; and Ctrl-C for the processes that tests start."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 import tasks
 from tasks.omniglot import find
+
+# A shell starts what it puts into the background with SIGINT ignored, and so would be all processes that tests start
+# and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
