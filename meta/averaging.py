@@ -9,10 +9,11 @@ number of processes that share them. Here the order is a property of the slots a
                   └───────┬───────┘           │     │
             blocks        8                   2     1
 
-A node is the mean of its two children, (left + right) / 2; what is left beside the largest trees is weighed in at the
-end. Any run of slots is made of whole nodes, so that a process which has a share of the slots can average its own, and
-the means of all shares give the same bits as one process with all slots. Its rounding error grows with log(tasks)
-instead of tasks, which is why numerical libraries sum in pairs too.
+A node is the sum of its two children; what is left beside the largest trees is added in at the end, and the division
+comes last. Any run of slots is made of whole nodes, so that a process which has a share of the slots can average its
+own, and the means of all shares give the same bits as one process with all slots: a block is a power of two, by which
+dividing and multiplying do not round. The rounding error grows with log(tasks) instead of tasks, which is why numerical
+libraries sum in pairs too.
 """
 
 from __future__ import annotations
@@ -66,13 +67,19 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
         if spec != like[0]:
             raise ValueError(f"mean: expected trees of one structure, got {spec} after {like[0]}")
         node = leaves if autograd.TapeContext.current() is not None else [_raw(leaf) for leaf in leaves]
+        if size != 1:
+            node = [leaf * size for leaf in node]
         while tower and tower[-1][0] == size:
-            size, node = 2 * size, _halfway(tower.pop()[1], node)
+            size, node = 2 * size, _sums(tower.pop()[1], node)
         tower.append((size, node))
     if not tower:
         raise ValueError("mean: there is nothing to average, expected at least one task")
     spec, first = like
-    average = tower[0][1] if len(tower) == 1 else _weighed(tower)
+    total = sum(size for size, _ in tower)
+    sums = tower.pop(0)[1]
+    for _, node in tower:
+        sums = _sums(sums, node)
+    average = [leaf / total for leaf in sums]
     wrapped = [
         LiteTensor(leaf) if isinstance(given, LiteTensor) and not isinstance(leaf, LiteTensor) else leaf
         for given, leaf in zip(first, average, strict=True)
@@ -80,21 +87,10 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
     return optree.tree_unflatten(spec, wrapped)
 
 
-def _weighed(tower: list[tuple[int, list[Any]]]) -> list[Any]:
-    total = sum(size for size, _ in tower)
-    average = []
-    for leaves in zip(*(node for _, node in tower), strict=True):
-        parts = [leaf * size for leaf, (size, _) in zip(leaves, tower, strict=True)]
-        average.append(sum(parts[1:], parts[0]) / total)
-    return average
-
-
-def _halfway(left: list[Any], right: list[Any]) -> list[Any]:
-    if not all(isinstance(leaf, torch.Tensor) for leaf in left):
-        return [(a + b) / 2 for a, b in zip(left, right, strict=True)]
-    sums = list(torch._foreach_add(left, right))
-    torch._foreach_div_(sums, 2)  # a few calls for all parameters, not two for each
-    return sums
+def _sums(left: list[Any], right: list[Any]) -> list[Any]:
+    if all(isinstance(leaf, torch.Tensor) for leaf in left):
+        return list(torch._foreach_add(left, right))  # one call for all parameters
+    return [a + b for a, b in zip(left, right, strict=True)]
 
 
 def _raw(leaf: Any) -> Any:

@@ -26,6 +26,7 @@
 #include <ATen/ops/threshold_backward.h>
 #include <ATen/record_function.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/Dtype.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/version.h>
@@ -245,6 +246,25 @@ PyObject* affine(PyObject* fallback, PyObject* const* arguments, Py_ssize_t coun
   END_HANDLE_TH_ERRORS
 }
 
+// empty(shape, dtype, channels_last), a CPU tensor; without letting go of the GIL, which another thread would take up
+PyObject* empty(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  if (count != 3 || !PyTuple_Check(arguments[0]) || !THPDtype_Check(arguments[1]) || !unwatched())
+    return elsewhere(fallback, arguments, count);
+  const Py_ssize_t dims = PyTuple_GET_SIZE(arguments[0]);
+  c10::SmallVector<int64_t, 5> shape;
+  for (Py_ssize_t i = 0; i < dims; ++i) {
+    PyObject* size = PyTuple_GET_ITEM(arguments[0], i);
+    if (!PyLong_CheckExact(size)) return elsewhere(fallback, arguments, count);
+    shape.push_back(PyLong_AsLongLong(size));
+    if (shape.back() < 0) return elsewhere(fallback, arguments, count);  // torch says what is wrong with it
+  }
+  const auto layout = arguments[2] == Py_True ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const auto dtype = reinterpret_cast<THPDtype*>(arguments[1])->scalar_type;
+  return THPVariable_Wrap(at::detail::empty_cpu(shape, dtype, false, layout));
+  END_HANDLE_TH_ERRORS
+}
+
 Tensor cos_of(const Tensor& x) { return at::cos(x); }
 Tensor exp_of(const Tensor& x) { return at::exp(x); }
 Tensor log_of(const Tensor& x) { return at::log(x); }
@@ -258,6 +278,7 @@ PyMethodDef functions[] = {
     {"affine", FAST(affine), nullptr},
     {"cos", FAST(vectorised<cos_of>), nullptr},
     {"div", FAST(binary<Div>), nullptr},
+    {"empty", FAST(empty), nullptr},
     {"exp", FAST(vectorised<exp_of>), nullptr},
     {"log", FAST(vectorised<log_of>), nullptr},
     {"mul", FAST(binary<Mul>), nullptr},

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from neo import kernels
+from neo.kernels import direct
 
 __all__ = ["bias_gradient", "convolution", "input_gradient", "weight_gradient"]
 
@@ -69,7 +70,7 @@ def bias_gradient(g: torch.Tensor) -> torch.Tensor | None:
     """Σ g over all but the channels."""
     if not kernels.ready(g):
         return None
-    sums = torch.empty(g.shape[1], dtype=g.dtype)
+    sums = direct.empty((g.shape[1],), g.dtype, False)
     kernels.library.channel_sums(g, sums)
     return sums
 
@@ -83,4 +84,4 @@ def _stride(shape: Any, dtype: torch.dtype, geometry: Any) -> int | None:
 
 
 def _image(shape: Any, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, memory_format=_LAST)
+    return direct.empty(tuple(shape), dtype, True)

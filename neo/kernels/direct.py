@@ -20,6 +20,7 @@ __all__ = [
     "affine",
     "cos",
     "div",
+    "empty",
     "exp",
     "log",
     "look",
@@ -51,6 +52,11 @@ def _bound(name: str, fallback: Any) -> Any:
     return fallback if _library is None else _library.bind(name, fallback)
 
 
+def _empty(shape: Any, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device="cpu", memory_format=layout)
+
+
 def _product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
     return torch.mm(a.t() if transpose_a else a, b.t() if transpose_b else b)
 
@@ -79,6 +85,8 @@ log = _bound("log", torch.log)
 sin = _bound("sin", torch.sin)
 cos = _bound("cos", torch.cos)
 tanh = _bound("tanh", torch.tanh)
+empty = _bound("empty", _empty)
+"""(shape, dtype, channels_last) → a tensor on the CPU, its entries whatever they are; a thread keeps the GIL for it."""
 product = _bound("product", _product)
 """(a, b, transpose_a, transpose_b) → a b for matrices, each transposed first where its flag says so."""
 affine = _bound("affine", _affine)

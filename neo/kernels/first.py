@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from neo import kernels
+from neo.kernels import direct
 
 __all__ = [
     "MOST_PLANES",
@@ -49,8 +50,8 @@ class Images:
     def __init__(self, x: torch.Tensor, stride: int, window: int):
         self.x, self.stride, self.window = x.contiguous(), stride, window
         taps = 9 * x.shape[1]
-        self.mean = torch.empty(taps, dtype=torch.float64)
-        self.covariance = torch.empty((taps, taps), dtype=torch.float64)
+        self.mean = direct.empty((taps,), torch.float64, False)
+        self.covariance = direct.empty((taps, taps), torch.float64, False)
         kernels.library.moments(self.x, self.mean, self.covariance, stride)
 
 
@@ -60,8 +61,8 @@ def first(images, weight, gamma, beta, eps):
     n, _, h, w = x.shape
     rows, columns = (h - 1) // images.stride + 1, (w - 1) // images.stride + 1
     shape = (n, weight.shape[0], rows // window, columns // window)
-    y = torch.empty(shape, dtype=x.dtype, memory_format=_LAST)
-    place = torch.empty(shape, dtype=torch.uint8, memory_format=_LAST) if window > 1 else None
+    y = direct.empty(shape, x.dtype, True)
+    place = direct.empty(shape, torch.uint8, True) if window > 1 else None
     kernels.library.first(
         x,
         weight.contiguous(),
@@ -80,8 +81,8 @@ def first(images, weight, gamma, beta, eps):
 
 def first_gradient(images, y_bar, y, place, weight, gamma, eps):
     """(w̄, γ̄, β̄, sums): first's gradients, and what correlate gives, which the way back takes."""
-    sums = torch.empty((9 * images.x.shape[1] + 1, y.shape[1]), dtype=torch.float64)
-    out = torch.empty(weight.shape, dtype=y.dtype), weight.new_empty(y.shape[1]), weight.new_empty(y.shape[1])
+    sums = direct.empty((9 * images.x.shape[1] + 1, y.shape[1]), torch.float64, False)
+    out = tuple(direct.empty(shape, y.dtype, False) for shape in (weight.shape, y.shape[1:2], y.shape[1:2]))
     kernels.library.first_backward(
         y_bar.contiguous(memory_format=_LAST), y, place, images.x, weight.contiguous(), gamma, images.mean,
         images.covariance, eps, sums, *out, images.stride, images.window
@@ -92,9 +93,9 @@ def first_gradient(images, y_bar, y, place, weight, gamma, eps):
 def first_gradient_back(images, W, G, B, sums, y, place, weight, gamma, eps):
     """The gradients of y_bar, weight and gamma for cotangents W, G, B of w̄, γ̄, β̄."""
     out = (
-        torch.empty_like(y, memory_format=_LAST),
-        torch.empty(weight.shape, dtype=y.dtype),
-        weight.new_empty(y.shape[1]),
+        direct.empty(y.shape, y.dtype, True),
+        direct.empty(weight.shape, y.dtype, False),
+        direct.empty(y.shape[1:2], y.dtype, False),
     )
     kernels.library.first_backward_back(
         W.contiguous(), G.contiguous(), B.contiguous(), sums, y, place, images.x, weight.contiguous(), gamma,
@@ -105,13 +106,13 @@ def first_gradient_back(images, W, G, B, sums, y, place, weight, gamma, eps):
 
 def correlate(y_bar, y, place, x, stride, window):
     """(taps + 1, channels), float64: Σ g p for each entry p of a patch, then Σ g, g the cotangent before pooling."""
-    sums = torch.empty((9 * x.shape[1] + 1, y.shape[1]), dtype=torch.float64)
+    sums = direct.empty((9 * x.shape[1] + 1, y.shape[1]), torch.float64, False)
     kernels.library.correlate(y_bar.contiguous(memory_format=_LAST), y, place, x, sums, stride, window)
     return sums
 
 
 def spread(sums, y, place, x, stride, window):
     """The adjoint of correlate in y_bar."""
-    out = torch.empty_like(y, memory_format=_LAST)
+    out = direct.empty(y.shape, y.dtype, True)
     kernels.library.spread(sums.to(x.dtype).contiguous(), y, place, x, out, stride, window)
     return out

@@ -1,7 +1,8 @@
 """The kernels as functions of torch tensors; compiled once for each instruction set, by the files that include this.
 
 Arguments are checked by their callers (neo/kernels/__init__.py): shapes, layouts and dtypes are taken on trust here.
-The GIL is released while a kernel runs, so that tasks on threads run side by side.
+The GIL is let go while a kernel runs, so that tasks on threads run side by side; not for a few microseconds, which are
+shorter than another thread takes to wake up and this one to get the GIL back.
 """
 from libc.stdint cimport uint8_t, uintptr_t
 
@@ -73,6 +74,26 @@ cdef inline void *at(object tensor):
     return NULL if tensor is None else <void *> <uintptr_t> tensor.data_ptr()
 
 
+cdef extern from "Python.h" nogil:
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState *PyEval_SaveThread()
+    void PyEval_RestoreThread(PyThreadState *thread)
+
+
+cdef long SHORT_NS = 25000
+
+
+cdef inline PyThreadState *let_go(long entries, long nanoseconds_each) noexcept nogil:
+    """Let go of the GIL for work that takes about so long; NULL where it is too short for that."""
+    return PyEval_SaveThread() if entries * nanoseconds_each > SHORT_NS else NULL
+
+
+cdef inline void take_back(PyThreadState *thread) noexcept nogil:
+    if thread != NULL:
+        PyEval_RestoreThread(thread)
+
+
 cdef int done(int status) except -1:
     if status:
         raise MemoryError("neo.kernels: no memory to work in")
@@ -88,8 +109,9 @@ def convolution(x, weight, bias, y, int stride):
     cdef long n, inputs, h, w, outputs = weight.shape[0]
     cdef int status
     n, inputs, h, w = x.shape
-    with nogil:
-        status = (convolution_double if wide else convolution_float)(px, pw, pb, py, n, h, w, inputs, outputs, stride)
+    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
+    status = (convolution_double if wide else convolution_float)(px, pw, pb, py, n, h, w, inputs, outputs, stride)
+    take_back(thread)
     done(status)
 
 
@@ -101,9 +123,10 @@ def convolution_input(g, weight, x, int stride):
     cdef long n, inputs, h, w, outputs = weight.shape[0]
     cdef int status
     n, inputs, h, w = x.shape
-    with nogil:
-        status = (convolution_input_double if wide else convolution_input_float)(
-            pg, pw, px, n, h, w, inputs, outputs, stride)
+    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
+    status = (convolution_input_double if wide else convolution_input_float)(
+        pg, pw, px, n, h, w, inputs, outputs, stride)
+    take_back(thread)
     done(status)
 
 
@@ -115,9 +138,10 @@ def convolution_weight(x, g, weight, int stride):
     cdef long n, inputs, h, w, outputs = weight.shape[0]
     cdef int status
     n, inputs, h, w = x.shape
-    with nogil:
-        status = (convolution_weight_double if wide else convolution_weight_float)(
-            px, pg, pw, n, h, w, inputs, outputs, stride)
+    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
+    status = (convolution_weight_double if wide else convolution_weight_float)(
+        px, pg, pw, n, h, w, inputs, outputs, stride)
+    take_back(thread)
     done(status)
 
 
@@ -127,11 +151,12 @@ def channel_sums(x, sums):
     cdef void *ps = at(sums)
     cdef long channels = sums.shape[0]
     cdef long pixels = x.numel() // channels
-    with nogil:
-        if wide:
-            channel_sums_double(px, ps, pixels, channels)
-        else:
-            channel_sums_float(px, ps, pixels, channels)
+    cdef PyThreadState *thread = let_go(pixels * channels, 1)
+    if wide:
+        channel_sums_double(px, ps, pixels, channels)
+    else:
+        channel_sums_float(px, ps, pixels, channels)
+    take_back(thread)
 
 
 def norm(x, weight, bias, y, place, mean, scale, double eps, long window):
@@ -146,8 +171,9 @@ def norm(x, weight, bias, y, place, mean, scale, double eps, long window):
     cdef long n, channels, h, w
     cdef int status
     n, channels, h, w = x.shape
-    with nogil:
-        status = (norm_double if wide else norm_float)(px, pw, pb, py, pp, pm, ps, eps, n, h, w, channels, window)
+    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
+    status = (norm_double if wide else norm_float)(px, pw, pb, py, pp, pm, ps, eps, n, h, w, channels, window)
+    take_back(thread)
     done(status)
 
 
@@ -166,9 +192,10 @@ def norm_gradient(y_bar, y, place, x, weight, mean, scale, x_bar, sum_gx, sum_g,
     cdef long n, channels, h, w
     cdef int status
     n, channels, h, w = x.shape
-    with nogil:
-        status = (norm_gradient_double if wide else norm_gradient_float)(
-            pg, py, pp, px, pw, pm, ps, out, pgx, psg, n, h, w, channels, window)
+    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
+    status = (norm_gradient_double if wide else norm_gradient_float)(
+        pg, py, pp, px, pw, pm, ps, out, pgx, psg, n, h, w, channels, window)
+    take_back(thread)
     done(status)
 
 
@@ -193,9 +220,10 @@ def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx,
     cdef long n, channels, h, w
     cdef int status
     n, channels, h, w = x.shape
-    with nogil:
-        status = (norm_gradient_back_double if wide else norm_gradient_back_float)(
-            pX, pW, pB, pg, py, pp, px, pw, pm, ps, pgx, psg, og, ox, ow, n, h, w, channels, window)
+    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
+    status = (norm_gradient_back_double if wide else norm_gradient_back_float)(
+        pX, pW, pB, pg, py, pp, px, pw, pm, ps, pgx, psg, og, ox, ow, n, h, w, channels, window)
+    take_back(thread)
     done(status)
 
 
@@ -207,8 +235,9 @@ def moments(x, mean, covariance, long stride):
     cdef long n, planes, h, w
     cdef int status
     n, planes, h, w = x.shape
-    with nogil:
-        status = (moments_double if wide else moments_float)(px, pm, pc, n, planes, h, w, stride)
+    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
+    status = (moments_double if wide else moments_float)(px, pm, pc, n, planes, h, w, stride)
+    take_back(thread)
     done(status)
 
 
@@ -225,9 +254,10 @@ def first(x, weight, gamma, beta, mean, covariance, double eps, y, place, long s
     cdef long n, planes, h, w, channels = y.shape[1]
     cdef int status
     n, planes, h, w = x.shape
-    with nogil:
-        status = (first_double if wide else first_float)(
-            px, pw, pg, pb, pm, pc, eps, py, pp, n, planes, h, w, stride, window, channels)
+    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
+    status = (first_double if wide else first_float)(
+        px, pw, pg, pb, pm, pc, eps, py, pp, n, planes, h, w, stride, window, channels)
+    take_back(thread)
     done(status)
 
 
@@ -249,9 +279,10 @@ def first_backward(y_bar, y, place, x, weight, gamma, mean, covariance, double e
     cdef long n, planes, h, w, channels = y.shape[1]
     cdef int status
     n, planes, h, w = x.shape
-    with nogil:
-        status = (first_backward_double if wide else first_backward_float)(
-            pg, py, pp, px, pw, pgamma, pm, pc, eps, ps, ow, og, ob, n, planes, h, w, stride, window, channels)
+    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
+    status = (first_backward_double if wide else first_backward_float)(
+        pg, py, pp, px, pw, pgamma, pm, pc, eps, ps, ow, og, ob, n, planes, h, w, stride, window, channels)
+    take_back(thread)
     done(status)
 
 
@@ -275,9 +306,10 @@ def first_backward_back(W, G, B, sums, y, place, x, weight, gamma, mean, covaria
     cdef long n, planes, h, w, channels = y.shape[1]
     cdef int status
     n, planes, h, w = x.shape
-    with nogil:
-        status = (first_backward_back_double if wide else first_backward_back_float)(
-            pW, pG, pB, ps, py, pp, px, pw, pgamma, pm, pc, eps, oy, ow, og, n, planes, h, w, stride, window, channels)
+    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
+    status = (first_backward_back_double if wide else first_backward_back_float)(
+        pW, pG, pB, ps, py, pp, px, pw, pgamma, pm, pc, eps, oy, ow, og, n, planes, h, w, stride, window, channels)
+    take_back(thread)
     done(status)
 
 
@@ -291,9 +323,10 @@ def correlate(y_bar, y, place, x, sums, long stride, long window):
     cdef long n, planes, h, w, channels = y.shape[1]
     cdef int status
     n, planes, h, w = x.shape
-    with nogil:
-        status = (correlate_double if wide else correlate_float)(
-            pg, py, pp, px, ps, n, planes, h, w, stride, window, channels)
+    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
+    status = (correlate_double if wide else correlate_float)(
+        pg, py, pp, px, ps, n, planes, h, w, stride, window, channels)
+    take_back(thread)
     done(status)
 
 
@@ -307,7 +340,8 @@ def spread(sums, y, place, x, out, long stride, long window):
     cdef long n, planes, h, w, channels = y.shape[1]
     cdef int status
     n, planes, h, w = x.shape
-    with nogil:
-        status = (spread_double if wide else spread_float)(
-            ps, py, pp, px, po, n, planes, h, w, stride, window, channels)
+    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
+    status = (spread_double if wide else spread_float)(
+        ps, py, pp, px, po, n, planes, h, w, stride, window, channels)
+    take_back(thread)
     done(status)

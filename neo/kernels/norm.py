@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from neo import kernels
+from neo.kernels import direct
 
 __all__ = ["largest_window", "norm", "norm_gradient", "norm_gradient_back"]
 
@@ -20,17 +21,17 @@ def norm(x, weight, bias, eps, window):
     """(y, place, μ, r): y = max over each window of max(w r (x − μ) + b, 0)."""
     n, channels, h, w = x.shape
     shape = (n, channels, h // window, w // window)
-    y = torch.empty(shape, dtype=x.dtype, memory_format=_LAST)
-    place = torch.empty(shape, dtype=torch.uint8, memory_format=_LAST) if window > 1 else None
-    mean, scale = torch.empty(channels, dtype=x.dtype), torch.empty(channels, dtype=x.dtype)
+    y = direct.empty(shape, x.dtype, True)
+    place = direct.empty(shape, torch.uint8, True) if window > 1 else None
+    mean, scale = (direct.empty((channels,), x.dtype, False) for _ in range(2))
     kernels.library.norm(x, _plain(weight), bias.contiguous(), y, place, mean, scale, eps, window)
     return y, place, mean, scale
 
 
 def norm_gradient(y_bar, y, place, x, weight, mean, scale, window):
     """(x̄, Σ g x̂, Σ g) for g, the cotangent of y at the pixels it came from; the latter two are w̄ and b̄."""
-    x_bar = torch.empty_like(x, memory_format=_LAST)
-    sum_gx, sum_g = torch.empty_like(mean), torch.empty_like(mean)
+    x_bar = direct.empty(x.shape, x.dtype, True)
+    sum_gx, sum_g = (direct.empty(mean.shape, mean.dtype, False) for _ in range(2))
     kernels.library.norm_gradient(
         y_bar.contiguous(memory_format=_LAST), y, place, x, _plain(weight), mean, scale, x_bar, sum_gx, sum_g, window
     )  # fmt: skip
@@ -40,9 +41,9 @@ def norm_gradient(y_bar, y, place, x, weight, mean, scale, window):
 def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, window, needs):
     """The gradients of y_bar, x and weight for cotangents X, W, B of x̄, w̄, b̄; None where `needs` says so."""
     need_y_bar, need_x, need_weight = needs
-    y_bar_out = torch.empty_like(y, memory_format=_LAST) if need_y_bar else None
-    x_out = torch.empty_like(x, memory_format=_LAST) if need_x else None
-    w_out = torch.empty_like(mean) if need_weight else None
+    y_bar_out = direct.empty(y.shape, y.dtype, True) if need_y_bar else None
+    x_out = direct.empty(x.shape, x.dtype, True) if need_x else None
+    w_out = direct.empty(mean.shape, mean.dtype, False) if need_weight else None
     kernels.library.norm_gradient_back(
         X.contiguous(memory_format=_LAST), _plain(W), _plain(B), y_bar.contiguous(memory_format=_LAST), y, place, x,
         _plain(weight), mean, scale, sum_gx, sum_g, y_bar_out, x_out, w_out, window
