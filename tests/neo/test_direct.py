@@ -143,7 +143,32 @@ def test_products():
     assert torch.equal(direct.affine(a, b.t(), bias), torch.addmm(bias, a, b))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
+@pytest.mark.parametrize(
+    ("shape", "channels_last"),
+    [
+        ((), False),
+        ((0,), False),
+        ((3, 4), False),
+        ((2, 3, 4, 5), False),
+        ((2, 3, 4, 5), True),
+        ((1, 8, 1, 1), True),
+    ],
+)
+def test_empty_has_torchs_layout(shape, channels_last, dtype):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    expected = torch.empty(shape, dtype=dtype, memory_format=layout)
+    for size in (shape, torch.Size(shape)):
+        found = direct.empty(size, dtype, channels_last)
+        assert (found.shape, found.stride(), found.dtype) == (expected.shape, expected.stride(), dtype)
+        assert found.device.type == "cpu"
+        assert not found.requires_grad
+        found.zero_()  # its memory is there
+
+
 def test_errors_are_torchs_own():
+    with pytest.raises(RuntimeError, match="negative dimension"):
+        direct.empty((2, -1), torch.float32, False)
     with pytest.raises(RuntimeError, match="size of tensor a"):
         direct.mul(torch.ones(3), torch.ones(4))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
