@@ -182,7 +182,7 @@ class Cos(Unary):
 
 @implements(torch.tanh)
 class Tanh(Unary):
-    """y = tanh x;  x̄ = ȳ (1 − y²) = ȳ − (ȳ y) y, which is one kernel less."""
+    """y = tanh x;  x̄ = ȳ (1 − y²)."""
 
     def forward(self, x):
         y = direct.tanh(x)

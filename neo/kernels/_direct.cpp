@@ -242,7 +242,8 @@ PyObject* affine(PyObject* fallback, PyObject* const* arguments, Py_ssize_t coun
   const Tensor* weight = x != nullptr ? plain(arguments[1]) : nullptr;
   const Tensor* bias = weight != nullptr ? plain(arguments[2]) : nullptr;
   if (bias == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
-  return kernel(*weight, [&] { return at::addmm(*bias, *x, weight->t()); });
+  const Tensor& larger = x->numel() > weight->numel() ? *x : *weight;
+  return kernel(larger, [&] { return at::addmm(*bias, *x, weight->t()); });
   END_HANDLE_TH_ERRORS
 }
 
