@@ -23,6 +23,7 @@ from meta.averaging import blocks, mean
 from meta.evaluate import Evaluation, Sampler, evaluate
 from neo import LiteTensor
 from neo.typing import Params, PyTree
+from tasks import Task
 
 __all__ = ["ALONE", "RankError", "Ranks", "launched"]
 
@@ -95,21 +96,24 @@ class Ranks:
             )
 
     def meta_gradient(
-        self, learner: MetaLearner, params: Params, sampler: Sampler, iteration: int, meta_batch: int
+        self,
+        of_tasks: Callable[[PyTree, Task], MetaGradient],
+        params: PyTree,
+        sampler: Sampler,
+        iteration: int,
+        meta_batch: int,
     ) -> MetaGradient:
-        """What learner.meta_gradient gives for slots 0 to meta_batch − 1, each rank having computed its share.
+        """What of_tasks (a learner's meta_gradient) gives for slots 0 to meta_batch − 1, a share from each rank.
 
         Raises: RankError if a rank is gone; ValueError for fewer tasks than ranks.
         Cost: a rank computes meta_batch / size tasks, and receives `size` times the bytes of the parameters where
             meta_batch / size is a power of two, up to 2 log₂(meta_batch / size) times that otherwise.
         """
         if self.size == 1:
-            return learner.meta_gradient(params, sampler.sample(iteration, meta_batch))
+            return of_tasks(params, sampler.sample(iteration, meta_batch))
         self.expect_work(meta_batch)
         shares = [blocks(self.share(meta_batch, rank)) for rank in range(self.size)]
-        found = [
-            learner.meta_gradient(params, sampler.sample(iteration, block)) for block in shares[self.index]
-        ]
+        found = [of_tasks(params, sampler.sample(iteration, block)) for block in shares[self.index]]
         like = found[0]
 
         def template(block: range) -> MetaGradient:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,9 +103,11 @@ class Trainer:
 
     def steps(self, sampler: Sampler, state: State) -> Iterator[tuple[State, MetaGradient]]:
         """Each further state, with the meta-gradient that led there; nothing is checked or waited for."""
-        learner = _recorded(self.learner) if self.capture else self.learner
+        of_tasks = self.learner.meta_gradient
+        if self.capture:  # the optimiser stays outside: its state counts steps in Python
+            of_tasks = neo.capture(of_tasks)
         for step in range(state.step + 1, self.iterations + 1):
-            gradient = self.ranks.meta_gradient(learner, state.params, sampler, step - 1, self.meta_batch)
+            gradient = self.ranks.meta_gradient(of_tasks, state.params, sampler, step - 1, self.meta_batch)
             params, inner = self.optimizer.step(state.params, gradient.gradient, state.optimizer)
             state = State(step, params, inner)
             yield state, gradient
@@ -174,13 +175,6 @@ class Trainer:
             return False
         before = (step - 1) // self.log_every * self.log_every
         return step == self.iterations or step // self.val_every > before // self.val_every
-
-
-def _recorded(learner: MetaLearner) -> MetaLearner:
-    """The learner with its meta-gradient captured. The optimiser stays outside: its state counts steps in Python."""
-    twin = copy.copy(learner)
-    twin.meta_gradient = neo.capture(learner.meta_gradient)  # type: ignore[method-assign]
-    return twin
 
 
 def _at_least(least: int, name: str, value: int) -> int:

@@ -156,7 +156,7 @@ def gradient(ranks: Ranks, tasks: int, algorithm: str = "MAML", family: str = "g
         sampler = Sinusoid().sampler("train", shots=5, queries=7, seed=0)
         model, objective = nn.MLP(1, 40, 40, 1), Regression()
     learner = getattr(meta, algorithm)(model, inner_steps=2, inner_lr=0.01, objective=objective, workers=1)
-    found = ranks.meta_gradient(learner, learner.init(0), sampler, 0, tasks)
+    found = ranks.meta_gradient(learner.meta_gradient, learner.init(0), sampler, 0, tasks)
     return [getattr(leaf, "data", leaf) for leaf in optree.tree_leaves(found)]
 
 
