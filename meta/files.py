@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["alone_in", "drop_unfinished", "naming", "write_json", "write_whole"]
 
@@ -29,21 +28,24 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    if sys.platform == "win32":
+        yield
+        return
+    with naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
     try:
-        if descriptor is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BlockingIOError(
-                    f"{folder} is being written by another process; stop that one, or wait until it ends."
-                ) from error
-            except OSError:
-                pass  # a network file system, perhaps
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise BlockingIOError(
+            f"{folder} is being written by another process; stop that one, or wait until it ends."
+        ) from error
+    except OSError:
+        pass  # a network file system, perhaps
+    try:
         yield
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -101,7 +101,8 @@ class Batched(Workers):
         leaves: list[Any]
         leaves, spec = optree.tree_flatten(stacked)
         for rows in zip(*(torch.unbind(leaf) for leaf in leaves), strict=True):
-            yield optree.tree_unflatten(spec, rows)  # type: ignore[misc]
+            result: Any = optree.tree_unflatten(spec, rows)
+            yield result
 
 
 def _with_one_kernel_thread(fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
