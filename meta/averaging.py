@@ -54,11 +54,10 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
     Args:
         means: pytrees of tensors or LiteTensors, in the order of the slots; with sizes left out, one for each slot.
         sizes: of the blocks, as blocks() cuts them.
-    Raises: ValueError if there is nothing to average.
+    Raises: ValueError if there is nothing to average, or the trees differ in structure.
     """
-    tower: list[
-        tuple[int, list[Any]]
-    ] = []  # the nodes without a parent so far; sizes fall from left to right
+    # The nodes without a parent so far, each with its size; sizes fall from left to right.
+    tower: list[tuple[int, list[Any]]] = []
     like: Any = None
     for size, tree in zip(sizes, means, strict=False):
         leaves: list[Any]

@@ -71,6 +71,11 @@ def test_mean_of_nothing_is_refused():
         mean([])
 
 
+def test_trees_that_differ_are_refused():
+    with pytest.raises(ValueError, match="trees of one structure"):
+        mean([{"w": torch.ones(2)}, {"v": torch.ones(2)}])
+
+
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_blocks_are_aligned_powers_of_two_that_cover_the_slots_in_order(start, length):
     slots = range(start, start + length)
