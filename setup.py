@@ -25,6 +25,10 @@ DIRECTIVES = {
     "cdivision": not DEBUG,
 }
 
+OPENMP = (
+    ["-fopenmp"] if sys.platform == "linux" else []
+)  # torch's own threads: without it _direct.cpp takes one
+
 INTEL = platform.machine().lower() in ("x86_64", "amd64")
 VECTORS = {  # of neo/kernels: how the compiler is told of the instructions, and the bytes of a vector
     "_avx512": (["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"], 64),
@@ -67,10 +71,12 @@ def direct() -> list[Extension]:
             extra_compile_args=[
                 *COMPILER_FLAGS,
                 "-std=c++20",
+                *OPENMP,
                 "-ffp-contract=off",  # each number as torch rounds it
                 "-fvisibility=hidden",
                 f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
             ],
+            extra_link_args=OPENMP,
             language="c++",
             optional=True,
         )

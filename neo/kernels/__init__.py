@@ -9,7 +9,8 @@ They are C, the same text for float32 and float64 (kernels.h), compiled for thre
 that the processor has is chosen here. Policies use them where `ready` says so, and torch's kernels elsewhere; each has
 its composition of torch functions as its oracle. Numbers differ from torch's by rounding alone.
 
-Apart from these, direct.py holds a shorter way to torch's own functions, for tensors of a few numbers.
+Apart from these, direct.py holds a shorter way to torch's own functions, for tensors of a few numbers, and shares
+products of matrices between torch's threads (product.h), on the processors that `own_products` names.
 On a GPU torch's kernels compute; `triton_kernels` (dense.py) puts Triton's in their place for softmax and matmul.
 """
 
@@ -23,9 +24,10 @@ from typing import Any
 
 import torch
 
+from neo.kernels import direct
 from neo.kernels.dense import triton_kernels
 
-__all__ = ["available", "library", "ready", "switched_off", "triton_kernels"]
+__all__ = ["available", "library", "own_products", "ready", "switched_off", "triton_kernels"]
 
 _CHANNELS_LAST = torch.channels_last
 _transform = torch._C._functorch.peek_interpreter_stack  # the innermost open transform, or None
@@ -48,6 +50,18 @@ _multiple = {} if library is None else {torch.float32: library.BYTES // 4, torch
 _on = library is not None
 
 
+def own_products() -> bool:
+    """Whether products of matrices run on Neo's kernels now: switched on, both extensions built, and an AMD processor,
+    on which torch's library of Intel's takes its slower ways. (On others nothing was measured, and torch's serve.)"""
+    return available() and library.AMD and direct.look is not None
+
+
+def _use(on: bool) -> None:
+    global _on
+    _on = on
+    direct.use_matrix(library.matrix if own_products() else None)
+
+
 def available() -> bool:
     """Whether this build has kernels for this processor, they are switched on, and no torch.func transform is open:
     under vmap a tensor stands for a whole batch, and has no memory of its own to read."""
@@ -57,12 +71,12 @@ def available() -> bool:
 @contextmanager
 def switched_off() -> Iterator[None]:
     """Torch's kernels alone, in every thread, as long as this lasts: for comparison."""
-    global _on
-    before, _on = _on, False
+    before = _on
+    _use(False)
     try:
         yield
     finally:
-        _on = before
+        _use(before)
 
 
 def ready(x: torch.Tensor) -> bool:
@@ -82,3 +96,6 @@ def fits(channels: int, dtype: torch.dtype) -> bool:
     """Whether so many channels of this dtype fill whole vectors."""
     multiple = _multiple.get(dtype)
     return multiple is not None and channels % multiple == 0
+
+
+_use(_on)

@@ -2,9 +2,11 @@
 
 A call of torch.mul with tensors of eight numbers takes a microsecond, of which the products are a hundredth; a small
 network's inner loop is made of such calls. _direct.cpp takes a few of them over where their tensors are dense and on
-the CPU, with the same bits (tanh's gradient to a rounding). What it does not take, LiteTensors among it, goes to the
-function that a name is bound to below; that function is the name where the extension is missing. It is built where
-torch is at hand (make env), and serves that version of torch alone.
+the CPU, with the same bits (tanh's gradient to a rounding). Products of matrices it hands to Neo's own kernels where
+`use_matrix` has named them: the bits are others, at most as far from the exact ones as torch's, and the same on any
+number of threads. What it does not take, LiteTensors among it, goes to the function that a name is bound to below; that
+function is the name where the extension is missing. It is built where torch is at hand (make env), and serves that
+version of torch alone.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ __all__ = [
     "sub",
     "tanh",
     "tanh_gradient",
+    "use_matrix",
 ]
 
 
@@ -50,6 +53,12 @@ _threshold_backward = torch.ops.aten.threshold_backward.default
 
 def _bound(name: str, fallback: Any) -> Any:
     return fallback if _library is None else _library.bind(name, fallback)
+
+
+def use_matrix(matrix: object) -> None:
+    """Whose kernels compute `product` and `affine`: those of neo.kernels.library.matrix, or torch's for None."""
+    if _library is not None:
+        _library.use_matrix(matrix)
 
 
 def _empty(shape: Any, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:

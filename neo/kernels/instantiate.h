@@ -4,6 +4,9 @@
 #include "strided.h"
 #include "batch_norm.h"
 #include "first_block.h"
+#include "product.h"
 #include "entry.h"
+#undef FOR_PANELS
+#undef FOR_ROWS
 #undef vec
 #undef ivec

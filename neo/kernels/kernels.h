@@ -20,6 +20,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 36")
 
+#include "matrix.h"
 #include "scratch.h"
 
 #define REAL float
@@ -37,3 +38,13 @@
 #define VL (VECTOR_BYTES / 8)
 #define NAME(x) x##_double
 #include "instantiate.h"
+
+static NeoMatrix matrix = {product_rows_float, product_rows_double};
+
+static int is_amd(void) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    return __builtin_cpu_is("amd") != 0;
+#else
+    return 0;
+#endif
+}

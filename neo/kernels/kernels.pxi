@@ -4,6 +4,7 @@ Arguments are checked by their callers (neo/kernels/__init__.py): shapes, layout
 The GIL is let go while a kernel runs, so that tasks on threads run side by side; not for a few microseconds, which are
 shorter than another thread takes to wake up and this one to get the GIL back.
 """
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint8_t, uintptr_t
 
 
@@ -66,6 +67,16 @@ cdef extern from "kernels.h" nogil:
                       long window, long channels)
 
 
+cdef extern from "kernels.h":
+    ctypedef struct NeoMatrix:
+        pass
+    NeoMatrix matrix_kernels "matrix"
+    const char *NEO_MATRIX
+    bint is_amd()
+
+
+matrix = PyCapsule_New(&matrix_kernels, NEO_MATRIX, NULL)    # for _direct.cpp
+AMD = is_amd()
 BYTES = VECTOR_BYTES    # of a vector: channels must be a multiple of BYTES / itemsize
 
 

@@ -94,5 +94,3 @@ static void NAME(add_outer)(int count, const REAL *const *left, const REAL *cons
         }
     }
 }
-#undef FOR_PANELS
-#undef FOR_ROWS

@@ -20,6 +20,20 @@ INLINE vec NAME(where)(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)
 /* What is negative becomes 0; NaN stays NaN. */
 INLINE vec NAME(rectify)(vec v) { return NAME(where)(v < NAME(zero)(), NAME(zero)(), v); }
 
+/* rows[i][j] <-> rows[j][i]: the halves of a pack of cards shuffled into each other, log2(VL) times */
+INLINE void NAME(transpose)(vec *rows) {
+    ivec low, high;
+    UNROLL for (int l = 0; l < VL; l++) low[l] = l / 2 + l % 2 * VL, high[l] = low[l] + VL / 2;
+    UNROLL for (int round = 1; round < VL; round *= 2) {
+        vec next[VL];
+        UNROLL for (int i = 0; i < VL / 2; i++) {
+            next[2 * i] = __builtin_shuffle(rows[i], rows[i + VL / 2], low);
+            next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + VL / 2], high);
+        }
+        UNROLL for (int i = 0; i < VL; i++) rows[i] = next[i];
+    }
+}
+
 /* Small whole numbers, kept as bytes. */
 INLINE ivec NAME(load_bytes)(const uint8_t *p) {
     return __builtin_convertvector(*(const NAME(bvec_anywhere) *)p, ivec);

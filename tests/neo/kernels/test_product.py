@@ -1,0 +1,157 @@
+"""Neo's products of matrices against exact ones, through neo.kernels.direct, which shares them between threads."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import neo
+from neo import kernels
+from neo.kernels import direct
+
+LAYOUTS = ["rows", "columns", "every other row", "every other entry", "one row expanded"]
+# Vectors, panels of 64 columns and of 6 rows, whole and broken; more terms than a panel holds at once.
+SIZES = [2, 5, 6, 7, 16, 33, 64, 70, 130]
+TERMS = [1, 3, 16, 40, 511, 513, 1300]
+
+
+@pytest.fixture(autouse=True)
+def _on_own_kernels(variant: str):
+    """Products on the kernels of this variant, whatever the processor's maker."""
+    if direct.look is None:
+        give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
+        give_up("neo.kernels._direct is not built for this torch; make env builds it")
+    direct.use_matrix(kernels.library.matrix)
+    yield
+    direct.use_matrix(kernels.library.matrix if kernels.own_products() else None)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def matrix(rows: int, columns: int, dtype: torch.dtype, layout: str = "rows", seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if layout == "columns":
+        return torch.randn(columns, rows, generator=generator, dtype=dtype).t()
+    if layout == "every other row":
+        return torch.randn(2 * rows, columns, generator=generator, dtype=dtype)[::2]
+    if layout == "every other entry":
+        return torch.randn(rows, 2 * columns, generator=generator, dtype=dtype)[:, ::2]
+    if layout == "one row expanded":
+        return torch.randn(1, columns, generator=generator, dtype=dtype).expand(rows, columns)
+    return torch.randn(rows, columns, generator=generator, dtype=dtype)
+
+
+def assert_near(
+    found: torch.Tensor, a: torch.Tensor, b: torch.Tensor, bias: float | torch.Tensor = 0.0
+) -> None:
+    """found = a b + bias up to the rounding of sums of at most 128 terms; torch's own may be further off."""
+    assert found.shape == (a.shape[0], b.shape[1])
+    assert found.is_contiguous()
+    assert not found.requires_grad
+    exact = a.numpy().astype(np.longdouble) @ b.numpy().astype(np.longdouble) + np.asarray(bias)
+    allowed = 32 * torch.finfo(found.dtype).eps * (a.abs() @ b.abs() + abs(bias))
+    assert (abs(found.numpy() - exact) <= allowed.numpy()).all()
+
+
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # which kernels serve stays the same between examples
+@given(
+    st.sampled_from(SIZES),
+    st.sampled_from(SIZES),
+    st.sampled_from(TERMS),
+    st.sampled_from(LAYOUTS),
+    st.sampled_from(LAYOUTS),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_product_of_any_layout(m, n, k, left, right, transpose_a, transpose_b, dtype):
+    a = matrix(*((k, m) if transpose_a else (m, k)), dtype, left, 1)
+    b = matrix(*((n, k) if transpose_b else (k, n)), dtype, right, 2)
+    found = direct.product(a, b, transpose_a, transpose_b)
+    assert_near(found, a.t() if transpose_a else a, b.t() if transpose_b else b)
+
+
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(SIZES),
+    st.sampled_from(SIZES),
+    st.sampled_from(TERMS),
+    st.sampled_from(LAYOUTS),
+    st.sampled_from(LAYOUTS),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_affine_of_any_layout(rows, outputs, inputs, layout, weights, dtype):
+    x, weight = matrix(rows, inputs, dtype, layout, 1), matrix(outputs, inputs, dtype, weights, 2)
+    bias = torch.randn(outputs, generator=torch.Generator().manual_seed(3), dtype=dtype)
+    assert_near(direct.affine(x, weight, bias), x, weight.t(), bias)
+
+
+# Shared by rows, by columns, and by nobody, for being small; both ways round.
+@pytest.mark.parametrize(("m", "k", "n"), [(300, 90, 70), (7, 600, 1100), (1100, 600, 7), (9, 5, 11)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bits_do_not_depend_on_threads(threads, m, k, n, dtype):
+    a, b, bias = matrix(m, k, dtype), matrix(n, k, dtype), torch.arange(n, dtype=dtype)
+    found = direct.affine(a, b, bias), direct.product(a, b, False, True), direct.product(b, a, False, True)
+    torch.set_num_threads(1)
+    again = direct.affine(a, b, bias), direct.product(a, b, False, True), direct.product(b, a, False, True)
+    for parts, whole in zip(found, again, strict=True):
+        assert torch.equal(parts, whole)
+    assert_near(found[0], a, b.t(), bias)
+    assert torch.equal(found[1], found[2].t())  # the same sums, whichever side is spread over vectors
+
+
+def test_what_is_no_number_spreads_as_in_torch():
+    a, b = torch.ones(5, 70), torch.ones(70, 40)
+    a[1, 3], a[2, 5], b[5, 7] = torch.nan, torch.inf, 0.0
+    found, expected = direct.product(a, b, False, False), a @ b
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+
+
+def test_what_the_kernels_do_not_take_is_torchs():
+    whole = torch.arange(6).view(2, 3)
+    assert torch.equal(direct.product(whole, whole, False, True), whole @ whole.t())
+    half = torch.randn(3, 4, dtype=torch.bfloat16)
+    assert torch.equal(direct.product(half, half, True, False), half.t() @ half)
+    row, empty = torch.randn(1, 5), torch.randn(0, 5)
+    assert torch.equal(direct.product(row, row, True, False), row.t() @ row)
+    assert direct.product(empty, row, False, True).shape == (0, 1)
+    assert torch.equal(direct.product(empty, empty, True, False), torch.zeros(5, 5))
+    with pytest.raises(RuntimeError, match="same dtype"):
+        direct.product(torch.ones(3, 3), torch.ones(3, 3, dtype=torch.float64), False, False)
+    with pytest.raises(RuntimeError, match=r"shapes cannot be multiplied \(3x2 and 3x2\)"):
+        direct.product(torch.ones(3, 2), torch.ones(3, 2), False, False)
+    with pytest.raises(RuntimeError, match="expanded size"):
+        direct.affine(torch.ones(3, 2), torch.ones(4, 2), torch.ones(5))
+
+
+def test_linear_layer_is_right_to_second_order():
+    args = [
+        neo.LiteTensor(matrix(*shape, torch.float64, seed=sum(shape))) for shape in [(9, 5), (7, 5), (1, 7)]
+    ]
+
+    def energy(x, weight, bias):
+        return (torch.sin(torch.nn.functional.linear(x, weight, bias.squeeze(0))) ** 2).sum()
+
+    neo.gradcheck(energy, tuple(args), order=2)
+
+
+def test_switched_off_products_are_torchs_bits():
+    a, b = torch.randn(50, 60), torch.randn(60, 70)
+    with kernels.switched_off():
+        assert not kernels.own_products()
+        assert torch.equal(direct.product(a, b, False, False), a @ b)
+    assert kernels.own_products() == (kernels.library.AMD and kernels.available())
