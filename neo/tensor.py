@@ -62,23 +62,7 @@ class LiteTensor(_handle.Handle):
             raise AttributeError(f"LiteTensor has no attribute {name!r}{_ELSEWHERE.get(name, '')}")
         return lambda *args, **kwargs: registry.dispatch(method, (self, *args), kwargs)
 
-    # what a tensor is ----------------------------------------------------------------------------------------
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.data.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.data.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.data.device
-
-    @property
-    def ndim(self) -> int:
-        return self.data.ndim
+    # what a tensor is; shape, dtype, device and ndim: _handle.pyx ----------------------------------------------
 
     @property
     def requires_grad(self) -> bool:

@@ -14,6 +14,8 @@ def is_batched(tensor: torch.Tensor) -> bool:
 
 
 def any_batched(*tensors: torch.Tensor | None) -> bool:
+    if _functorch.peek_interpreter_stack() is None:  # no transform is open: spares looking at each
+        return False
     return any(tensor is not None and _functorch.is_batchedtensor(tensor) for tensor in tensors)
 
 

@@ -16,3 +16,5 @@ class PolicyBase:
     """The compiled part of Policy: a slot for its context."""
 
     ctx: Context
+
+def all_alike(ones: list[Any], others: list[Any]) -> bool: ...

@@ -215,6 +215,18 @@ cdef bint alike(object one, object other) except -1:
     return other.dtype is one.dtype and other.shape == shape and (shape or other.device == one.device)
 
 
+def all_alike(list ones not None, list others not None):
+    """Are these LiteTensors, as many here as there, each of one shape and dtype with its counterpart?"""
+    cdef Py_ssize_t i
+    if len(ones) != len(others):
+        return False
+    for i in range(len(ones)):
+        if not (is_handle(ones[i]) and is_handle(others[i])
+                and alike((<Handle> ones[i]).data, (<Handle> others[i]).data)):
+            return False
+    return True
+
+
 cdef object counterpart(object value, tuple handles, tuple raw):
     """The handle whose torch tensor forward knew as `value`; None for a plain constant, INTERMEDIATE for a stranger."""
     cdef Py_ssize_t i

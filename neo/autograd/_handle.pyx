@@ -53,6 +53,22 @@ cdef class Handle:
             raise AttributeError("LiteTensor.data is read-only: make a new tensor, LiteTensor(data)")
         self.data = data
 
+    @property
+    def shape(self):
+        return self.data.shape
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+    @property
+    def device(self):
+        return self.data.device
+
+    @property
+    def ndim(self):
+        return self.data.ndim
+
     def __hash__(self):
         return self.serial ^ SALT       # far from small integers, which may be keys of the same dict
 

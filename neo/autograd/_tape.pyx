@@ -634,6 +634,42 @@ def fresh_handle(Handle handle not None):
     return fresh
 
 
+def fresh_handles(list leaves not None, list originals not None, list fresh not None):
+    """Put a fresh handle in place of each floating-point LiteTensor in `leaves`.
+
+    Adds the old ones to `originals` and the new ones to `fresh`; gives the index in these for each leaf, -1 for others.
+    """
+    cdef Py_ssize_t i
+    cdef list places = []
+    cdef object leaf, handle
+    for i in range(len(leaves)):
+        leaf = leaves[i]
+        if is_handle(leaf) and (<Handle> leaf).data.is_floating_point():
+            places.append(len(fresh))
+            handle = fresh_handle(<Handle> leaf)
+            originals.append(leaf)
+            fresh.append(handle)
+            leaves[i] = handle
+        else:
+            places.append(-1)
+    return places
+
+
+def full_gradients(list gradients not None, list leaves not None):
+    """What a walk gave, as LiteTensors: zeros in the layout of its leaf for None."""
+    cdef Py_ssize_t i
+    cdef list out = []
+    cdef object gradient
+    for i in range(len(leaves)):
+        gradient = gradients[i]
+        if gradient is None:
+            gradient = wrap(torch.zeros_like((<Handle> leaves[i]).data))
+        elif not is_handle(gradient):
+            gradient = wrap(gradient.detach())
+        out.append(gradient)
+    return out
+
+
 def suspended(fn):
     """Run fn() with every open tape suspended; for checkpoint.
 

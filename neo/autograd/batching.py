@@ -10,8 +10,8 @@ import optree
 import torch
 
 from neo.autograd._replay import Replay
-from neo.autograd._tape import Tape, TapeContext, listened, record, suspended
-from neo.autograd.session import as_gradient, close, describe, name_of
+from neo.autograd._tape import Tape, TapeContext, full_gradients, listened, record, suspended
+from neo.autograd.session import close, describe, name_of
 from neo.tensor import LiteTensor
 
 __all__ = ["vmap"]
@@ -146,7 +146,7 @@ class _Batch:
             finally:
                 close(tape)
             pulled = tape.gradients(outputs, cotangents, inputs)
-            found = [as_gradient(g, value) for g, value in zip(pulled, inputs, strict=True)]
+            found = full_gradients(pulled, inputs)
             return [*found, *(out.data for out in outputs)]  # the values as constants, to be compared
 
         def backward(*cotangents: LiteTensor) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import optree
 import torch
 
-from neo.autograd._tape import Tape, TapeContext, fresh_handle
+from neo.autograd._tape import Tape, TapeContext, full_gradients, fresh_handles
 from neo.tensor import LiteTensor
 
 __all__ = ["grad", "stop_gradient", "value_and_grad", "vjp"]
@@ -113,24 +113,11 @@ class Arguments:
         self.mirrors: list[tuple[optree.PyTreeSpec, list[int]]] = []
         new_args = list(args)
         for position in chosen:
-            leaves, spec = optree.tree_flatten(args[position])
-            places = []
-            for i, leaf in enumerate(leaves):
-                if isinstance(leaf, LiteTensor) and leaf.is_floating_point():
-                    places.append(len(self.fresh))
-                    self.leaves.append(leaf)
-                    leaves[i] = fresh_handle(leaf)
-                    self.fresh.append(leaves[i])
-                elif isinstance(leaf, LiteTensor) and not self.keyed and integers == "refuse":
-                    path = optree.tree_paths(args[position])[i]
-                    where = f"argument {position}" + "".join(f"[{key!r}]" for key in path)
-                    raise TypeError(
-                        f"{name}: {where} is {leaf.dtype}, shape {tuple(leaf.shape)}; a gradient needs a "
-                        f"floating-point LiteTensor. Cast it with .to(torch.float32), or leave it out of argnums."
-                    )
-                else:
-                    places.append(-1)
-            new_args[position] = optree.tree_unflatten(spec, leaves)
+            leaves, spec = _flatten(args[position])
+            places = fresh_handles(leaves, self.leaves, self.fresh)
+            if integers == "refuse" and not self.keyed and -1 in places:
+                _refuse_integers(leaves, places, args[position], f"{name}: argument {position}")
+            new_args[position] = _unflatten(spec, leaves)
             self.mirrors.append((spec, places))
         if not self.fresh:
             kinds = ", ".join(describe(args[position]) for position in chosen) or "no arguments"
@@ -142,14 +129,14 @@ class Arguments:
         self.args = tuple(new_args)
 
     def pack(self, gradients: list[Any]) -> Any:
-        full = [as_gradient(g, leaf) for g, leaf in zip(gradients, self.leaves, strict=True)]
+        full = full_gradients(gradients, self.leaves)
         if self.keyed:
             keyed: dict[LiteTensor, LiteTensor] = {}
             for leaf, gradient in zip(self.leaves, full, strict=True):
                 keyed[leaf] = keyed[leaf] + gradient if leaf in keyed else gradient
             return keyed
         mirrored = tuple(
-            optree.tree_unflatten(spec, [full[place] if place >= 0 else None for place in places])
+            _unflatten(spec, [full[place] if place >= 0 else None for place in places])
             for spec, places in self.mirrors
         )
         return mirrored[0] if self.single else mirrored
@@ -168,7 +155,7 @@ def run(
         close(tape)
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):
         raise TypeError(f"{name}: has_aux=True expects fn to return (output, aux), got {describe(out)}")
-    outputs = optree.tree_leaves(out[0] if has_aux else out)
+    outputs, _ = _flatten(out[0] if has_aux else out)
     if not outputs or not all(isinstance(leaf, LiteTensor) for leaf in outputs):
         raise TypeError(
             f"{name}: expected fn to return a LiteTensor or a pytree of them, got {describe(out)}. "
@@ -209,12 +196,26 @@ def _cotangents(outputs: list[LiteTensor], out: Any, cotangent: Any, name: str) 
     return result
 
 
-def as_gradient(gradient: Any, leaf: LiteTensor) -> LiteTensor:
-    if gradient is None:
-        return LiteTensor._wrap(torch.zeros_like(leaf.data))
-    if isinstance(gradient, LiteTensor):
-        return gradient
-    return LiteTensor._wrap(gradient.detach())
+_LEAF = optree.tree_structure(0)
+
+
+def _flatten(tree: Any) -> tuple[list[Any], optree.PyTreeSpec]:
+    """optree's; what is one tensor needs no asking."""
+    return ([tree], _LEAF) if isinstance(tree, LiteTensor) else optree.tree_flatten(tree)
+
+
+def _unflatten(spec: optree.PyTreeSpec, leaves: list[Any]) -> Any:
+    return leaves[0] if spec is _LEAF else optree.tree_unflatten(spec, leaves)
+
+
+def _refuse_integers(leaves: list[Any], places: list[int], argument: Any, where: str) -> None:
+    for i, (leaf, place) in enumerate(zip(leaves, places, strict=True)):
+        if place < 0 and isinstance(leaf, LiteTensor):
+            path = "".join(f"[{key!r}]" for key in optree.tree_paths(argument)[i])
+            raise TypeError(
+                f"{where}{path} is {leaf.dtype}, shape {tuple(leaf.shape)}; a gradient needs a "
+                f"floating-point LiteTensor. Cast it with .to(torch.float32), or leave it out of argnums."
+            )
 
 
 def _positions(argnums: ArgNums, count: int, name: str) -> list[int]:

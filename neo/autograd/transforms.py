@@ -10,8 +10,8 @@ import optree
 import torch
 
 from neo.autograd._replay import Replay
-from neo.autograd._tape import Tape, TapeContext, record, suspended
-from neo.autograd.session import Arguments, as_gradient, close, describe, name_of, run, vjp
+from neo.autograd._tape import Tape, TapeContext, full_gradients, record, suspended
+from neo.autograd.session import Arguments, close, describe, name_of, run, vjp
 from neo.draws import replay as replay_draws
 from neo.tensor import LiteTensor
 
@@ -36,7 +36,7 @@ def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple) -> tuple[Any, Any]
     out, outputs = run(tape, fn, slots, {}, False, name)
     moved = tape.tangents(slots.fresh, dots, outputs)
     spec = optree.tree_structure(out)
-    return out, optree.tree_unflatten(spec, [as_gradient(t, o) for t, o in zip(moved, outputs, strict=True)])
+    return out, optree.tree_unflatten(spec, full_gradients(moved, outputs))
 
 
 def _tangents(args: tuple, tangents: tuple) -> list[Any]:

@@ -48,7 +48,9 @@ class Sequential(Module):
             raise ValueError(f"Sequential: layer names must differ, got {sorted(twice)} more than once")
         # Which params belong to which layer, found once and not at every call.
         probe = torch.Generator()
-        self._local = [(f"{name}.", layer, tuple(layer.draw(probe))) for name, layer in self.layers]
+        self._local = [
+            (layer, [(key, f"{name}.{key}") for key in layer.draw(probe)]) for name, layer in self.layers
+        ]
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         return {
@@ -71,12 +73,12 @@ class Sequential(Module):
 
         Raises: KeyError for one that is missing.
         """
-        for prefix, layer, keys in self._local[first:]:
+        for layer, names in self._local[first:]:
             try:
-                local = {key: params[prefix + key] for key in keys}
+                local = {key: params[name] for key, name in names}
             except KeyError as error:
+                expected = [name for _, names in self._local for _, name in names]
                 raise KeyError(
-                    f"{type(self).__name__}: params lack {error.args[0]!r}; expected "
-                    f"{[p + k for p, _, ks in self._local for k in ks]}, got {list(params)}"
+                    f"{type(self).__name__}: params lack {error.args[0]!r}; expected {expected}, got {list(params)}"
                 ) from None
             yield layer, local

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import optree
 
+from neo.autograd._context import all_alike
 from neo.functions.arithmetic import add_scaled
 from neo.functions.foreach import descend
 from neo.tensor import LiteTensor
@@ -78,19 +79,9 @@ def all_moved(params: PyTree, directions: PyTree, rate: Rate) -> PyTree:
     """moved, leaf by leaf; as one op where the rate is one number and every leaf has its direction's layout."""
     leaves, spec = optree.tree_flatten(params)
     along = optree.tree_leaves(directions)
-    if is_number(rate) and len(leaves) == len(along) and all(map(_alike, leaves, along)):
+    if is_number(rate) and all_alike(leaves, along):
         return optree.tree_unflatten(spec, descend(leaves, along, rate)) if leaves else params
     return optree.tree_map(moved, params, directions, rates_for(rate, params))
-
-
-def _alike(param: Any, direction: Any) -> bool:
-    return (
-        isinstance(param, LiteTensor)
-        and isinstance(direction, LiteTensor)
-        and param.shape == direction.shape
-        and param.dtype is direction.dtype
-        and param.device == direction.device
-    )
 
 
 def adjusted(params: PyTree, grads: PyTree, weight_decay: Number, maximize: bool) -> PyTree:
