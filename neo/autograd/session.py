@@ -9,7 +9,7 @@ from typing import Any
 import optree
 import torch
 
-from neo.autograd._tape import Tape, TapeContext, full_gradients, fresh_handles
+from neo.autograd._tape import Tape, TapeContext, fresh_handles, full_gradients
 from neo.tensor import LiteTensor
 
 __all__ = ["grad", "stop_gradient", "value_and_grad", "vjp"]
@@ -196,7 +196,7 @@ def _cotangents(outputs: list[LiteTensor], out: Any, cotangent: Any, name: str) 
     return result
 
 
-_LEAF = optree.tree_structure(0)
+_LEAF: optree.PyTreeSpec = optree.treespec_leaf()
 
 
 def _flatten(tree: Any) -> tuple[list[Any], optree.PyTreeSpec]:

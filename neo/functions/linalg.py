@@ -191,7 +191,7 @@ class Affine(Policy):
         return (
             product(y_bar, weight) if need_x else None,
             product(y_bar, x, True) if need_weight else None,
-            y_bar.sum(0) if need_bias else None,
+            direct.sum_of_rows(y_bar) if need_bias else None,
         )
 
 

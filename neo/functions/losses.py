@@ -10,10 +10,10 @@ from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.registry import implements, raw
 from neo.functions.softmaxes import log_softmax, normalized_exp, softmax_gradient
+from neo.kernels import direct
 from neo.tensor import LiteTensor
 
 _nll_forward = torch.ops.aten.nll_loss_forward.default
-_nll_backward = torch.ops.aten.nll_loss_backward.default
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
@@ -42,8 +42,7 @@ class CrossEntropy(Policy):
     verified = True
 
     def forward(self, x, target, reduction, ignore_index):
-        log_p = torch._log_softmax(x, 1, False)
-        loss, count = _nll_forward(log_p, target, None, reduction, ignore_index)
+        loss, log_p, count = direct.cross_entropy(x, target, reduction, ignore_index)
         self.ctx.constant(log_p, count)
         self.ctx.save(x, target, log_p, count, reduction, ignore_index)
         return loss
@@ -60,8 +59,7 @@ class CrossEntropyGradient(Policy):
 
     def forward(self, g, x, target, log_p, count, reduction, ignore_index):
         self.ctx.save(g, x, target, log_p, count, reduction, ignore_index)
-        pulled = _nll_backward(g, log_p, target, None, reduction, ignore_index, count)
-        return torch._log_softmax_backward_data(pulled, log_p, 1, log_p.dtype)
+        return direct.cross_entropy_gradient(g, log_p, target, count, reduction, ignore_index)
 
     def backward(self, z_bar):
         g, x, target, log_p, count, reduction, ignore_index = self.ctx.release

@@ -33,8 +33,10 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
+#include <vector>
 
 #include "look.h"
 #include "matrix.h"
@@ -44,6 +46,7 @@ namespace {
 using at::Tensor;
 
 constexpr int64_t FEW = 4096;          // entries up to which a loop on the spot beats the way to torch's vectors and threads
+constexpr int64_t VECTOR = 16;         // entries of torch's vectors, at the most
 constexpr int64_t LONG = 1 << 14;      // entries from which other Python threads may run meanwhile
 constexpr int64_t EXACT = 1 << 24;     // integers up to here are float32 numbers
 
@@ -77,16 +80,21 @@ const T* entries(const Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());
 }
 
-// A tensor like x, filled by fill(pointer to its entries, number of entries), whose pointer says the type of number.
+// A new tensor, filled by fill(pointer to its entries, number of entries), whose pointer says the type of number.
 template <class Fill>
-PyObject* filled(const Tensor& x, Fill fill) {
-  Tensor out(at::detail::empty_cpu(x.sizes(), x.scalar_type()));
-  if (x.scalar_type() == at::kFloat) {
-    fill(static_cast<float*>(out.data_ptr()), x.numel());
+PyObject* filled(at::IntArrayRef shape, at::ScalarType dtype, Fill fill) {
+  Tensor out(at::detail::empty_cpu(shape, dtype));
+  if (dtype == at::kFloat) {
+    fill(static_cast<float*>(out.data_ptr()), out.numel());
   } else {
-    fill(static_cast<double*>(out.data_ptr()), x.numel());
+    fill(static_cast<double*>(out.data_ptr()), out.numel());
   }
   return THPVariable_Wrap(std::move(out));
+}
+
+template <class Fill>
+PyObject* filled(const Tensor& x, Fill fill) {
+  return filled(x.sizes(), x.scalar_type(), fill);
 }
 
 template <class Op>
@@ -338,6 +346,111 @@ PyObject* affine(PyObject* fallback, PyObject* const* arguments, Py_ssize_t coun
   END_HANDLE_TH_ERRORS
 }
 
+// sum_of_rows(x), x (n, columns) → (columns,): in pieces, for one sum of many rows loses digits
+PyObject* sum_of_rows(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  constexpr int64_t PIECE = 16;
+  const Tensor* x = count == 1 ? plain(arguments[0]) : nullptr;
+  if (x == nullptr || x->dim() != 2 || x->numel() > LONG || x->size(0) > 4 * PIECE * PIECE || !x->is_contiguous() ||
+      (x->size(1) < VECTOR && x->numel() > FEW / 2) ||
+      (x->scalar_type() != at::kFloat && x->scalar_type() != at::kDouble) || !unwatched())
+    return elsewhere(fallback, arguments, count);
+  const int64_t rows = x->size(0), columns = x->size(1);
+  return filled({columns}, x->scalar_type(), [&]<class T>(T* __restrict total, int64_t) {
+    std::vector<T> piece(columns);
+    T* __restrict sum = piece.data();
+    const T* row = entries<T>(*x);
+    std::fill(total, total + columns, T(0));
+    for (int64_t first = 0; first < rows; first += PIECE) {
+      std::fill(sum, sum + columns, T(0));
+      for (int64_t i = first; i < std::min(first + PIECE, rows); ++i, row += columns)
+        for (int64_t j = 0; j < columns; ++j) sum[j] += row[j];
+      for (int64_t j = 0; j < columns; ++j) total[j] += sum[j];
+    }
+  });
+  END_HANDLE_TH_ERRORS
+}
+
+// --- cross-entropy of a few rows -------------------------------------------------------------------------------------
+
+// Class indices of x's rows, each a class or to be ignored; null for what torch has to answer, to refuse, or to do in
+// whole vectors of classes, which it does faster.
+const int64_t* classes_of(const Tensor& x, const Tensor& target, int64_t ignored) {
+  if (!few(x) || x.dim() != 2 || target.scalar_type() != at::kLong || target.dim() != 1 || !target.is_contiguous() ||
+      target.size(0) != x.size(0) || x.numel() == 0 || (x.size(1) > VECTOR && x.numel() > FEW / VECTOR))
+    return nullptr;
+  const auto* classes = static_cast<const int64_t*>(target.const_data_ptr());
+  for (int64_t i = 0; i < x.size(0); ++i)
+    if (classes[i] != ignored && (classes[i] < 0 || classes[i] >= x.size(1))) return nullptr;
+  return classes;
+}
+
+enum Reduction { NONE = 0, MEAN = 1, SUM = 2 };
+
+// cross_entropy(x, target, reduction, ignored) → (loss, log softmax(x), rows that count)
+PyObject* cross_entropy(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* x = count == 4 ? plain(arguments[0]) : nullptr;
+  if (x == nullptr || !THPVariable_CheckExact(arguments[1]) || !unwatched()) return elsewhere(fallback, arguments, count);
+  const long reduction = PyLong_AsLong(arguments[2]), ignored = PyLong_AsLong(arguments[3]);
+  if (PyErr_Occurred()) return nullptr;
+  const int64_t* target = classes_of(*x, THPVariable_Unpack(arguments[1]), ignored);
+  if (target == nullptr) return elsewhere(fallback, arguments, count);
+  const int64_t rows = x->size(0), classes = x->size(1);
+  Tensor loss = at::detail::empty_cpu(reduction == NONE ? at::IntArrayRef{rows} : at::IntArrayRef{}, x->scalar_type());
+  Tensor counted = at::detail::empty_cpu({}, x->scalar_type());
+  PyObject* log_p = filled(*x, [&]<class T>(T* out, int64_t) {
+    const T* row = entries<T>(*x);
+    T* losses = static_cast<T*>(loss.data_ptr());
+    T total = 0;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < rows; ++i, row += classes, out += classes) {
+      T largest = row[0], sum = 0;
+      for (int64_t j = 1; j < classes; ++j) largest = row[j] > largest || row[j] != row[j] ? row[j] : largest;
+      for (int64_t j = 0; j < classes; ++j) sum += std::exp(row[j] - largest);
+      const T log_sum = std::log(sum);
+      for (int64_t j = 0; j < classes; ++j) out[j] = row[j] - largest - log_sum;
+      const bool counts = target[i] != ignored;
+      const T of_row = counts ? -out[target[i]] : T(0);
+      kept += counts;
+      total += of_row;
+      if (reduction == NONE) losses[i] = of_row;
+    }
+    if (reduction != NONE) *losses = reduction == MEAN ? total / kept : total;
+    *static_cast<T*>(counted.data_ptr()) = static_cast<T>(reduction == NONE ? 0 : kept);
+  });
+  return Py_BuildValue("(NNN)", THPVariable_Wrap(std::move(loss)), log_p, THPVariable_Wrap(std::move(counted)));
+  END_HANDLE_TH_ERRORS
+}
+
+// cross_entropy_gradient(g, log_p, target, count, reduction, ignored) → m g (e^log_p − onehot(target)) of each row
+PyObject* cross_entropy_gradient(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* g = count == 6 ? plain(arguments[0]) : nullptr;
+  const Tensor* log_p = g != nullptr ? plain(arguments[1]) : nullptr;
+  const Tensor* counted = log_p != nullptr ? plain(arguments[3]) : nullptr;
+  if (counted == nullptr || !THPVariable_CheckExact(arguments[2]) || !unwatched())
+    return elsewhere(fallback, arguments, count);
+  const long reduction = PyLong_AsLong(arguments[4]), ignored = PyLong_AsLong(arguments[5]);
+  if (PyErr_Occurred()) return nullptr;
+  const int64_t* target = classes_of(*log_p, THPVariable_Unpack(arguments[2]), ignored);
+  const int64_t rows = log_p->size(0), classes = log_p->size(1);
+  if (target == nullptr || g->scalar_type() != log_p->scalar_type() || counted->scalar_type() != g->scalar_type() ||
+      !g->is_contiguous() || g->numel() != (reduction == NONE ? rows : 1))
+    return elsewhere(fallback, arguments, count);
+  return filled(*log_p, [&]<class T>(T* out, int64_t) {
+    const T *row = entries<T>(*log_p), *of_loss = entries<T>(*g);
+    for (int64_t i = 0; i < rows; ++i, row += classes, out += classes) {
+      T factor = reduction == NONE ? of_loss[i] : *of_loss;
+      if (reduction == MEAN) factor /= *entries<T>(*counted);
+      if (target[i] == ignored) factor = 0;
+      for (int64_t j = 0; j < classes; ++j) out[j] = factor * std::exp(row[j]);
+      if (target[i] != ignored) out[target[i]] -= factor;
+    }
+  });
+  END_HANDLE_TH_ERRORS
+}
+
 // empty(shape, dtype, channels_last), a CPU tensor; without letting go of the GIL, which another thread would take up
 PyObject* empty(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
@@ -368,6 +481,8 @@ Tensor tanh_of(const Tensor& x) { return at::tanh(x); }
 PyMethodDef functions[] = {
     {"add", FAST(binary<Add>), nullptr},
     {"affine", FAST(affine), nullptr},
+    {"cross_entropy", FAST(cross_entropy), nullptr},
+    {"cross_entropy_gradient", FAST(cross_entropy_gradient), nullptr},
     {"cos", FAST(vectorised<cos_of>), nullptr},
     {"div", FAST(binary<Div>), nullptr},
     {"empty", FAST(empty), nullptr},
@@ -380,6 +495,7 @@ PyMethodDef functions[] = {
     {"relu_gradient", FAST(gradient<ReluGradient>), nullptr},
     {"sin", FAST(vectorised<sin_of>), nullptr},
     {"sub", FAST(binary<Sub>), nullptr},
+    {"sum_of_rows", FAST(sum_of_rows), nullptr},
     {"tanh", FAST(vectorised<tanh_of>), nullptr},
     {"tanh_gradient", FAST(gradient<TanhGradient>), nullptr},
 };

@@ -2,7 +2,8 @@
 
 A call of torch.mul with tensors of eight numbers takes a microsecond, of which the products are a hundredth; a small
 network's inner loop is made of such calls. _direct.cpp takes a few of them over where their tensors are dense and on
-the CPU, with the same bits (tanh's gradient to a rounding). Products of matrices it hands to Neo's own kernels where
+the CPU, with the same bits (tanh's gradient, sums of rows
+and cross-entropy to a rounding). Products of matrices it hands to Neo's own kernels where
 `use_matrix` has named them: the bits are others, at most as far from the exact ones as torch's, and the same on any
 number of threads. What it does not take, LiteTensors among it, goes to the function that a name is bound to below; that
 function is the name where the extension is missing. It is built where torch is at hand (make env), and serves that
@@ -21,6 +22,8 @@ __all__ = [
     "add",
     "affine",
     "cos",
+    "cross_entropy",
+    "cross_entropy_gradient",
     "div",
     "empty",
     "exp",
@@ -33,6 +36,7 @@ __all__ = [
     "relu_gradient",
     "sin",
     "sub",
+    "sum_of_rows",
     "tanh",
     "tanh_gradient",
     "use_matrix",
@@ -48,6 +52,8 @@ def _load() -> ModuleType | None:
 
 
 _library: Any = _load()
+_nll_forward = torch.ops.aten.nll_loss_forward.default
+_nll_backward = torch.ops.aten.nll_loss_backward.default
 _threshold_backward = torch.ops.aten.threshold_backward.default
 
 
@@ -72,6 +78,21 @@ def _product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
 
 def _affine(x: Any, weight: Any, bias: Any) -> Any:
     return torch.addmm(bias, x, weight.t())
+
+
+def _cross_entropy(x: Any, target: Any, reduction: int, ignored: int) -> Any:
+    log_p = torch._log_softmax(x, 1, False)
+    loss, count = _nll_forward(log_p, target, None, reduction, ignored)
+    return loss, log_p, count
+
+
+def _cross_entropy_gradient(g: Any, log_p: Any, target: Any, count: Any, reduction: int, ignored: int) -> Any:
+    pulled = _nll_backward(g, log_p, target, None, reduction, ignored, count)
+    return torch._log_softmax_backward_data(pulled, log_p, 1, log_p.dtype)
+
+
+def _sum_of_rows(x: Any) -> Any:
+    return x.sum(0)
 
 
 def _relu_gradient(g: Any, y: Any) -> Any:
@@ -100,6 +121,12 @@ product = _bound("product", _product)
 """(a, b, transpose_a, transpose_b) → a b for matrices, each transposed first where its flag says so."""
 affine = _bound("affine", _affine)
 """(x, weight, bias) → x weightᵀ + bias."""
+sum_of_rows = _bound("sum_of_rows", _sum_of_rows)
+"""(n, columns) → (columns,)."""
+cross_entropy = _bound("cross_entropy", _cross_entropy)
+"""(x (n, classes), target (n,), reduction 0 none, 1 mean, 2 sum, ignored) → loss, log softmax(x), rows that count."""
+cross_entropy_gradient = _bound("cross_entropy_gradient", _cross_entropy_gradient)
+"""(g, log_p, target, count, reduction, ignored) → m g (e^log_p − onehot(target)), m = 1 / count for the mean."""
 relu = _bound("relu", torch.relu)
 relu_gradient = _bound("relu_gradient", _relu_gradient)
 """(g, y = relu x) → g where y > 0, else 0."""

@@ -109,6 +109,72 @@ def test_gradient_of_tanh(shape, dtype, layout, other_layout):
     assert torch.equal(found.isnan(), expected.isnan())
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from([(0, 3), (1, 1), (3, 0), (17, 5), (64, 256), (300, 7), (2000, 3)]), dtypes, layouts)
+def test_sum_of_rows(shape, dtype, layout):
+    x = torch.nan_to_num(tensor(shape, dtype, layout), posinf=1.0, neginf=-1.0)
+    found, exact = direct.sum_of_rows(x), x.double().sum(0)
+    assert found.dtype is dtype
+    assert found.shape == exact.shape
+    allowed = 16 * torch.finfo(dtype).eps * x.double().abs().sum(0)
+    assert bool(((found - exact).abs() <= allowed).all())
+
+
+def test_what_is_no_number_spreads_in_sums_of_rows():
+    x = torch.tensor([[math.inf, 1.0, math.nan], [-math.inf, math.inf, 0.0]])
+    assert_same_bits(direct.sum_of_rows(x), x.sum(0))
+
+
+# Class scores of few classes and of many, of rows that are ignored, infinite or no numbers.
+SCORES = [(1, 1), (5, 5), (75, 5), (64, 10), (3, 16), (2, 40), (100, 20)]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(SCORES), dtypes, layouts, st.sampled_from([0, 1, 2]), st.sampled_from([-100, 0, 2]))
+def test_cross_entropy_and_its_gradient(shape, dtype, layout, reduction, ignored):
+    generator = torch.Generator().manual_seed(shape[0])
+    x, target = tensor(shape, dtype, layout), torch.randint(0, shape[1], shape[:1], generator=generator)
+    if ignored < 0:
+        target[::3] = ignored
+    found, expected = (
+        f(x, target, reduction, ignored) for f in (direct.cross_entropy, direct._cross_entropy)
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype is dtype
+        torch.testing.assert_close(ours, theirs, rtol=20 * torch.finfo(dtype).eps, atol=1e-37, equal_nan=True)
+    g = torch.randn(expected[0].shape, generator=generator, dtype=dtype)
+    given_back = (g, expected[1], target, expected[2], reduction, ignored)
+    pulled, theirs = direct.cross_entropy_gradient(*given_back), direct._cross_entropy_gradient(*given_back)
+    scale = torch.nan_to_num(g).abs().max() if g.ndim else torch.ones(())
+    torch.testing.assert_close(
+        pulled, theirs, rtol=0, atol=20 * torch.finfo(dtype).eps * float(scale) + 1e-37, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "match"),
+    [
+        (torch.tensor([0, 3]), "out of bounds"),
+        (torch.tensor([0, -1]), "out of bounds"),
+        (torch.tensor([0]), "size mismatch"),
+        (torch.tensor([0.0, 1.0]), "to be Long or Byte"),
+    ],
+)
+def test_cross_entropy_refuses_what_torch_refuses(target, match):
+    with pytest.raises((IndexError, RuntimeError, ValueError), match=match):
+        direct.cross_entropy(torch.randn(2, 3), target, 1, -100)
+
+
+def test_cross_entropy_of_ignored_rows_alone():
+    x, target = torch.randn(3, 4), torch.full((3,), -100)
+    loss, log_p, count = direct.cross_entropy(x, target, 1, -100)
+    assert math.isnan(loss)
+    assert count == 0
+    assert torch.equal(
+        direct.cross_entropy_gradient(torch.ones(()), log_p, target, count, 1, -100), torch.zeros(3, 4)
+    )
+
+
 @settings(deadline=None, max_examples=200)
 @given(
     st.sampled_from(list(BINARY)),
@@ -272,7 +338,7 @@ def test_autocast_is_heeded():
 
 SHORT = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "neg": 1, "exp": 1, "log": 1, "sin": 1, "cos": 1, "tanh": 1, "relu": 1,
-    "tanh_gradient": 2, "relu_gradient": 2, "affine": 3,
+    "tanh_gradient": 2, "relu_gradient": 2, "affine": 3, "sum_of_rows": 1,
 }  # fmt: skip
 
 
@@ -284,9 +350,22 @@ def test_plain_tensors_take_the_short_way(name):
 
     function = direct._library.bind(name, long_way)
     tensors = [torch.ones(3, 3)] * SHORT[name]
-    assert function(*tensors).shape == (3, 3)
+    assert function(*tensors).shape == ((3,) if name == "sum_of_rows" else (3, 3))
     with pytest.raises(AssertionError, match="the long way"):
         function(*[neo.LiteTensor(x) for x in tensors])
+
+
+@pytest.mark.usefixtures("built")
+def test_cross_entropy_takes_the_short_way():
+    def long_way(*arguments):
+        raise AssertionError("the long way")
+
+    x, target = torch.zeros(2, 3), torch.tensor([0, 2])
+    _, log_p, count = direct._library.bind("cross_entropy", long_way)(x, target, 1, -100)
+    gradient = direct._library.bind("cross_entropy_gradient", long_way)
+    assert gradient(torch.ones(()), log_p, target, count, 1, -100).shape == (2, 3)
+    with pytest.raises(AssertionError, match="the long way"):
+        gradient(neo.LiteTensor(torch.ones(())), log_p, target, count, 1, -100)
 
 
 @pytest.mark.usefixtures("built")
