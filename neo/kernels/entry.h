@@ -20,8 +20,53 @@ INLINE REAL *NAME(wino_scratch)(long inputs, long outputs) {
     return scratch_take((9 * inputs * outputs + WINO_SCRATCH(inputs, outputs)) * sizeof(REAL));
 }
 
+/* taps[tap][output][input], as they are in weight */
+static void NAME(taps_in_order)(const REAL *weight, long outputs, long inputs, REAL *taps) {
+    for (int tap = 0; tap < 9; tap++)
+        for (long k = 0; k < outputs; k++)
+            memcpy(taps + (tap * outputs + k) * inputs, weight + (k * 9 + tap) * inputs, inputs * sizeof(REAL));
+}
+
+/* The two sides of a convolution of stride 2, for points.h. */
+INLINE void NAME(sides)(long h, long w, long inputs, long outputs, const NAME(Axis) *rows, const NAME(Axis) *columns,
+                        NAME(Side) *in, NAME(Side) *out) {
+    *in = (NAME(Side)){h, w, inputs, rows->in, columns->in};
+    *out = (NAME(Side)){(h + 1) / 2, (w + 1) / 2, outputs, rows->out, columns->out};
+}
+
+static int NAME(strided_by_points)(const void *given, const void *weight, const void *bias, void *result, long n, long h,
+                                   long w, long inputs, long outputs, int back, const NAME(Axis) *rows,
+                                   const NAME(Axis) *columns) {
+    NAME(Side) in, out;
+    NAME(sides)(h, w, inputs, outputs, rows, columns, &in, &out);
+    const long size = inputs * outputs;
+    REAL *taps = scratch_take((9 * size + NAME(points_scratch)(n, &in, &out, columns->points)) * sizeof(REAL));
+    if (taps == NULL) return -1;
+    (back ? NAME(taps_in_order) : NAME(taps_of_weight))(weight, outputs, inputs, taps);
+    NAME(convolve_at_points)(given, back ? &out : &in, taps, bias, result, back ? &in : &out, n, rows, columns,
+                             taps + 9 * size);
+    return 0;
+}
+
+static int NAME(strided_weights_by_points)(const REAL *x, const REAL *g, REAL *weight, long n, long h, long w, long inputs,
+                                           long outputs, const NAME(Axis) *rows, const NAME(Axis) *columns) {
+    NAME(Side) in, out;
+    NAME(sides)(h, w, inputs, outputs, rows, columns, &in, &out);
+    const long size = inputs * outputs;
+    REAL *taps = scratch_take((9 * size + NAME(points_scratch)(n, &in, &out, columns->points)) * sizeof(REAL));
+    if (taps == NULL) return -1;
+    NAME(weights_at_points)(x, &in, g, &out, n, rows, columns, taps + 9 * size, taps);
+    for (int tap = 0; tap < 9; tap++)
+        for (long k = 0; k < outputs; k++)
+            memcpy(weight + (k * 9 + tap) * inputs, taps + (tap * outputs + k) * inputs, inputs * sizeof(REAL));
+    return 0;
+}
+
 static int NAME(convolution)(const void *x, const void *weight, const void *bias, void *y, long n, long h, long w,
                              long inputs, long outputs, int stride) {
+    NAME(Axis) rows, columns;
+    if (stride != 1 && !NAME(worth_points)(n, h, w, &rows, &columns))
+        return NAME(strided_by_points)(x, weight, bias, y, n, h, w, inputs, outputs, 0, &rows, &columns);
     REAL *taps = NAME(wino_scratch)(inputs, outputs);
     if (taps == NULL) return -1;
     NAME(taps_of_weight)(weight, outputs, inputs, taps);
@@ -35,6 +80,9 @@ static int NAME(convolution)(const void *x, const void *weight, const void *bias
 /* x (n, h, w, inputs) from g, whose height and width follow from the stride */
 static int NAME(convolution_input)(const void *g, const void *weight, void *x, long n, long h, long w, long inputs,
                                    long outputs, int stride) {
+    NAME(Axis) rows, columns;
+    if (stride != 1 && !NAME(worth_points)(n, h, w, &rows, &columns))
+        return NAME(strided_by_points)(g, weight, NULL, x, n, h, w, inputs, outputs, 1, &rows, &columns);
     if (stride != 1) {
         NAME(strided_input_gradient)(g, n, h, w, inputs, weight, outputs, x);
         return 0;
@@ -48,6 +96,9 @@ static int NAME(convolution_input)(const void *g, const void *weight, void *x, l
 
 static int NAME(convolution_weight)(const void *x, const void *g, void *weight, long n, long h, long w, long inputs,
                                     long outputs, int stride) {
+    NAME(Axis) rows, columns;
+    if (stride != 1 && !NAME(worth_points)(n, h, w, &rows, &columns))
+        return NAME(strided_weights_by_points)(x, g, weight, n, h, w, inputs, outputs, &rows, &columns);
     if (stride != 1) {
         NAME(strided_weight_gradient)(x, g, n, h, w, inputs, outputs, weight);
         return 0;

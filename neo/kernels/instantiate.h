@@ -2,6 +2,7 @@
 #include "products.h"
 #include "winograd.h"
 #include "strided.h"
+#include "points.h"
 #include "batch_norm.h"
 #include "first_block.h"
 #include "product.h"

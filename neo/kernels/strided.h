@@ -2,7 +2,8 @@
  *
  * y[p, q] = sum over i, j of w[i, j] x[2p + i - 1, 2q + j - 1]. The rows of a panel are the same pixel of ROWS images,
  * which share the taps that fall inside; nothing is copied into patches, and nothing multiplied with the border's
- * zeros, which on images of 7x7 are a third. Images are channels-last, channels a multiple of VL.
+ * zeros, which on images of 7x7 are a third. Images are channels-last, channels a multiple of VL. Many images take
+ * fewer products by points.h.
  */
 
 

@@ -32,6 +32,26 @@ def draw(n, inputs, outputs, h, w, dtype=torch.float64):
 @pytest.mark.parametrize(("n", "h", "w"), IMAGES)
 @pytest.mark.parametrize(("inputs", "outputs"), [(16, 16), (48, 80), (64, 64)])
 def test_kernel_and_its_gradients_agree_with_torch(inputs, outputs, n, h, w, stride, dtype) -> None:
+    check_against_torch(inputs, outputs, n, h, w, stride, dtype)
+
+
+# Enough images for points.h: every end that an axis can have, alone and beside others; whole and broken chunks of
+# images; a size with too many points.
+@pytest.mark.parametrize("size", [*range(4, 18), 21, 28, 84])
+def test_many_strided_images_of_any_size(size) -> None:
+    check_against_torch(16, 16, 17, size, 7, 2, torch.float64)
+    check_against_torch(16, 32, 16, 6, size, 2, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("n", [36, 37, 75])
+@pytest.mark.parametrize(("inputs", "outputs"), [(48, 80), (64, 64)])
+def test_many_strided_images_of_the_omniglot_net(inputs, outputs, n, dtype) -> None:
+    for size in (14, 7):
+        check_against_torch(inputs, outputs, n, size, size, 2, dtype)
+
+
+def check_against_torch(inputs, outputs, n, h, w, stride, dtype) -> None:
     x, weight, bias = draw(n, inputs, outputs, h, w, dtype)
     geometry = GEOMETRY[stride]
     exact = [t.double().requires_grad_() for t in (x, weight, bias)]
@@ -51,9 +71,9 @@ def test_kernel_and_its_gradients_agree_with_torch(inputs, outputs, n, h, w, str
         assert (got - right).norm() <= ERROR[dtype] * right.norm()
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_conv2d_on_the_kernels_is_right_to_second_order(stride: int) -> None:
-    args = [neo.LiteTensor(t) for t in draw(2, 16, 16, 5, 4)]
+@pytest.mark.parametrize(("stride", "n"), [(1, 2), (2, 2), (2, 16)])
+def test_conv2d_on_the_kernels_is_right_to_second_order(stride: int, n: int) -> None:
+    args = [neo.LiteTensor(t) for t in draw(n, 16, 16, 6, 7)]
 
     def energy(x, w, b):
         return (torch.sin(F.conv2d(x, w, b, stride, 1)) ** 2).sum()
