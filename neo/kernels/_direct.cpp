@@ -391,10 +391,11 @@ enum Reduction { NONE = 0, MEAN = 1, SUM = 2 };
 PyObject* cross_entropy(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   const Tensor* x = count == 4 ? plain(arguments[0]) : nullptr;
-  if (x == nullptr || !THPVariable_CheckExact(arguments[1]) || !unwatched()) return elsewhere(fallback, arguments, count);
+  const Tensor* given = x != nullptr ? plain(arguments[1]) : nullptr;
+  if (given == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
   const long reduction = PyLong_AsLong(arguments[2]), ignored = PyLong_AsLong(arguments[3]);
   if (PyErr_Occurred()) return nullptr;
-  const int64_t* target = classes_of(*x, THPVariable_Unpack(arguments[1]), ignored);
+  const int64_t* target = classes_of(*x, *given, ignored);
   if (target == nullptr) return elsewhere(fallback, arguments, count);
   const int64_t rows = x->size(0), classes = x->size(1);
   Tensor loss = at::detail::empty_cpu(reduction == NONE ? at::IntArrayRef{rows} : at::IntArrayRef{}, x->scalar_type());
@@ -428,16 +429,16 @@ PyObject* cross_entropy_gradient(PyObject* fallback, PyObject* const* arguments,
   HANDLE_TH_ERRORS
   const Tensor* g = count == 6 ? plain(arguments[0]) : nullptr;
   const Tensor* log_p = g != nullptr ? plain(arguments[1]) : nullptr;
-  const Tensor* counted = log_p != nullptr ? plain(arguments[3]) : nullptr;
-  if (counted == nullptr || !THPVariable_CheckExact(arguments[2]) || !unwatched())
-    return elsewhere(fallback, arguments, count);
+  const Tensor* given = log_p != nullptr ? plain(arguments[2]) : nullptr;
+  const Tensor* counted = given != nullptr ? plain(arguments[3]) : nullptr;
+  if (counted == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
   const long reduction = PyLong_AsLong(arguments[4]), ignored = PyLong_AsLong(arguments[5]);
   if (PyErr_Occurred()) return nullptr;
-  const int64_t* target = classes_of(*log_p, THPVariable_Unpack(arguments[2]), ignored);
-  const int64_t rows = log_p->size(0), classes = log_p->size(1);
+  const int64_t* target = classes_of(*log_p, *given, ignored);
   if (target == nullptr || g->scalar_type() != log_p->scalar_type() || counted->scalar_type() != g->scalar_type() ||
-      !g->is_contiguous() || g->numel() != (reduction == NONE ? rows : 1))
+      counted->numel() != 1 || !g->is_contiguous() || g->numel() != (reduction == NONE ? given->numel() : 1))
     return elsewhere(fallback, arguments, count);
+  const int64_t rows = log_p->size(0), classes = log_p->size(1);
   return filled(*log_p, [&]<class T>(T* out, int64_t) {
     const T *row = entries<T>(*log_p), *of_loss = entries<T>(*g);
     for (int64_t i = 0; i < rows; ++i, row += classes, out += classes) {

@@ -165,6 +165,18 @@ def test_cross_entropy_refuses_what_torch_refuses(target, match):
         direct.cross_entropy(torch.randn(2, 3), target, 1, -100)
 
 
+def test_cross_entropy_reads_no_memory_but_the_cpus():
+    x, elsewhere = torch.randn(2, 3), torch.zeros(2, dtype=torch.int64, device="meta")
+    with pytest.raises(RuntimeError):
+        direct.cross_entropy(x, elsewhere, 1, -100)
+    with pytest.raises(RuntimeError):
+        direct.cross_entropy_gradient(torch.ones(()), x, elsewhere, torch.ones(()), 1, -100)
+    rows = torch.vmap(lambda x, t: direct.cross_entropy(x, t, 1, -100)[0])
+    many, targets = torch.randn(4, 5, 3), torch.randint(0, 3, (4, 5))
+    each = [torch.nn.functional.cross_entropy(x, t) for x, t in zip(many, targets, strict=True)]
+    torch.testing.assert_close(rows(many, targets), torch.stack(each))
+
+
 def test_cross_entropy_of_ignored_rows_alone():
     x, target = torch.randn(3, 4), torch.full((3,), -100)
     loss, log_p, count = direct.cross_entropy(x, target, 1, -100)
