@@ -24,6 +24,7 @@ def pairs(entries: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]
     rows = torch.rand(entries // 8, 8)
     square, bias = torch.rand(8, 8), torch.rand(8)
     backward = torch.ops.aten.tanh_backward.default
+    target = torch.arange(len(rows)) % 8
     return {
         "x * y": (lambda: x * y, lambda: direct.mul(x, y)),
         "x * 0.5": (lambda: x * 0.5, lambda: direct.mul(x, 0.5)),
@@ -33,6 +34,11 @@ def pairs(entries: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]
         "linear, 8 to 8": (
             lambda: torch.addmm(bias, rows, square.t()),
             lambda: direct.affine(rows, square, bias),
+        ),
+        "sum of rows of 8": (lambda: rows.sum(0), lambda: direct.sum_of_rows(rows)),
+        "cross-entropy of 8 classes": (
+            lambda: torch.nn.functional.cross_entropy(rows, target),
+            lambda: direct.cross_entropy(rows, target, 1, -100),
         ),
     }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
 import torch
 
 import neo
+import neo.kernels
 from meta import MAML, Classification, MetaGradient, adapt
 from neo.optim import sgd
 from tasks import Batch, Glyphs, Omniglot, Task
@@ -78,12 +80,13 @@ def neo_and_reference(
     dtype: torch.dtype,
     steps: int,
     first_order: bool,
+    own_kernels: bool = True,
     **options,
 ) -> tuple[MetaGradient, dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
     params = model.init(seed=5, dtype=dtype)
-    result = MAML(model, inner_lr=0.4, inner_steps=steps, first_order=first_order).meta_gradient(
-        params, batch
-    )
+    maml = MAML(model, inner_lr=0.4, inner_steps=steps, first_order=first_order)
+    with contextlib.nullcontext() if own_kernels else neo.kernels.switched_off():
+        result = maml.meta_gradient(params, batch)
     got = {name: gradient.data for name, gradient in result.gradient.items()}
     raw = {name: value.data for name, value in params.items()}
     loss, expected, _ = reference.meta_gradient(raw, as_tuples(batch), 0.4, steps, first_order, **options)
@@ -117,13 +120,13 @@ def test_conv4_meta_gradient_matches_torch_double_backward(
 def test_conv4_meta_gradient_matches_learn2learn(
     pool: str, downsample: str, first_order: bool, fused: bool, bound: float
 ) -> None:
-    """The same kernels agree closely. Fused ones round apart, which turns a ReLU over here and there: see Conv4.
+    """Torch's kernels on both sides agree closely. Fused ones round apart, which turns a ReLU over here and there: see Conv4.
 
     That they are the same function is shown in float64, above.
     """
     model = neo.nn.Conv4(ways=5, pool=pool, head="flatten", fused=fused)
     batch = Glyphs(alphabets=4).sampler("train", ways=5, shots=1, queries=15, seed=0).sample(0, 2)
-    options = {"downsample": downsample, "readout": "flatten"}
+    options = {"downsample": downsample, "readout": "flatten", "own_kernels": fused}
     result, got, loss, expected = neo_and_reference(
         learn2learn_reference, model, batch, torch.float32, 1, first_order, **options
     )
@@ -152,7 +155,7 @@ def test_fused_conv4_matches_learn2learn_but_where_rounding_turns_a_relu_over(
 
 @pytest.mark.peers
 def test_omniglot_meta_gradient_matches_learn2learn(omniglot: Omniglot) -> None:
-    """On real images, where pixels are exactly 0 and 1 and ReLUs sit on ties."""
+    """On real images, where pixels are exactly 0 and 1 and ReLUs sit on ties; by torch's kernels on both sides."""
     sampler = omniglot.sampler("train", ways=5, shots=1, queries=15, seed=0)
     result, got, loss, expected = neo_and_reference(
         learn2learn_reference,
@@ -161,6 +164,7 @@ def test_omniglot_meta_gradient_matches_learn2learn(omniglot: Omniglot) -> None:
         torch.float32,
         3,
         False,
+        own_kernels=False,
     )
     assert float(result.loss.mean()) == pytest.approx(float(loss), rel=1e-5)
     assert relative_difference(got, expected) < 1e-4
