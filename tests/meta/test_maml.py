@@ -120,7 +120,7 @@ def test_conv4_meta_gradient_matches_torch_double_backward(
 def test_conv4_meta_gradient_matches_learn2learn(
     pool: str, downsample: str, first_order: bool, fused: bool, bound: float
 ) -> None:
-    """Torch's kernels on both sides agree closely. Fused ones round apart, which turns ReLUs over here and there: Conv4.
+    """Torch's kernels on both sides agree closely. Fused ones round apart, which turns ReLUs over here and there.
 
     That they are the same function is shown in float64, above.
     """
