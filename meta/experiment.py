@@ -184,8 +184,7 @@ def resolve_device(device: str) -> torch.device:
 def resolve_workers(workers: int | str, device: torch.device, ranks: Ranks = ALONE) -> int | None:
     """How many threads tasks run on; None on a GPU, where kernels queue up anyway.
 
-    auto: as many as torch has, where several ranks share a machine as many as each has cores, and one more, which
-    computes while another waits for Python's lock; on one core, 1.
+    auto: as many as torch has; where several ranks share a machine, as many as each has cores.
 
     Raises: ValueError for what is neither auto nor a number of threads.
     """
@@ -195,8 +194,7 @@ def resolve_workers(workers: int | str, device: torch.device, ranks: Ranks = ALO
         return None
     if workers != "auto":
         return int(workers)
-    cores = torch.get_num_threads() if ranks.local_size == 1 else ranks.cores
-    return cores + 1 if cores > 1 else 1
+    return torch.get_num_threads() if ranks.local_size == 1 else ranks.cores
 
 
 def device_name(device: torch.device) -> str:

@@ -52,8 +52,7 @@ def settings(work: Work, peer: str, device: str, quick: bool = False) -> list[Se
     if work.kind == "meta_step" and peer == "neo":
         # none: one task at a time, on the kernels' own threads; a number: so many at once, with one kernel thread each;
         # batched: all in one call of each kernel, which on a CPU costs conv-4 Neo's own kernels.
-        cores = os.cpu_count() or 1
-        options["workers"] = ("none", str(cores), str(cores + 1)) if device == "cpu" else ("none", "batched")
+        options["workers"] = ("none", str(os.cpu_count() or 1)) if device == "cpu" else ("none", "batched")
     grid: list[Setting] = [
         dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
     ]
