@@ -53,7 +53,7 @@ _on = library is not None
 
 def own_products() -> bool:
     """Whether products of matrices run on Neo's kernels now: switched on, both extensions built, and an AMD processor,
-    on which torch's library of Intel's takes its slower ways. (On others nothing was measured, and torch's serve.)"""
+    on which they are faster than torch's (docs/benchmarks.md). On others nothing was measured, and torch's serve."""
     return available() and library.AMD and direct.look is not None
 
 
