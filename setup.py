@@ -25,9 +25,8 @@ DIRECTIVES = {
     "cdivision": not DEBUG,
 }
 
-OPENMP = (
-    ["-fopenmp"] if sys.platform == "linux" else []
-)  # torch's own threads: without it _direct.cpp takes one
+# Torch's own threads, for _direct.cpp, which takes one without.
+OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 INTEL = platform.machine().lower() in ("x86_64", "amd64")
 VECTORS = {  # of neo/kernels: how the compiler is told of the instructions, and the bytes of a vector
@@ -65,6 +64,7 @@ def direct() -> list[Extension]:
         Extension(
             "neo.kernels._direct",
             ["neo/kernels/_direct.cpp"],
+            depends=[file.as_posix() for file in Path("neo/kernels").glob("*.h")],
             include_dirs=cpp_extension.include_paths(),
             library_dirs=cpp_extension.library_paths(),
             libraries=["c10", "torch_cpu", "torch_python"],

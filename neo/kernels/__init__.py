@@ -11,7 +11,7 @@ that the processor has is chosen here. Policies use them where `ready` says so, 
 its composition of torch functions as its oracle. Numbers differ from torch's by rounding alone.
 
 Apart from these, direct.py holds a shorter way to torch's own functions, for tensors of a few numbers, and shares
-products of matrices between torch's threads (product.h), on the processors that `own_products` names.
+products of matrices between torch's threads (matrix_product.h), on the processors that `own_products` names.
 On a GPU torch's kernels compute; `triton_kernels` (dense.py) puts Triton's in their place for softmax and matmul.
 """
 

@@ -65,7 +65,7 @@ static int NAME(strided_weights_by_points)(const REAL *x, const REAL *g, REAL *w
 static int NAME(convolution)(const void *x, const void *weight, const void *bias, void *y, long n, long h, long w,
                              long inputs, long outputs, int stride) {
     NAME(Axis) rows, columns;
-    if (stride != 1 && !NAME(worth_points)(n, h, w, &rows, &columns))
+    if (stride != 1 && NAME(worth_points)(n, h, w, &rows, &columns))
         return NAME(strided_by_points)(x, weight, bias, y, n, h, w, inputs, outputs, 0, &rows, &columns);
     REAL *taps = NAME(wino_scratch)(inputs, outputs);
     if (taps == NULL) return -1;
@@ -81,7 +81,7 @@ static int NAME(convolution)(const void *x, const void *weight, const void *bias
 static int NAME(convolution_input)(const void *g, const void *weight, void *x, long n, long h, long w, long inputs,
                                    long outputs, int stride) {
     NAME(Axis) rows, columns;
-    if (stride != 1 && !NAME(worth_points)(n, h, w, &rows, &columns))
+    if (stride != 1 && NAME(worth_points)(n, h, w, &rows, &columns))
         return NAME(strided_by_points)(g, weight, NULL, x, n, h, w, inputs, outputs, 1, &rows, &columns);
     if (stride != 1) {
         NAME(strided_input_gradient)(g, n, h, w, inputs, weight, outputs, x);
@@ -97,7 +97,7 @@ static int NAME(convolution_input)(const void *g, const void *weight, void *x, l
 static int NAME(convolution_weight)(const void *x, const void *g, void *weight, long n, long h, long w, long inputs,
                                     long outputs, int stride) {
     NAME(Axis) rows, columns;
-    if (stride != 1 && !NAME(worth_points)(n, h, w, &rows, &columns))
+    if (stride != 1 && NAME(worth_points)(n, h, w, &rows, &columns))
         return NAME(strided_weights_by_points)(x, g, weight, n, h, w, inputs, outputs, &rows, &columns);
     if (stride != 1) {
         NAME(strided_weight_gradient)(x, g, n, h, w, inputs, outputs, weight);

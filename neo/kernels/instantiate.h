@@ -1,11 +1,11 @@
 #include "vec.h"
-#include "products.h"
+#include "panels.h"
 #include "winograd.h"
 #include "strided.h"
 #include "points.h"
 #include "batch_norm.h"
 #include "first_block.h"
-#include "product.h"
+#include "matrix_product.h"
 #include "entry.h"
 #undef FOR_PANELS
 #undef FOR_ROWS

@@ -71,11 +71,11 @@ static int NAME(axis_of)(NAME(Axis) *axis, int size) {
 #undef TERMS2
 #undef TERMS3
 
-/* Axes for images of n times (h, w), if this way is faster than the definition: 0, and -1 if not. */
+/* Whether this way is faster than the definition for n images of (h, w), whose axes it then fills in. */
 static int NAME(worth_points)(long n, long h, long w, NAME(Axis) *rows, NAME(Axis) *columns) {
-    if (n < 16 || h > 2 * MOST_POINTS || w > 2 * MOST_POINTS) return -1; /* the weights' points are made once a call */
-    if (NAME(axis_of)(rows, (int)h) || NAME(axis_of)(columns, (int)w)) return -1;
-    return 5 * rows->points * columns->points <= 4 * rows->products * columns->products ? 0 : -1;
+    if (n < 16 || h > 2 * MOST_POINTS || w > 2 * MOST_POINTS) return 0; /* the weights' points are made once a call */
+    if (NAME(axis_of)(rows, (int)h) || NAME(axis_of)(columns, (int)w)) return 0;
+    return 5 * rows->points * columns->points <= 4 * rows->products * columns->products;
 }
 
 /* to = sum over terms of by * from[at], of `length` entries each */

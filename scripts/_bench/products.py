@@ -1,4 +1,4 @@
-"""Products of matrices: torch's and Neo's (neo/kernels/product.h): python -m scripts._bench.products
+"""Products of matrices: torch's and Neo's (neo/kernels/matrix_product.h): python -m scripts._bench.products
 
 Microseconds of a linear layer's three products, float32, on as many threads as torch has. The two take turns; the
 medians of ROUNDS count: torch's / Neo's, and how many times as fast that is.
@@ -7,7 +7,6 @@ medians of ROUNDS count: torch's / Neo's, and how many times as fast that is.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from neo import kernels
 from neo.kernels import direct
+from scripts._bench.direct import nanoseconds
 
 ROUNDS = 15
 SECONDS = 0.01  # of calls in a row, between two looks at the clock
@@ -44,22 +44,15 @@ def products(rows: int, inputs: int, outputs: int) -> dict[str, Call]:
     }
 
 
-def microseconds(call: Call, calls: int) -> float:
-    began = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return 1e6 * (time.perf_counter() - began) / calls
-
-
 def compared(call: Call) -> tuple[float, float]:
     """Microseconds of the call on torch's kernels and on Neo's."""
-    calls = max(1, int(SECONDS / (1e-6 * microseconds(call, 3))))
+    calls = max(1, int(SECONDS / (1e-9 * nanoseconds(call, 3))))
     torchs: list[float] = []
     own: list[float] = []
     for _ in range(ROUNDS):
         with kernels.switched_off():
-            torchs.append(microseconds(call, calls))
-        own.append(microseconds(call, calls))
+            torchs.append(nanoseconds(call, calls) / 1e3)
+        own.append(nanoseconds(call, calls) / 1e3)
     return statistics.median(torchs), statistics.median(own)
 
 

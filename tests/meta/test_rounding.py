@@ -16,8 +16,8 @@ import meta
 import neo
 from meta.parallel import Workers
 from neo.typing import Params
-from scripts._bench.agreement import relative_difference
 from tasks import Batch, Task
+from tests.peers.torch_reference import relative_difference
 
 MARGIN = 1e-5  # of values of unit variance; float32 rounds them by some 1e-6
 SEEDS = range(16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,10 +14,13 @@ VARIANTS = {"AVX512": ["_avx512", "_avx2", "_baseline"], "AVX2": ["_avx2", "_bas
 
 
 @pytest.fixture(params=VARIANTS.get(torch.backends.cpu.get_cpu_capability(), ["_baseline"]), autouse=True)
-def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
     library = importlib.import_module(f"neo.kernels.{request.param}")
-    monkeypatch.setattr(kernels, "library", library)
-    monkeypatch.setattr(
-        kernels, "_multiple", {torch.float32: library.BYTES // 4, torch.float64: library.BYTES // 8}
-    )
-    return request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "library", library)
+        patch.setattr(
+            kernels, "_multiple", {torch.float32: library.BYTES // 4, torch.float64: library.BYTES // 8}
+        )
+        kernels._use(True)
+        yield request.param
+    kernels._use(True)  # of the library that was there: products too, which C++ was told of

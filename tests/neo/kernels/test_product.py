@@ -14,10 +14,11 @@ import neo
 from neo import kernels
 from neo.kernels import direct
 
-LAYOUTS = ["rows", "columns", "every other row", "every other entry", "one row expanded"]
 # Vectors, panels of 64 columns and of 6 rows, whole and broken; more terms than a panel holds at once.
-SIZES = [2, 5, 6, 7, 16, 33, 64, 70, 130]
-TERMS = [1, 3, 16, 40, 511, 513, 1300]
+sizes = st.sampled_from([2, 5, 6, 7, 16, 33, 64, 70, 130])
+terms = st.sampled_from([1, 3, 16, 40, 511, 513, 1300])
+layouts = st.sampled_from(["rows", "columns", "every other row", "every other entry", "one row expanded"])
+dtypes = st.sampled_from([torch.float32, torch.float64])
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +27,7 @@ def _on_own_kernels(variant: str):
     if direct.look is None:
         give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
         give_up("neo.kernels._direct is not built for this torch; make env builds it")
-    direct.use_matrix(kernels.library.matrix)
-    yield
-    direct.use_matrix(kernels.library.matrix if kernels.own_products() else None)
+    direct.use_matrix(kernels.library.matrix)  # `variant` puts back what was there
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -67,16 +66,7 @@ def assert_near(
 @settings(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # which kernels serve stays the same between examples
-@given(
-    st.sampled_from(SIZES),
-    st.sampled_from(SIZES),
-    st.sampled_from(TERMS),
-    st.sampled_from(LAYOUTS),
-    st.sampled_from(LAYOUTS),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from([torch.float32, torch.float64]),
-)
+@given(sizes, sizes, terms, layouts, layouts, st.booleans(), st.booleans(), dtypes)
 def test_product_of_any_layout(m, n, k, left, right, transpose_a, transpose_b, dtype):
     a = matrix(*((k, m) if transpose_a else (m, k)), dtype, left, 1)
     b = matrix(*((n, k) if transpose_b else (k, n)), dtype, right, 2)
@@ -85,14 +75,7 @@ def test_product_of_any_layout(m, n, k, left, right, transpose_a, transpose_b, d
 
 
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.sampled_from(SIZES),
-    st.sampled_from(SIZES),
-    st.sampled_from(TERMS),
-    st.sampled_from(LAYOUTS),
-    st.sampled_from(LAYOUTS),
-    st.sampled_from([torch.float32, torch.float64]),
-)
+@given(sizes, sizes, terms, layouts, layouts, dtypes)
 def test_affine_of_any_layout(rows, outputs, inputs, layout, weights, dtype):
     x, weight = matrix(rows, inputs, dtype, layout, 1), matrix(outputs, inputs, dtype, weights, 2)
     bias = torch.randn(outputs, generator=torch.Generator().manual_seed(3), dtype=dtype)

@@ -1,0 +1,90 @@
+// Cross-entropy of a few rows, and its gradient.
+#pragma once
+#include <torch/csrc/Exceptions.h>
+
+#include <cmath>
+
+#include "direct_tensors.h"
+
+namespace {
+
+// Class indices of x's rows, each a class or to be ignored; null for what torch has to answer, to refuse, or to do in
+// whole vectors of classes, which it does faster.
+const int64_t* classes_of(const Tensor& x, const Tensor& target, int64_t ignored) {
+  if (!few(x) || x.dim() != 2 || target.scalar_type() != at::kLong || target.dim() != 1 || !target.is_contiguous() ||
+      target.size(0) != x.size(0) || x.numel() == 0 || (x.size(1) > VECTOR && x.numel() > FEW / VECTOR))
+    return nullptr;
+  const auto* classes = static_cast<const int64_t*>(target.const_data_ptr());
+  for (int64_t i = 0; i < x.size(0); ++i)
+    if (classes[i] != ignored && (classes[i] < 0 || classes[i] >= x.size(1))) return nullptr;
+  return classes;
+}
+
+enum Reduction { NONE = 0, MEAN = 1, SUM = 2 };
+
+// cross_entropy(x, target, reduction, ignored) → (loss, log softmax(x), rows that count)
+PyObject* cross_entropy(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* x = count == 4 ? plain(arguments[0]) : nullptr;
+  const Tensor* given = x != nullptr ? plain(arguments[1]) : nullptr;
+  if (given == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  const long reduction = PyLong_AsLong(arguments[2]), ignored = PyLong_AsLong(arguments[3]);
+  if (PyErr_Occurred()) return nullptr;
+  const int64_t* target = classes_of(*x, *given, ignored);
+  if (target == nullptr) return elsewhere(fallback, arguments, count);
+  const int64_t rows = x->size(0), classes = x->size(1);
+  Tensor loss = at::detail::empty_cpu(reduction == NONE ? at::IntArrayRef{rows} : at::IntArrayRef{}, x->scalar_type());
+  Tensor counted = at::detail::empty_cpu({}, x->scalar_type());
+  PyObject* log_p = filled(*x, [&]<class T>(T* out, int64_t) {
+    const T* row = entries<T>(*x);
+    T* losses = static_cast<T*>(loss.data_ptr());
+    T total = 0;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < rows; ++i, row += classes, out += classes) {
+      T largest = row[0], sum = 0;
+      for (int64_t j = 1; j < classes; ++j) largest = row[j] > largest || row[j] != row[j] ? row[j] : largest;
+      for (int64_t j = 0; j < classes; ++j) sum += std::exp(row[j] - largest);
+      const T log_sum = std::log(sum);
+      for (int64_t j = 0; j < classes; ++j) out[j] = row[j] - largest - log_sum;
+      const bool counts = target[i] != ignored;
+      const T of_row = counts ? -out[target[i]] : T(0);
+      kept += counts;
+      total += of_row;
+      if (reduction == NONE) losses[i] = of_row;
+    }
+    if (reduction != NONE) *losses = reduction == MEAN ? total / kept : total;
+    *static_cast<T*>(counted.data_ptr()) = static_cast<T>(reduction == NONE ? 0 : kept);
+  });
+  return Py_BuildValue("(NNN)", THPVariable_Wrap(std::move(loss)), log_p, THPVariable_Wrap(std::move(counted)));
+  END_HANDLE_TH_ERRORS
+}
+
+// cross_entropy_gradient(g, log_p, target, count, reduction, ignored) → m g (e^log_p − onehot(target)) of each row
+PyObject* cross_entropy_gradient(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* g = count == 6 ? plain(arguments[0]) : nullptr;
+  const Tensor* log_p = g != nullptr ? plain(arguments[1]) : nullptr;
+  const Tensor* given = log_p != nullptr ? plain(arguments[2]) : nullptr;
+  const Tensor* counted = given != nullptr ? plain(arguments[3]) : nullptr;
+  if (counted == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  const long reduction = PyLong_AsLong(arguments[4]), ignored = PyLong_AsLong(arguments[5]);
+  if (PyErr_Occurred()) return nullptr;
+  const int64_t* target = classes_of(*log_p, *given, ignored);
+  if (target == nullptr || g->scalar_type() != log_p->scalar_type() || counted->scalar_type() != g->scalar_type() ||
+      counted->numel() != 1 || !g->is_contiguous() || g->numel() != (reduction == NONE ? given->numel() : 1))
+    return elsewhere(fallback, arguments, count);
+  const int64_t rows = log_p->size(0), classes = log_p->size(1);
+  return filled(*log_p, [&]<class T>(T* out, int64_t) {
+    const T *row = entries<T>(*log_p), *of_loss = entries<T>(*g);
+    for (int64_t i = 0; i < rows; ++i, row += classes, out += classes) {
+      T factor = reduction == NONE ? of_loss[i] : *of_loss;
+      if (reduction == MEAN) factor /= *entries<T>(*counted);
+      if (target[i] == ignored) factor = 0;
+      for (int64_t j = 0; j < classes; ++j) out[j] = factor * std::exp(row[j]);
+      if (target[i] != ignored) out[target[i]] -= factor;
+    }
+  });
+  END_HANDLE_TH_ERRORS
+}
+
+}  // namespace
