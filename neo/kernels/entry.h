@@ -4,9 +4,13 @@
 /* taps[tap][input][output] from weight (outputs, 3, 3, inputs) */
 static void NAME(taps_of_weight)(const REAL *weight, long outputs, long inputs, REAL *taps) {
     for (int tap = 0; tap < 9; tap++)
-        for (long c = 0; c < inputs; c++)
-            for (long k = 0; k < outputs; k++)
-                taps[(tap * inputs + c) * outputs + k] = weight[(k * 9 + tap) * inputs + c];
+        for (long c = 0; c < inputs; c += VL)
+            for (long k = 0; k < outputs; k += VL) {
+                vec rows[VL];
+                UNROLL for (int i = 0; i < VL; i++) rows[i] = NAME(load)(weight + ((k + i) * 9 + tap) * inputs + c);
+                NAME(transpose)(rows);
+                UNROLL for (int i = 0; i < VL; i++) NAME(store)(taps + (tap * inputs + c + i) * outputs + k, rows[i]);
+            }
 }
 
 /* taps[tap][output][input] of the kernel turned round: the convolution that pulls gradients back */

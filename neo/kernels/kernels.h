@@ -20,6 +20,9 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 36")
 
+/* What a point of points.h takes of the taps 0, 1 and 2: one, 0 + 2 or 0 - 2. */
+enum { FIRST, MIDDLE, LAST, SUM, DIFFERENCE, KINDS };
+
 #include "matrix.h"
 #include "scratch.h"
 
