@@ -295,6 +295,8 @@ cdef tuple run(Node node, list bars):
             refuse_stashed_tensors(node.policy)
     for i in range(node.outputs):
         if bars[i] is None:
+            if node.policy is not None and not node.policy.materialize:
+                continue
             shape, dtype, device = node.output_layouts[i]
             bars[i] = torch.zeros(shape, dtype=dtype, device=device)
         if lifted:

@@ -12,13 +12,14 @@ from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.autograd.session import vjp
 from neo.functions.activations import rectified
+from neo.functions.convolution import input_gradient, weight_gradient
 from neo.functions.normalization import batch_norm_gradient
 from neo.functions.pooling import to_places
-from neo.kernels import first as first_kernels
+from neo.kernels import block as block_kernels
 from neo.kernels import norm as norm_kernels
 from neo.tensor import LiteTensor
 
-__all__ = ["first_block", "norm_relu_pool"]
+__all__ = ["conv_norm_relu_pool", "norm_relu_pool", "pixel_means"]
 
 
 class NormReLUPool(Policy):
@@ -85,110 +86,153 @@ def _composed(y_bar, x, weight, mean, scale, y, place, eps, window):
     return batch_norm_gradient(g, x, weight, mean, scale, eps)
 
 
-# --- the first block ----------------------------------------------------------------------------------------------
+# --- means over the pixels ------------------------------------------------------------------------------------------
 
 
-class FirstBlock(Policy):
-    """y = max over windows of max(γ r (p·w + b − μ) + β, 0) for the patches p of constant images.
+class PixelMeans(Policy):
+    """y = the mean of x over the pixels of each image;  x̄ = SpreadMeans(ȳ), its adjoint."""
 
-    With m, C the patches' mean and covariance: μ = w·m + b, 1/r² = w C wᵀ + ε.
-    (w̄, γ̄, β̄) = FirstBlockGradient(ȳ, w, γ, y);  b̄ = 0, for the mean takes b away.
+    verified = True
+
+    def forward(self, x):
+        self.ctx.save(x.shape[2:])
+        return norm_kernels.pixel_means(x)
+
+    def backward(self, y_bar):
+        (size,) = self.ctx.release
+        return spread_means(y_bar, *size)
+
+
+class SpreadMeans(Policy):
+    """x = y / (height · width) at every pixel of an image;  ȳ = PixelMeans(x̄), its adjoint."""
+
+    verified = True
+
+    def forward(self, means, height, width):
+        return norm_kernels.spread_means(means, height, width)
+
+    def backward(self, x_bar):
+        return pixel_means(x_bar.contiguous(memory_format=torch.channels_last))
+
+
+# --- with the convolution before it ---------------------------------------------------------------------------------
+
+
+class ConvNormReLUPool(Policy):
+    """z = x ∗ w + b, y = max over windows of max(bn(z), 0);  (x̄, w̄, γ̄, β̄) = ConvNormReLUPoolGradient(ȳ, z̄, x, w, γ, z).
+
+    b̄ = 0, for the mean takes b away. z is an output for the gradient's sake, which is a function of it: what comes back
+    to z there joins ȳ's way here, and goes through the convolution once. Otherwise nobody uses it, and z̄ is None.
+    """
+
+    verified = True
+    materialize = False
+
+    def forward(self, x, weight, bias, gamma, beta, eps, stride, window):
+        y, z, place, mean, scale = block_kernels.block(x, weight, bias, gamma, beta, eps, stride, window)
+        self.ctx.constant(mean, scale)
+        self.ctx.save(x, weight, bias is not None, gamma, z, mean, scale, y, place, eps, stride, window)
+        return y, z
+
+    def backward(self, y_bar, z_bar):
+        x, weight, biased, gamma, z, mean, scale, y, place, eps, stride, window = self.ctx.release
+        needs = self.ctx.needs_grad
+        asked = needs[:2]
+        if y_bar is None:
+            y_bar = torch.zeros_like(y)
+        *found, gamma_bar, beta_bar = conv_norm_relu_pool_gradient(
+            y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, eps, stride, window, asked
+        )
+        x_bar = found.pop(0) if asked[0] else None
+        w_bar = found.pop(0) if asked[1] else None
+        b_bar = torch.zeros(weight.shape[0], dtype=weight.dtype) if biased and needs[2] else None
+        return (
+            x_bar,
+            w_bar,
+            *([b_bar] if biased else []),
+            *([] if gamma is None else [gamma_bar]),
+            beta_bar,
+        )
+
+
+class ConvNormReLUPoolGradient(Policy):
+    """ζ = z̄ + NormReLUPoolGradient(ȳ, z, γ), and x̄ = input_gradient(ζ, w), w̄ = weight_gradient(x, ζ), where `asked`.
+
+    Its own gradient, for cotangents X, W of x̄, w̄: that of ζ is Z = X ∗ w + x ∗ W, from which NormReLUPoolGradient's
+    way back leads to ȳ, z and γ; x's is input_gradient(ζ, W), w's weight_gradient(X, ζ). At third order, the rule of
+    the composition.
     """
 
     verified = True
 
-    def forward(self, weight, bias, gamma, beta, eps, images):
-        y, place = first_kernels.first(images, weight, gamma, beta, eps)
-        self.ctx.save(weight, gamma, y, place, eps, images)
-        return y
-
-    def backward(self, y_bar):
-        weight, gamma, y, place, eps, images = self.ctx.release
-        w_bar, gamma_bar, beta_bar = first_block_gradient(y_bar, weight, gamma, y, place, eps, images)
-        b_bar = torch.zeros(weight.shape[0], dtype=weight.dtype) if self.ctx.needs_grad[1] else None
-        return (w_bar, b_bar, beta_bar) if gamma is None else (w_bar, b_bar, gamma_bar, beta_bar)
-
-
-class FirstBlockGradient(Policy):
-    """For A = Σ g p, S = Σ g (g the cotangent before pooling; Correlate), D = A − S m, t = w·D:
-    w̄ = γ r (D − r² t C w),  γ̄ = r t,  β̄ = S.
-
-    Where y came from and its sign are constants. The gradient's own gradient is derived in first_block.h; at third
-    order, the rule of the formulas above.
-    """
-
-    verified = True
-
-    def forward(self, y_bar, weight, gamma, y, place, eps, images):
-        w_bar, gamma_bar, beta_bar, sums = first_kernels.first_gradient(
-            images, y_bar, y, place, weight, gamma, eps
+    def forward(self, y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, eps, stride, window, asked):
+        of_z, x_bar, w_bar, gamma_bar, beta_bar = block_kernels.block_gradient(
+            y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, stride, window, asked
         )
-        self.ctx.constant(sums)
-        self.ctx.save(y_bar, weight, gamma, y, place, sums, eps, images)
-        return w_bar, gamma_bar, beta_bar
+        self.ctx.constant(of_z)
+        self.ctx.save(
+            y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, of_z, gamma_bar, beta_bar, eps, stride, window,
+            asked
+        )  # fmt: skip
+        return *(bar for bar in (x_bar, w_bar) if bar is not None), gamma_bar, beta_bar
 
-    def backward(self, W, G, B):
-        y_bar, weight, gamma, y, place, sums, eps, images = self.ctx.release
-        constants = (None,) * (1 if place is None else 2)  # y, place
-        if isinstance(weight, LiteTensor):
-            arguments = (y_bar, weight) if gamma is None else (y_bar, weight, gamma)
-            _, pullback = vjp(
-                lambda y_bar, weight, gamma=None: _first_gradient(
-                    y_bar, weight, gamma, y, place, eps, images
-                ),
-                *arguments,
-            )
-            return (*pullback((W, G, B)), *constants)
-        y_bar_out, w_out, gamma_out = first_kernels.first_gradient_back(
-            images, W, G, B, sums, y, place, weight, gamma, eps
+    def backward(self, *bars):
+        y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, of_z, *rest = self.ctx.release
+        gamma_bar, beta_bar, eps, stride, window, asked = rest
+        constants = (None,) * (3 if place is None else 4)  # mean, scale, y, place
+        if isinstance(x, LiteTensor):
+            given = {"y_bar": y_bar, "z_bar": z_bar, "x": x, "weight": weight, "gamma": gamma, "z": z}
+            given = {name: value for name, value in given.items() if value is not None}
+
+            def composed(*tensors):
+                named = dict(zip(given, tensors, strict=True))
+                return _composed_with_convolution(named, mean, scale, y, place, eps, stride, window, asked)
+
+            _, pullback = vjp(composed, *given.values())
+            return (*pullback(bars), *constants)
+        needs = iter(self.ctx.needs_grad)
+        need_y_bar = next(needs)
+        if z_bar is not None:
+            next(needs)
+        need_x, need_weight = next(needs), next(needs)
+        found = list(bars)
+        X = found.pop(0) if asked[0] else None
+        W = found.pop(0) if asked[1] else None
+        G, B = found
+        y_bar_out, z_bar_out, x_out, w_out, gamma_out, z_out = block_kernels.block_gradient_back(
+            X, W, G, B, y_bar, x, weight, gamma, z, mean, scale, y, place, of_z, gamma_bar, beta_bar, stride, window,
+            (need_y_bar, need_x, need_weight, gamma is not None and next(needs))
+        )  # fmt: skip
+        return (
+            y_bar_out,
+            *([] if z_bar is None else [z_bar_out]),
+            x_out,
+            w_out,
+            *([] if gamma is None else [gamma_out]),
+            z_out,
+            *constants,
         )
-        return (y_bar_out, w_out, *(() if gamma is None else (gamma_out,)), *constants)
 
 
-def _first_gradient(y_bar, weight, gamma, y, place, eps, images):
-    """FirstBlockGradient, of functions that each have their rule at every order."""
-    sums = correlate(y_bar, y, place, images)
-    flat = weight.reshape((weight.shape[0], -1)).to(torch.float64)
-    Cw = flat @ images.covariance
-    r = torch.rsqrt((Cw * flat).sum(1) + eps)
-    S = sums[-1]
-    D = sums[:-1].t() - torch.outer(S, images.mean)
-    t = (flat * D).sum(1)
-    slope = r if gamma is None else r * gamma
-    w_bar = (D - Cw * (r * r * t).unsqueeze(1)) * slope.unsqueeze(1)
-    return tuple(out.to(weight.dtype) for out in (w_bar.reshape(tuple(weight.shape)), r * t, S))
-
-
-class Correlate(Policy):
-    """(Σ g p, Σ g) over all pixels, g = ȳ where y came from a positive pixel; linear, with Spread as its adjoint."""
-
-    verified = True
-
-    def forward(self, y_bar, y, place, images):
-        self.ctx.save(y, place, images)
-        return first_kernels.correlate(y_bar, y, place, images.x, images.stride, images.window)
-
-    def backward(self, sums_bar):
-        y, place, images = self.ctx.release
-        return (spread(sums_bar, y, place, images), None, *(() if place is None else (None,)))
-
-
-class Spread(Policy):
-    """ȳ from (Ā, S̄): p·Ā + S̄ at the pixel y came from, 0 where y is; linear, with Correlate as its adjoint."""
-
-    verified = True
-
-    def forward(self, sums, y, place, images):
-        self.ctx.save(y, place, images)
-        return first_kernels.spread(sums, y, place, images.x, images.stride, images.window)
-
-    def backward(self, y_bar):
-        y, place, images = self.ctx.release
-        return (correlate(y_bar, y, place, images), None, *(() if place is None else (None,)))
+def _composed_with_convolution(given, mean, scale, y, place, eps, stride, window, asked):
+    """ConvNormReLUPoolGradient, of functions that each have their rule at every order."""
+    x, weight = given["x"], given["weight"]
+    geometry = ((stride, stride), (1, 1), (1, 1), False, (0, 0), 1)
+    of_z, gamma_bar, beta_bar = norm_relu_pool_gradient(
+        given["y_bar"], given["z"], given.get("gamma"), mean, scale, y, place, eps, window
+    )
+    if "z_bar" in given:
+        of_z = of_z + given["z_bar"]
+    bars = []
+    if asked[0]:
+        bars.append(input_gradient(of_z, weight, (tuple(x.shape), x.stride()), geometry))
+    if asked[1]:
+        bars.append(weight_gradient(x, of_z, tuple(weight.shape), geometry))
+    return *bars, gamma_bar, beta_bar
 
 
 norm_relu_pool = function(NormReLUPool, "batch_norm_relu_max_pool")
 norm_relu_pool_gradient = function(NormReLUPoolGradient, "batch_norm_relu_max_pool_gradient")
-first_block = function(FirstBlock, "first_block")
-first_block_gradient = function(FirstBlockGradient, "first_block_gradient")
-correlate, spread = function(Correlate), function(Spread)
+conv_norm_relu_pool = function(ConvNormReLUPool, "conv_batch_norm_relu_max_pool")
+conv_norm_relu_pool_gradient = function(ConvNormReLUPoolGradient, "conv_batch_norm_relu_max_pool_gradient")
+pixel_means, spread_means = function(PixelMeans, "mean"), function(SpreadMeans)

@@ -31,7 +31,10 @@ class Descend(Policy):
         if not any(self.ctx.needs_grad[count:]):
             return (*bars, *[None] * count)
         if isinstance(bars[0], torch.Tensor) and not any_batched(*bars):
-            return (*bars, *torch._foreach_mul(bars, -rate))
+            factor = -rate
+            if bars[0].device.type == "cpu" and all(bar.dtype is bars[0].dtype for bar in bars):
+                factor = torch.tensor(factor, dtype=bars[0].dtype)  # a number would be made one for every bar
+            return (*bars, *torch._foreach_mul(bars, factor))
         return (*bars, *[bar * -rate for bar in bars])
 
 

@@ -13,14 +13,23 @@ from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions._batch_statistics import normalized
 from neo.functions.activations import rectified
-from neo.functions.blocks import first_block, norm_relu_pool
+from neo.functions.blocks import conv_norm_relu_pool, norm_relu_pool, pixel_means
+from neo.functions.first_block import first_block
 from neo.functions.normalization import batch_norm_gradient
 from neo.functions.pooling import to_places
 from neo.functions.registry import raw
+from neo.kernels import block as block_kernels
 from neo.kernels import first as first_kernels
 from neo.kernels.norm import largest_window
 
-__all__ = ["batch_norm_relu", "batch_norm_relu_max_pool", "first_block_of_images", "patches_linear"]
+__all__ = [
+    "batch_norm_relu",
+    "batch_norm_relu_max_pool",
+    "conv_block",
+    "first_block_of_images",
+    "patches_linear",
+    "spatial_mean",
+]
 
 _max_pool2d = torch.ops.aten.max_pool2d_with_indices.default
 
@@ -100,6 +109,11 @@ def _on_own_kernels(x, weight, bias):
     )
 
 
+def spatial_mean(x):
+    """mean(x, (2, 3)): the mean over the pixels of each image. x (n, c, h, w)."""
+    return pixel_means(x) if kernels.ready(raw(x)) else torch.mean(x, (2, 3))
+
+
 # --- a convolution of constant images with few channels ------------------------------------------------------------
 
 
@@ -171,3 +185,20 @@ def first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps=1e-5
     if not first_kernels.ready(x, weight.shape[0], window) or stride not in (1, 2):
         return None
     return first_block(weight, bias, gamma, beta, eps, first_kernels.Images(x, stride, window))
+
+
+def conv_block(x, weight, bias, gamma, beta, stride, window, eps=1e-5):
+    """max_pool2d(batch_norm_relu(conv2d(x, weight, bias, stride, 1), gamma, beta), window) as one op.
+
+    x (n, inputs, h, w), a torch.Tensor of constant images or a LiteTensor; weight (out, inputs, 3, 3); bias and gamma
+    may be None. None where Neo's kernels do not take these tensors, and the caller composes the block of its parts.
+    """
+    if weight is None or beta is None:
+        return None
+    block = first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps)
+    if block is not None:
+        return block
+    image, *params = (raw(value) for value in (x, weight, bias, gamma, beta))
+    if not block_kernels.ready(image, params, stride, window):
+        return None
+    return conv_norm_relu_pool(x, weight, bias, gamma, beta, eps, stride, window)[0]

@@ -69,9 +69,13 @@ class CrossEntropyGradient(Policy):
             one = torch.ones_like(g)
             residual = z_bar * cross_entropy_gradient(one, x, target, log_p, count, reduction, ignore_index)
             g_bar = residual.sum(1) if reduction == 0 else residual.sum()
-        if needs[1]:
-            p = normalized_exp(x, 1) if isinstance(x, LiteTensor) else torch.exp(log_p)
+        if needs[1] and isinstance(x, LiteTensor):
+            p = normalized_exp(x, 1)
             x_bar = softmax_gradient(z_bar, p, 1) * row_weights(g, target, count, reduction, ignore_index)
+        elif needs[1]:
+            x_bar = direct.cross_entropy_gradient_back(
+                z_bar, g, log_p, target, count, reduction, ignore_index
+            )
         return g_bar, x_bar, None, None, None
 
 

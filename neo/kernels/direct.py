@@ -2,12 +2,11 @@
 
 A call of torch.mul with tensors of eight numbers takes a microsecond, of which the products are a hundredth; a small
 network's inner loop is made of such calls. _direct.cpp takes a few of them over where their tensors are dense and on
-the CPU, with the same bits (tanh's gradient, sums of rows
-and cross-entropy to a rounding). Products of matrices it hands to Neo's own kernels where
-`use_matrix` has named them: the bits are others, at most as far from the exact ones as torch's, and the same on any
-number of threads. What it does not take, LiteTensors among it, goes to the function that a name is bound to below; that
-function is the name where the extension is missing. It is built where torch is at hand (make env), and serves that
-version of torch alone.
+the CPU, with the same bits (tanh's gradient, sums of rows and cross-entropy to a rounding). Products of matrices it
+hands to Neo's own kernels where `use_matrix` has named them: the bits are others, at most as far from the exact ones
+as torch's, and the same on any number of threads. What it does not take, LiteTensors among it, goes to the function
+that a name is bound to below; that function is the name where the extension is missing. It is built where torch is at
+hand (make env), and serves that version of torch alone.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ __all__ = [
     "cos",
     "cross_entropy",
     "cross_entropy_gradient",
+    "cross_entropy_gradient_back",
     "div",
     "empty",
     "exp",
@@ -91,6 +91,14 @@ def _cross_entropy_gradient(g: Any, log_p: Any, target: Any, count: Any, reducti
     return torch._log_softmax_backward_data(pulled, log_p, 1, log_p.dtype)
 
 
+def _cross_entropy_gradient_back(
+    z: Any, g: Any, log_p: Any, target: Any, count: Any, reduction: int, ignored: int
+) -> Any:
+    factor = torch.where(target == ignored, 0.0, g / count if reduction == 1 else g)
+    p = torch.exp(log_p)
+    return factor.unsqueeze(1) * p * (z - (z * p).sum(1, True))
+
+
 def _sum_of_rows(x: Any) -> Any:
     return x.sum(0)
 
@@ -127,6 +135,8 @@ cross_entropy = _bound("cross_entropy", _cross_entropy)
 """(x (n, classes), target (n,), reduction 0 none, 1 mean, 2 sum, ignored) → loss, log softmax(x), rows that count."""
 cross_entropy_gradient = _bound("cross_entropy_gradient", _cross_entropy_gradient)
 """(g, log_p, target, count, reduction, ignored) → m g (e^log_p − onehot(target)), m = 1 / count for the mean."""
+cross_entropy_gradient_back = _bound("cross_entropy_gradient_back", _cross_entropy_gradient_back)
+"""(z, g, log_p, target, count, reduction, ignored) → m g p (z − Σ z p), p = e^log_p: the gradient's own, for x."""
 relu = _bound("relu", torch.relu)
 relu_gradient = _bound("relu_gradient", _relu_gradient)
 """(g, y = relu x) → g where y > 0, else 0."""

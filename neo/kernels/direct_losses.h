@@ -59,29 +59,69 @@ PyObject* cross_entropy(PyObject* fallback, PyObject* const* arguments, Py_ssize
   END_HANDLE_TH_ERRORS
 }
 
+// What the gradient below and its own gradient are given: (g, log_p, target, count, reduction, ignored).
+struct Rows {
+  const Tensor *g = nullptr, *log_p = nullptr, *counted = nullptr;
+  const int64_t* target = nullptr;
+  long reduction = 0, ignored = 0;
+
+  bool read(PyObject* const* arguments) {
+    g = plain(arguments[0]);
+    log_p = g != nullptr ? plain(arguments[1]) : nullptr;
+    const Tensor* given = log_p != nullptr ? plain(arguments[2]) : nullptr;
+    counted = given != nullptr ? plain(arguments[3]) : nullptr;
+    if (counted == nullptr || !PyLong_Check(arguments[4]) || !PyLong_Check(arguments[5])) return false;
+    reduction = PyLong_AsLong(arguments[4]);
+    ignored = PyLong_AsLong(arguments[5]);
+    if (PyErr_Occurred()) {  // a number as large as no class is; torch says what it makes of it
+      PyErr_Clear();
+      return false;
+    }
+    target = classes_of(*log_p, *given, ignored);
+    return target != nullptr && g->scalar_type() == log_p->scalar_type() &&
+        counted->scalar_type() == g->scalar_type() && counted->numel() == 1 && g->is_contiguous() &&
+        g->numel() == (reduction == NONE ? given->numel() : 1);
+  }
+
+  template <class T>
+  T factor(int64_t row) const {  // m g
+    if (target[row] == ignored) return 0;
+    const T of_loss = entries<T>(*g)[reduction == NONE ? row : 0];
+    return reduction == MEAN ? of_loss / *entries<T>(*counted) : of_loss;
+  }
+};
+
 // cross_entropy_gradient(g, log_p, target, count, reduction, ignored) → m g (e^log_p − onehot(target)) of each row
 PyObject* cross_entropy_gradient(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  const Tensor* g = count == 6 ? plain(arguments[0]) : nullptr;
-  const Tensor* log_p = g != nullptr ? plain(arguments[1]) : nullptr;
-  const Tensor* given = log_p != nullptr ? plain(arguments[2]) : nullptr;
-  const Tensor* counted = given != nullptr ? plain(arguments[3]) : nullptr;
-  if (counted == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
-  const long reduction = PyLong_AsLong(arguments[4]), ignored = PyLong_AsLong(arguments[5]);
-  if (PyErr_Occurred()) return nullptr;
-  const int64_t* target = classes_of(*log_p, *given, ignored);
-  if (target == nullptr || g->scalar_type() != log_p->scalar_type() || counted->scalar_type() != g->scalar_type() ||
-      counted->numel() != 1 || !g->is_contiguous() || g->numel() != (reduction == NONE ? given->numel() : 1))
-    return elsewhere(fallback, arguments, count);
-  const int64_t rows = log_p->size(0), classes = log_p->size(1);
-  return filled(*log_p, [&]<class T>(T* out, int64_t) {
-    const T *row = entries<T>(*log_p), *of_loss = entries<T>(*g);
-    for (int64_t i = 0; i < rows; ++i, row += classes, out += classes) {
-      T factor = reduction == NONE ? of_loss[i] : *of_loss;
-      if (reduction == MEAN) factor /= *entries<T>(*counted);
-      if (target[i] == ignored) factor = 0;
+  Rows rows;
+  if (count != 6 || !unwatched() || !rows.read(arguments)) return elsewhere(fallback, arguments, count);
+  const int64_t classes = rows.log_p->size(1);
+  return filled(*rows.log_p, [&]<class T>(T* out, int64_t n) {
+    const T* row = entries<T>(*rows.log_p);
+    for (int64_t i = 0; i < n / classes; ++i, row += classes, out += classes) {
+      const T factor = rows.factor<T>(i);
       for (int64_t j = 0; j < classes; ++j) out[j] = factor * std::exp(row[j]);
-      if (target[i] != ignored) out[target[i]] -= factor;
+      if (rows.target[i] != rows.ignored) out[rows.target[i]] -= factor;
+    }
+  });
+  END_HANDLE_TH_ERRORS
+}
+
+// cross_entropy_gradient_back(z, g, log_p, target, count, reduction, ignored) → m g p (z − Σ z p) of each row, p = e^log_p
+PyObject* cross_entropy_gradient_back(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  Rows rows;
+  const Tensor* z = count == 7 && unwatched() ? plain(arguments[0]) : nullptr;
+  if (z == nullptr || !rows.read(arguments + 1) || !alike(*rows.log_p, *z)) return elsewhere(fallback, arguments, count);
+  const int64_t classes = rows.log_p->size(1);
+  return filled(*z, [&]<class T>(T* out, int64_t n) {
+    const T *row = entries<T>(*rows.log_p), *bar = entries<T>(*z);
+    for (int64_t i = 0; i < n / classes; ++i, row += classes, bar += classes, out += classes) {
+      const T factor = rows.factor<T>(i);
+      T mean = 0;
+      for (int64_t j = 0; j < classes; ++j) mean += bar[j] * std::exp(row[j]);
+      for (int64_t j = 0; j < classes; ++j) out[j] = factor * std::exp(row[j]) * (bar[j] - mean);
     }
   });
   END_HANDLE_TH_ERRORS

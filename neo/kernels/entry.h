@@ -128,6 +128,42 @@ static void NAME(channel_sums)(const void *given, void *sums, long pixels, long 
     }
 }
 
+/* y (n, channels) = the mean over the pixels of each image of x (n, pixels, channels) */
+static void NAME(pixel_means)(const void *given, void *means, long n, long pixels, long channels) {
+    const REAL *x = given;
+    REAL *y = means;
+    for (long i = 0; i < n; i++, x += pixels * channels, y += channels)
+        for (long c = 0; c < channels; c += VL) {
+            double total[VL];
+            memset(total, 0, sizeof total);
+            for (long first = 0; first < pixels; first += 64) {
+                vec sum = {0};
+                for (long p = first; p < first + 64 && p < pixels; p++) sum += NAME(load)(x + p * channels + c);
+                NAME(add_lanes)(total, sum);
+            }
+            for (int l = 0; l < VL; l++) y[c + l] = (REAL)(total[l] / pixels);
+        }
+}
+
+/* The adjoint: x (n, pixels, channels) = y / pixels at each of an image's pixels */
+static void NAME(spread_means)(const void *means, void *made, long n, long pixels, long channels) {
+    const REAL *y = means;
+    REAL *x = made;
+    const vec share = NAME(splat)((REAL)(1.0 / pixels));
+    for (long i = 0; i < n; i++, x += pixels * channels, y += channels)
+        for (long c = 0; c < channels; c += VL) {
+            const vec each = NAME(load)(y + c) * share;
+            for (long p = 0; p < pixels; p++) NAME(store)(x + p * channels + c, each);
+        }
+}
+
+/* to += what */
+static void NAME(add)(void *to, const void *what, long entries) {
+    REAL *sum = to;
+    for (long i = 0; i < entries; i += VL)
+        NAME(store)(sum + i, NAME(load)(sum + i) + NAME(load)((const REAL *)what + i));
+}
+
 static int NAME(norm)(const void *x, const void *weight, const void *bias, void *y, uint8_t *place, void *mean,
                       void *scale, double eps, long n, long h, long w, long channels, long window) {
     NAME(Images) s = {n, h, w, channels, window};
@@ -157,6 +193,60 @@ static int NAME(norm_gradient_back)(const void *X, const void *W, const void *B,
     NAME(normalize_gradient_back)(X, W, B, y_bar, y, place, x, s, weight, mean, scale, sum_gx, sum_g, y_bar_out, x_out,
                                   w_out, scratch);
     return 0;
+}
+
+/* A block: norm(convolution(x)), the convolution's output z (n, down, across, outputs) kept for the ways back. */
+typedef struct {
+    long n, h, w, inputs, outputs;
+    int stride;
+    long window, down, across;
+} NAME(Block);
+
+INLINE NAME(Block) NAME(block_shape)(long n, long h, long w, long inputs, long outputs, int stride, long window) {
+    return (NAME(Block)){n, h, w, inputs, outputs, stride, window, (h - 1) / stride + 1, (w - 1) / stride + 1};
+}
+
+static int NAME(block)(const void *x, const void *weight, const void *bias, const void *gamma, const void *beta,
+                       double eps, void *z, void *y, uint8_t *place, void *mean, void *scale, long n, long h, long w,
+                       long inputs, long outputs, int stride, long window) {
+    NAME(Block) s = NAME(block_shape)(n, h, w, inputs, outputs, stride, window);
+    return NAME(convolution)(x, weight, bias, z, n, h, w, inputs, outputs, stride) ||
+           NAME(norm)(z, gamma, beta, y, place, mean, scale, eps, n, s.down, s.across, outputs, window);
+}
+
+/* z_bar = norm's gradient of z + `more` (NULL: zero), and what the convolution makes of it; x_bar, w_bar may be NULL */
+static int NAME(block_gradient)(const void *y_bar, const void *more, const void *y, const uint8_t *place, const void *x,
+                                const void *weight, const void *gamma, const void *z, const void *mean,
+                                const void *scale, void *z_bar, void *x_bar, void *w_bar, void *gamma_bar,
+                                void *beta_bar, long n, long h, long w, long inputs, long outputs, int stride,
+                                long window) {
+    NAME(Block) s = NAME(block_shape)(n, h, w, inputs, outputs, stride, window);
+    if (NAME(norm_gradient)(y_bar, y, place, z, gamma, mean, scale, z_bar, gamma_bar, beta_bar, n, s.down, s.across,
+                            outputs, window))
+        return -1;
+    if (more) NAME(add)(z_bar, more, n * s.down * s.across * outputs);
+    return (x_bar && NAME(convolution_input)(z_bar, weight, x_bar, n, h, w, inputs, outputs, stride)) ||
+           (w_bar && NAME(convolution_weight)(x, z_bar, w_bar, n, h, w, inputs, outputs, stride));
+}
+
+/* The way back through block_gradient, for cotangents X, W, G, B of x_bar, w_bar, gamma_bar, beta_bar (NULL: zero).
+ * Z, the cotangent of z_bar, is X * weight + x * W; `room` is for one of the two. Outputs but Z and z_out may be NULL. */
+static int NAME(block_gradient_back)(const void *X, const void *W, const void *G, const void *B, const void *y_bar,
+                                     const void *y, const uint8_t *place, const void *x, const void *weight,
+                                     const void *gamma, const void *z, const void *mean, const void *scale,
+                                     const void *gamma_bar, const void *beta_bar, const void *z_bar, void *Z, void *room,
+                                     void *y_bar_out, void *x_out, void *w_out, void *gamma_out, void *z_out, long n,
+                                     long h, long w, long inputs, long outputs, int stride, long window) {
+    NAME(Block) s = NAME(block_shape)(n, h, w, inputs, outputs, stride, window);
+    const long entries = n * s.down * s.across * outputs;
+    if (X && NAME(convolution)(X, weight, NULL, Z, n, h, w, inputs, outputs, stride)) return -1;
+    if (W && NAME(convolution)(x, W, NULL, X ? room : Z, n, h, w, inputs, outputs, stride)) return -1;
+    if (X && W) NAME(add)(Z, room, entries);
+    if (!X && !W) memset(Z, 0, entries * sizeof(REAL));
+    if (x_out && NAME(convolution_input)(z_bar, W, x_out, n, h, w, inputs, outputs, stride)) return -1;
+    if (w_out && NAME(convolution_weight)(X, z_bar, w_out, n, h, w, inputs, outputs, stride)) return -1;
+    return NAME(norm_gradient_back)(Z, G, B, y_bar, y, place, z, gamma, mean, scale, gamma_bar, beta_bar, y_bar_out,
+                                    z_out, gamma_out, n, s.down, s.across, outputs, window);
 }
 
 INLINE NAME(First) NAME(first_shape)(long n, long planes, long h, long w, long stride, long window, long channels) {

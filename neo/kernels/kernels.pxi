@@ -23,6 +23,10 @@ cdef extern from "kernels.h" nogil:
     int convolution_weight_double(In x, In g, Out weight, long n, long h, long w, long inputs, long outputs, int stride)
     void channel_sums_float(In x, Out sums, long pixels, long channels)
     void channel_sums_double(In x, Out sums, long pixels, long channels)
+    void pixel_means_float(In x, Out means, long n, long pixels, long channels)
+    void pixel_means_double(In x, Out means, long n, long pixels, long channels)
+    void spread_means_float(In means, Out x, long n, long pixels, long channels)
+    void spread_means_double(In means, Out x, long n, long pixels, long channels)
     int norm_float(In x, In weight, In bias, Out y, uint8_t *place, Out mean, Out scale, double eps, long n, long h, long w,
                    long channels, long window)
     int norm_double(In x, In weight, In bias, Out y, uint8_t *place, Out mean, Out scale, double eps, long n, long h, long w,
@@ -37,6 +41,24 @@ cdef extern from "kernels.h" nogil:
     int norm_gradient_back_double(In X, In W, In B, In y_bar, In y, Places place, In x, In weight, In mean, In scale,
                                   In sum_gx, In sum_g, Out y_bar_out, Out x_out, Out w_out, long n, long h, long w,
                                   long channels, long window)
+    int block_float(In x, In weight, In bias, In gamma, In beta, double eps, Out z, Out y, uint8_t *place, Out mean,
+                  Out scale, long n, long h, long w, long inputs, long outputs, int stride, long window)
+    int block_double(In x, In weight, In bias, In gamma, In beta, double eps, Out z, Out y, uint8_t *place, Out mean,
+                  Out scale, long n, long h, long w, long inputs, long outputs, int stride, long window)
+    int block_gradient_float(In y_bar, In more, In y, Places place, In x, In weight, In gamma, In z, In mean, In scale,
+                           Out z_bar, Out x_bar, Out w_bar, Out gamma_bar, Out beta_bar, long n, long h, long w,
+                           long inputs, long outputs, int stride, long window)
+    int block_gradient_double(In y_bar, In more, In y, Places place, In x, In weight, In gamma, In z, In mean, In scale,
+                           Out z_bar, Out x_bar, Out w_bar, Out gamma_bar, Out beta_bar, long n, long h, long w,
+                           long inputs, long outputs, int stride, long window)
+    int block_gradient_back_float(In X, In W, In G, In B, In y_bar, In y, Places place, In x, In weight, In gamma, In z,
+                                In mean, In scale, In gamma_bar, In beta_bar, In z_bar, Out Z, Out room, Out y_bar_out,
+                                Out x_out, Out w_out, Out gamma_out, Out z_out, long n, long h, long w, long inputs,
+                                long outputs, int stride, long window)
+    int block_gradient_back_double(In X, In W, In G, In B, In y_bar, In y, Places place, In x, In weight, In gamma, In z,
+                                In mean, In scale, In gamma_bar, In beta_bar, In z_bar, Out Z, Out room, Out y_bar_out,
+                                Out x_out, Out w_out, Out gamma_out, Out z_out, long n, long h, long w, long inputs,
+                                long outputs, int stride, long window)
     int moments_float(In x, double *mean, double *covariance, long n, long planes, long h, long w, long stride)
     int moments_double(In x, double *mean, double *covariance, long n, long planes, long h, long w, long stride)
     int first_float(In x, In weight, In gamma, In beta, const double *mean, const double *covariance, double eps, Out y,
@@ -170,6 +192,28 @@ def channel_sums(x, sums):
     take_back(thread)
 
 
+def pixel_means(x, means):
+    cdef bint wide = x.itemsize == 8
+    cdef void *px = at(x)
+    cdef void *pm = at(means)
+    cdef long n, channels, h, w
+    n, channels, h, w = x.shape
+    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
+    (pixel_means_double if wide else pixel_means_float)(px, pm, n, h * w, channels)
+    take_back(thread)
+
+
+def spread_means(means, x):
+    cdef bint wide = x.itemsize == 8
+    cdef void *px = at(x)
+    cdef void *pm = at(means)
+    cdef long n, channels, h, w
+    n, channels, h, w = x.shape
+    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
+    (spread_means_double if wide else spread_means_float)(pm, px, n, h * w, channels)
+    take_back(thread)
+
+
 def norm(x, weight, bias, y, place, mean, scale, double eps, long window):
     cdef bint wide = x.itemsize == 8
     cdef void *px = at(x)
@@ -234,6 +278,93 @@ def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx,
     cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
     status = (norm_gradient_back_double if wide else norm_gradient_back_float)(
         pX, pW, pB, pg, py, pp, px, pw, pm, ps, pgx, psg, og, ox, ow, n, h, w, channels, window)
+    take_back(thread)
+    done(status)
+
+
+def block(x, weight, bias, gamma, beta, double eps, z, y, place, mean, scale, int stride, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *px = at(x)
+    cdef void *pw = at(weight)
+    cdef void *pb = at(bias)
+    cdef void *pgamma = at(gamma)
+    cdef void *pbeta = at(beta)
+    cdef void *pz = at(z)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *pm = at(mean)
+    cdef void *ps = at(scale)
+    cdef long n, inputs, h, w, outputs = weight.shape[0]
+    cdef int status
+    n, inputs, h, w = x.shape
+    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
+    status = (block_double if wide else block_float)(
+        px, pw, pb, pgamma, pbeta, eps, pz, py, pp, pm, ps, n, h, w, inputs, outputs, stride, window)
+    take_back(thread)
+    done(status)
+
+
+def block_gradient(y_bar, more, y, place, x, weight, gamma, z, mean, scale, z_bar, x_bar, w_bar, gamma_bar, beta_bar,
+                   int stride, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *pg = at(y_bar)
+    cdef void *pmore = at(more)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *px = at(x)
+    cdef void *pw = at(weight)
+    cdef void *pgamma = at(gamma)
+    cdef void *pz = at(z)
+    cdef void *pm = at(mean)
+    cdef void *ps = at(scale)
+    cdef void *oz = at(z_bar)
+    cdef void *ox = at(x_bar)
+    cdef void *ow = at(w_bar)
+    cdef void *ogamma = at(gamma_bar)
+    cdef void *obeta = at(beta_bar)
+    cdef long n, inputs, h, w, outputs = weight.shape[0]
+    cdef int status
+    n, inputs, h, w = x.shape
+    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
+    status = (block_gradient_double if wide else block_gradient_float)(
+        pg, pmore, py, pp, px, pw, pgamma, pz, pm, ps, oz, ox, ow, ogamma, obeta, n, h, w, inputs, outputs, stride, window)
+    take_back(thread)
+    done(status)
+
+
+def block_gradient_back(X, W, G, B, y_bar, y, place, x, weight, gamma, z, mean, scale, gamma_bar, beta_bar, z_bar, Z, room,
+                        y_bar_out, x_out, w_out, gamma_out, z_out, int stride, long window):
+    cdef bint wide = x.itemsize == 8
+    cdef void *pX = at(X)
+    cdef void *pW = at(W)
+    cdef void *pG = at(G)
+    cdef void *pB = at(B)
+    cdef void *pg = at(y_bar)
+    cdef void *py = at(y)
+    cdef uint8_t *pp = <uint8_t *> at(place)
+    cdef void *px = at(x)
+    cdef void *pw = at(weight)
+    cdef void *pgamma = at(gamma)
+    cdef void *pz = at(z)
+    cdef void *pm = at(mean)
+    cdef void *ps = at(scale)
+    cdef void *pgb = at(gamma_bar)
+    cdef void *pbb = at(beta_bar)
+    cdef void *pzb = at(z_bar)
+    cdef void *pZ = at(Z)
+    cdef void *pr = at(room)
+    cdef void *og = at(y_bar_out)
+    cdef void *ox = at(x_out)
+    cdef void *ow = at(w_out)
+    cdef void *ogamma = at(gamma_out)
+    cdef void *oz = at(z_out)
+    cdef long n, inputs, h, w, outputs = weight.shape[0]
+    cdef int status
+    n, inputs, h, w = x.shape
+    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
+    status = (block_gradient_back_double if wide else block_gradient_back_float)(
+        pX, pW, pG, pB, pg, py, pp, px, pw, pgamma, pz, pm, ps, pgb, pbb, pzb, pZ, pr, og, ox, ow, ogamma, oz, n, h, w,
+        inputs, outputs, stride, window)
     take_back(thread)
     done(status)
 

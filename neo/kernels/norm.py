@@ -1,4 +1,4 @@
-"""Batch norm by the batch's statistics, ReLU and max pooling on Neo's kernels: torch.Tensors in and out.
+"""Batch norm by the batch's statistics, ReLU and pooling on Neo's kernels: torch.Tensors in and out.
 
 x (n, channels, h, w) channels-last, and ready (neo.kernels.ready); window 1 is no pooling. `place` says, a byte an
 entry of y, which pixel of its window it was, row by row; None without pooling.
@@ -11,7 +11,7 @@ import torch
 from neo import kernels
 from neo.kernels import direct
 
-__all__ = ["largest_window", "norm", "norm_gradient", "norm_gradient_back"]
+__all__ = ["largest_window", "norm", "norm_gradient", "norm_gradient_back", "pixel_means", "spread_means"]
 
 largest_window = 15  # its places fit a byte
 _LAST = torch.channels_last
@@ -49,6 +49,20 @@ def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx,
         _plain(weight), mean, scale, sum_gx, sum_g, y_bar_out, x_out, w_out, window
     )  # fmt: skip
     return y_bar_out, x_out, w_out
+
+
+def pixel_means(x):
+    """(n, channels): the mean over the pixels of each image."""
+    means = direct.empty(x.shape[:2], x.dtype, False)
+    kernels.library.pixel_means(x, means)
+    return means
+
+
+def spread_means(means, height, width):
+    """The adjoint of pixel_means: (n, channels, height, width), means / pixels at each pixel."""
+    x = direct.empty((*means.shape, height, width), means.dtype, True)
+    kernels.library.spread_means(means.contiguous(), x)
+    return x
 
 
 def _plain(per_channel):

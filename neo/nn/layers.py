@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd._batched import is_batched
-from neo.functions.fused import batch_norm_relu, batch_norm_relu_max_pool, patches_linear
+from neo.functions.fused import batch_norm_relu, batch_norm_relu_max_pool, patches_linear, spatial_mean
 from neo.nn import init
 from neo.nn.module import Module
 
@@ -168,7 +168,7 @@ class SpatialMean(Module):
     """(batch, channels, height, width) → (batch, channels), the mean over space."""
 
     def __call__(self, params: Any, x: Any) -> Any:
-        return torch.mean(x, (2, 3))
+        return spatial_mean(x)
 
 
 class Lambda(Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from neo.functions.fused import first_block_of_images
+from neo.functions.fused import conv_block
 from neo.nn.layers import (
     BatchNorm2d,
     BatchNormReLU,
@@ -23,8 +23,7 @@ from neo.typing import Params
 
 __all__ = ["MLP", "Conv4"]
 
-FIRST_LAYERS = 3  # of a fused Conv4, up to the end of its first block: layout, conv0, norm0
-FIRST_PARAMS = ("conv0.weight", "conv0.bias", "norm0.weight", "norm0.bias")
+BLOCK_PARAMS = ("conv{}.weight", "conv{}.bias", "norm{}.weight", "norm{}.bias")
 
 
 class MLP(Sequential):
@@ -97,19 +96,22 @@ class Conv4(Sequential):
                 raise ValueError(
                     f"Conv4: the image is used up after {i + 1} blocks; expected size of 2^{blocks} or more"
                 )
-        self._first_block = (stride, 2 if pool == "max" else 1) if fused else None
+        self._window = (stride, 2 if pool == "max" else 1)
+        self._fused = [[name.format(i) for name in BLOCK_PARAMS] for i in range(blocks)] if fused else []
         features = hidden if head == "mean" else hidden * size * size
         layers.append(("features", SpatialMean() if head == "mean" else Flatten()))
         layers.append(("head", Linear(features, ways)))
         super().__init__(layers)
 
     def __call__(self, params: Params, x: Any) -> Any:
-        if self._first_block is not None:
-            weight, bias, gamma, beta = (params.get(name) for name in FIRST_PARAMS)
-            block = first_block_of_images(x, weight, bias, gamma, beta, *self._first_block)
-            if block is not None:
-                return self.run(params, block, first=FIRST_LAYERS)
-        return self.run(params, x)
+        done = 0  # layers: the layout and two for each block; once one is not for the kernels, all go layer by layer
+        for names in self._fused:
+            weight, bias, gamma, beta = (params.get(name) for name in names)
+            block = conv_block(x, weight, bias, gamma, beta, *self._window)
+            if block is None:
+                break
+            x, done = block, done + 2 if done else 3
+        return self.run(params, x, first=done)
 
 
 def _expect(name: str, value: str, allowed: Sequence[str]) -> None:

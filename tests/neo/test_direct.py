@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
@@ -149,6 +150,26 @@ def test_cross_entropy_and_its_gradient(shape, dtype, layout, reduction, ignored
     torch.testing.assert_close(
         pulled, theirs, rtol=0, atol=20 * torch.finfo(dtype).eps * float(scale) + 1e-37, equal_nan=True
     )
+    z = torch.randn(shape, generator=generator, dtype=dtype)
+    back = direct.cross_entropy_gradient_back(z, *given_back)
+    theirs = direct._cross_entropy_gradient_back(z, *given_back)
+    allowed = 100 * torch.finfo(dtype).eps * float(scale) * z.abs().max().item() + 1e-37
+    torch.testing.assert_close(back, theirs, rtol=0, atol=allowed, equal_nan=True)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_cross_entropys_second_derivative_is_torchs(reduction):
+    x, z = torch.randn(2, 6, 4, dtype=torch.float64)
+    target = torch.tensor([0, 3, -100, 1, 1, 2])
+    weights = torch.linspace(1, 2, 6, dtype=torch.float64) if reduction == "none" else 1.5
+
+    def loss(x):
+        return (F.cross_entropy(x, target, reduction=reduction) * weights).sum()
+
+    found = neo.hvp(loss, neo.LiteTensor(x), neo.LiteTensor(z))
+    torch.testing.assert_close(
+        found.data, torch.autograd.functional.hvp(loss, x, z)[1], rtol=1e-12, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,6 +192,8 @@ def test_cross_entropy_reads_no_memory_but_the_cpus():
         direct.cross_entropy(x, elsewhere, 1, -100)
     with pytest.raises(RuntimeError):
         direct.cross_entropy_gradient(torch.ones(()), x, elsewhere, torch.ones(()), 1, -100)
+    with pytest.raises(RuntimeError):
+        direct.cross_entropy_gradient_back(x, torch.ones(()), x, elsewhere, torch.ones(()), 1, -100)
     rows = torch.vmap(lambda x, t: direct.cross_entropy(x, t, 1, -100)[0])
     many, targets = torch.randn(4, 5, 3), torch.randint(0, 3, (4, 5))
     each = [torch.nn.functional.cross_entropy(x, t) for x, t in zip(many, targets, strict=True)]
@@ -182,9 +205,10 @@ def test_cross_entropy_of_ignored_rows_alone():
     loss, log_p, count = direct.cross_entropy(x, target, 1, -100)
     assert math.isnan(loss)
     assert count == 0
-    assert torch.equal(
-        direct.cross_entropy_gradient(torch.ones(()), log_p, target, count, 1, -100), torch.zeros(3, 4)
-    )
+    nothing = torch.zeros(3, 4)
+    assert torch.equal(direct.cross_entropy_gradient(torch.ones(()), log_p, target, count, 1, -100), nothing)
+    for back in (direct.cross_entropy_gradient_back, direct._cross_entropy_gradient_back):
+        assert torch.equal(back(torch.ones(3, 4), torch.ones(()), log_p, target, count, 1, -100), nothing)
 
 
 @settings(deadline=None, max_examples=200)
@@ -375,7 +399,12 @@ def test_cross_entropy_takes_the_short_way():
     x, target = torch.zeros(2, 3), torch.tensor([0, 2])
     _, log_p, count = direct._library.bind("cross_entropy", long_way)(x, target, 1, -100)
     gradient = direct._library.bind("cross_entropy_gradient", long_way)
+    back = direct._library.bind("cross_entropy_gradient_back", long_way)
     assert gradient(torch.ones(()), log_p, target, count, 1, -100).shape == (2, 3)
+    assert back(log_p, torch.ones(()), log_p, target, count, 1, -100).shape == (2, 3)
+    for changed in (log_p.double(), log_p.t(), neo.LiteTensor(log_p)):
+        with pytest.raises(AssertionError, match="the long way"):
+            back(changed, torch.ones(()), log_p, target, count, 1, -100)
     with pytest.raises(AssertionError, match="the long way"):
         gradient(neo.LiteTensor(torch.ones(())), log_p, target, count, 1, -100)
 

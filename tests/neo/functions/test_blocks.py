@@ -99,10 +99,124 @@ def test_first_block_equals_its_composition_to_third_order(planes, stride, windo
     assert_same(own, composed, (weight, gamma, beta) if scaled else (weight, beta), rtol=1e-8)
 
 
-def test_first_block_gives_the_bias_that_the_mean_takes_away_a_gradient_of_zero() -> None:
-    x, weight = torch.rand(2, 1, 6, 6), neo.randn(16, 1, 3, 3)
+@pytest.mark.parametrize("scaled", [True, False], ids=["scale", "no scale"])
+@pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(("stride", "window", "size"), [(1, 1, 5), (2, 1, 7), (1, 2, 6), (2, 2, 9)])
+def test_conv_block_equals_its_composition_to_third_order(stride, window, size, biased, scaled) -> None:
+    generator = torch.Generator().manual_seed(size)
+    x = torch.randn(3, 8, size, size, generator=generator, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(16, 8, 3, 3, generator=generator, dtype=torch.float64) / 8
+    bias, gamma, beta = torch.randn(3, 16, generator=generator, dtype=torch.float64)
+
+    def of(block):
+        def call(x, weight, *rest):
+            return block(x, weight, bias if biased else None, rest[0] if scaled else None, rest[-1])
+
+        return call
+
+    own = of(lambda *args: fused.conv_block(*args, stride, window))
+    composed = of(
+        lambda x, w, b, gamma, beta: pooled(norm(F.conv2d(x, w, b, stride, 1), gamma, beta), window)
+    )
+    args = (x, weight, gamma, beta) if scaled else (x, weight, beta)
+    assert_same(own, composed, args, rtol=1e-8)
+
+
+@pytest.mark.parametrize("constant", ["x", "weight", "both"])
+def test_conv_block_of_constants_equals_its_composition_to_third_order(constant: str) -> None:
+    """Gradients that nobody asks for are left out, at every order."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 8, 6, 6, generator=generator, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(8, 8, 3, 3, generator=generator, dtype=torch.float64) / 8
+    gamma, beta = torch.randn(2, 8, generator=generator, dtype=torch.float64)
+    fixed = {"x": (x,), "weight": (weight,), "both": (x, weight)}[constant]
+    free = [t for t in (x, weight, gamma, beta) if not any(t is f for f in fixed)]
+
+    def with_constants(block):
+        def call(*given):
+            given = iter(given)
+            return block(
+                *(t if any(t is f for f in fixed) else next(given) for t in (x, weight, gamma, beta))
+            )
+
+        return call
+
+    def own(x, weight, gamma, beta):
+        if isinstance(x, torch.Tensor):
+            x = neo.LiteTensor(x)  # which no session watches
+        return fused.conv_block(x, weight, None, gamma, beta, 1, 1)
+
+    def composed(x, weight, gamma, beta):
+        return pooled(norm(F.conv2d(x, weight, None, 1, 1), gamma, beta), 1)
+
+    assert_same(with_constants(own), with_constants(composed), free, rtol=1e-8)
+
+
+@pytest.mark.parametrize("pixels", [(1, 1), (2, 3), (9, 9)])
+def test_spatial_mean_equals_the_mean_to_third_order(pixels) -> None:
+    x = torch.randn(3, 8, *pixels, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    assert_same(fused.spatial_mean, lambda x: x.mean((2, 3)), (x,))
+    tape = neo.autograd.Tape()
+    tape.watch(handle := neo.LiteTensor(x))
+    neo.autograd.TapeContext.push(tape)
+    fused.spatial_mean(handle)
+    neo.autograd.TapeContext.pop()
+    assert [node.name for node in tape.nodes] == ["PixelMeans"]
+
+
+def test_spatial_mean_of_other_layouts_is_torchs() -> None:
+    for x in (torch.randn(2, 16, 3, 3), torch.randn(2, 3, 4, 4), torch.randn(0, 16, 2, 2)):
+        assert torch.equal(fused.spatial_mean(neo.LiteTensor(x)).data, x.mean((2, 3)))
+
+
+def test_conv_block_is_one_policy_and_its_gradient_one() -> None:
+    x = neo.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    weight, bias, gamma, beta = neo.randn(16, 16, 3, 3), *(neo.randn(16) for _ in range(3))
+    tape = neo.autograd.Tape()
+    for handle in (x, weight, bias, gamma, beta):
+        tape.watch(handle)
+    neo.autograd.TapeContext.push(tape)
+    try:
+        neo.grad(lambda x, w: fused.conv_block(x, w, bias, gamma, beta, 2, 1).sum(), argnums=(0, 1))(
+            x, weight
+        )
+    finally:
+        neo.autograd.TapeContext.pop()
+    names = [node.name for node in tape.nodes]
+    assert names.count("ConvNormReLUPool") == names.count("ConvNormReLUPoolGradient") == 1
+    assert not {"Convolution", "InputGradient", "WeightGradient", "NormReLUPool"} & set(names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, w: (x.contiguous(), w),
+        lambda x, w: (x[:, :12], w[:, :12]),
+        lambda x, w: (x, w[:12]),
+        lambda x, w: (x, w[:, :, :1, :1]),
+        lambda x, w: (x.double(), w),
+        lambda x, w: (x[:1, :, :1, :1].contiguous(memory_format=torch.channels_last), w),
+        lambda x, w: (x[:0], w),
+    ],
+    ids=["contiguous", "12 inputs", "12 outputs", "1x1", "two dtypes", "one value a channel", "no images"],
+)
+def test_conv_block_leaves_what_the_kernels_do_not_take_to_its_parts(change) -> None:
+    x = torch.randn(2, 16, 4, 4).contiguous(memory_format=torch.channels_last)
+    x, weight = change(x, torch.randn(16, 16, 3, 3))
+    ones = torch.ones(weight.shape[0])
+    assert fused.conv_block(neo.LiteTensor(x), neo.LiteTensor(weight), None, ones, ones, 1, 1) is None
+
+
+@pytest.mark.parametrize("planes", [1, 16])
+def test_blocks_give_the_bias_that_the_mean_takes_away_a_gradient_of_zero(planes: int) -> None:
+    x, weight = (
+        torch.rand(2, planes, 6, 6).contiguous(memory_format=torch.channels_last),
+        neo.randn(16, planes, 3, 3),
+    )
     bias, beta = neo.randn(16), neo.randn(16)
-    loss = lambda bias: (fused.first_block_of_images(x, weight, bias, None, beta, 1, 2) ** 2).sum()  # noqa: E731
+    loss = lambda bias: (fused.conv_block(x, weight, bias, None, beta, 1, 2) ** 2).sum()  # noqa: E731
     assert neo.grad(loss, argnums=0)(bias).tolist() == [0.0] * 16
 
 

@@ -1,0 +1,121 @@
+"""A net's first block on constant images as Policies on Neo's own CPU kernels, first and second order by hand.
+
+It equals a composition of the functions in convolution.py, normalization.py, activations.py and pooling.py, which is
+its oracle in the tests. fused.py chooses it where the kernels are ready.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from neo.autograd._function import function
+from neo.autograd.policy import Policy
+from neo.autograd.session import vjp
+from neo.kernels import first as first_kernels
+from neo.tensor import LiteTensor
+
+__all__ = ["first_block"]
+
+
+class FirstBlock(Policy):
+    """y = max over windows of max(γ r (p·w + b − μ) + β, 0) for the patches p of constant images.
+
+    With m, C the patches' mean and covariance: μ = w·m + b, 1/r² = w C wᵀ + ε.
+    (w̄, γ̄, β̄) = FirstBlockGradient(ȳ, w, γ, y);  b̄ = 0, for the mean takes b away.
+    """
+
+    verified = True
+
+    def forward(self, weight, bias, gamma, beta, eps, images):
+        y, place = first_kernels.first(images, weight, gamma, beta, eps)
+        self.ctx.save(weight, gamma, y, place, eps, images)
+        return y
+
+    def backward(self, y_bar):
+        weight, gamma, y, place, eps, images = self.ctx.release
+        w_bar, gamma_bar, beta_bar = first_block_gradient(y_bar, weight, gamma, y, place, eps, images)
+        b_bar = torch.zeros(weight.shape[0], dtype=weight.dtype) if self.ctx.needs_grad[1] else None
+        return (w_bar, b_bar, beta_bar) if gamma is None else (w_bar, b_bar, gamma_bar, beta_bar)
+
+
+class FirstBlockGradient(Policy):
+    """For A = Σ g p, S = Σ g (g the cotangent before pooling; Correlate), D = A − S m, t = w·D:
+    w̄ = γ r (D − r² t C w),  γ̄ = r t,  β̄ = S.
+
+    Where y came from and its sign are constants. The gradient's own gradient is derived in first_block.h; at third
+    order, the rule of the formulas above.
+    """
+
+    verified = True
+
+    def forward(self, y_bar, weight, gamma, y, place, eps, images):
+        w_bar, gamma_bar, beta_bar, sums = first_kernels.first_gradient(
+            images, y_bar, y, place, weight, gamma, eps
+        )
+        self.ctx.constant(sums)
+        self.ctx.save(y_bar, weight, gamma, y, place, sums, eps, images)
+        return w_bar, gamma_bar, beta_bar
+
+    def backward(self, W, G, B):
+        y_bar, weight, gamma, y, place, sums, eps, images = self.ctx.release
+        constants = (None,) * (1 if place is None else 2)  # y, place
+        if isinstance(weight, LiteTensor):
+            arguments = (y_bar, weight) if gamma is None else (y_bar, weight, gamma)
+            _, pullback = vjp(
+                lambda y_bar, weight, gamma=None: _first_gradient(
+                    y_bar, weight, gamma, y, place, eps, images
+                ),
+                *arguments,
+            )
+            return (*pullback((W, G, B)), *constants)
+        y_bar_out, w_out, gamma_out = first_kernels.first_gradient_back(
+            images, W, G, B, sums, y, place, weight, gamma, eps
+        )
+        return (y_bar_out, w_out, *(() if gamma is None else (gamma_out,)), *constants)
+
+
+def _first_gradient(y_bar, weight, gamma, y, place, eps, images):
+    """FirstBlockGradient, of functions that each have their rule at every order."""
+    sums = correlate(y_bar, y, place, images)
+    flat = weight.reshape((weight.shape[0], -1)).to(torch.float64)
+    Cw = flat @ images.covariance
+    r = torch.rsqrt((Cw * flat).sum(1) + eps)
+    S = sums[-1]
+    D = sums[:-1].t() - torch.outer(S, images.mean)
+    t = (flat * D).sum(1)
+    slope = r if gamma is None else r * gamma
+    w_bar = (D - Cw * (r * r * t).unsqueeze(1)) * slope.unsqueeze(1)
+    return tuple(out.to(weight.dtype) for out in (w_bar.reshape(tuple(weight.shape)), r * t, S))
+
+
+class Correlate(Policy):
+    """(Σ g p, Σ g) over all pixels, g = ȳ where y came from a positive pixel; linear, with Spread as its adjoint."""
+
+    verified = True
+
+    def forward(self, y_bar, y, place, images):
+        self.ctx.save(y, place, images)
+        return first_kernels.correlate(y_bar, y, place, images.x, images.stride, images.window)
+
+    def backward(self, sums_bar):
+        y, place, images = self.ctx.release
+        return (spread(sums_bar, y, place, images), None, *(() if place is None else (None,)))
+
+
+class Spread(Policy):
+    """ȳ from (Ā, S̄): p·Ā + S̄ at the pixel y came from, 0 where y is; linear, with Correlate as its adjoint."""
+
+    verified = True
+
+    def forward(self, sums, y, place, images):
+        self.ctx.save(y, place, images)
+        return first_kernels.spread(sums, y, place, images.x, images.stride, images.window)
+
+    def backward(self, y_bar):
+        y, place, images = self.ctx.release
+        return (correlate(y_bar, y, place, images), None, *(() if place is None else (None,)))
+
+
+first_block = function(FirstBlock, "first_block")
+first_block_gradient = function(FirstBlockGradient, "first_block_gradient")
+correlate, spread = function(Correlate), function(Spread)
