@@ -1,5 +1,8 @@
 """Rule 3: an op is on each tape with an interest in one of its inputs, and on no other."""
 
+import math
+
+import pytest
 import torch
 
 import neo
@@ -266,6 +269,41 @@ def test_tensors_in_lists_tuples_and_named_tuples_are_inputs():
         lambda a: session.grad(lambda e: products(a, [a], (c,), Pair(e, 0)), argnums=0)(e), argnums=0
     )
     assert twice(a).item() == 2 * 2.0 * 5.0
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+def test_an_output_without_a_cotangent_has_zeros_or_none(materialize: bool):
+    given = []
+
+    class Both(autograd.Policy):
+        """(s, c) = (sin x, cos x);  x̄ = s̄ c − c̄ s."""
+
+        def forward(self, x):
+            s, c = torch.sin(x), torch.cos(x)
+            self.ctx.save(x)
+            return s, c
+
+        def backward(self, s_bar, c_bar):
+            (x,) = self.ctx.release
+            given.append(c_bar)
+            parts = [] if s_bar is None else [s_bar * torch.cos(x)]
+            parts += [] if c_bar is None else [-c_bar * torch.sin(x)]
+            return sum(parts)
+
+    Both.materialize = materialize
+    both, x = function(Both), number(0.3)
+    sine = lambda x: both(x)[0]  # noqa: E731
+    assert session.grad(sine, argnums=0)(x).item() == pytest.approx(math.cos(0.3))
+    assert len(given) == 1
+    if materialize:
+        assert given[0].item() == 0
+    else:
+        assert given[0] is None
+    third = session.grad(session.grad(session.grad(sine, argnums=0), argnums=0), argnums=0)
+    assert third(x).item() == pytest.approx(-math.cos(0.3))
+    assert session.jvp(sine, (x,), (number(2.0),))[1].item() == pytest.approx(2 * math.cos(0.3))
+    product = session.grad(lambda x: both(x)[0] * both(x)[1], argnums=0)
+    assert product(x).item() == pytest.approx(math.cos(0.6))
 
 
 def test_plain_arguments_may_stand_between_tensors():
