@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import optree
@@ -14,6 +14,8 @@ import torch
 import neo
 
 __all__ = ["Batched", "Workers"]
+
+TOGETHER = 2  # results of each worker that are handed on at a time
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +46,7 @@ class Workers:
         return list(Workers.each(self, fn, items))
 
     def each(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """fn(item) for each item, in their order, each as soon as it is its turn, so that none need be kept.
+        """fn(item) for each item, in their order, a few at a time as they are done, so that not all need be kept.
 
         The first exception of an item is raised in its place; items that no thread has begun are then left.
         """
@@ -63,7 +65,11 @@ class Workers:
         futures = deque(self._pool.submit(fn, item) for item in items)
         try:
             while futures:
-                yield futures.popleft().result()
+                # What is made of results takes a core and Python's lock from the workers: let it have several at once.
+                together = min(TOGETHER * self.count, len(futures))
+                wait([futures[together - 1]])
+                for _ in range(together):
+                    yield futures.popleft().result()
         finally:
             for future in futures:
                 future.cancel()
