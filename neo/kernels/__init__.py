@@ -28,7 +28,15 @@ import torch
 from neo.kernels import direct
 from neo.kernels.dense import triton_kernels
 
-__all__ = ["available", "library", "own_products", "ready", "switched_off", "triton_kernels"]
+__all__ = [
+    "available",
+    "library",
+    "own_products",
+    "ready",
+    "refuse_transforms",
+    "switched_off",
+    "triton_kernels",
+]
 
 _CHANNELS_LAST = torch.channels_last
 _transform = torch._C._functorch.peek_interpreter_stack  # the innermost open transform, or None
@@ -67,6 +75,15 @@ def available() -> bool:
     """Whether this build has kernels for this processor, they are switched on, and no torch.func transform is open:
     under vmap a tensor stands for a whole batch, and has no memory of its own to read."""
     return _on and _transform() is None
+
+
+def refuse_transforms() -> None:
+    """RuntimeError under a torch.func transform: for the ways back of an op whose forward ran on these kernels."""
+    if _transform() is not None:
+        raise RuntimeError(
+            "this op ran on Neo's own CPU kernels, and its gradient was asked for inside vmap, where they cannot run. "
+            "Have vmap run the whole: vmap(lambda g: vjp(fn, x)[1](g)) in place of vmap(vjp(fn, x)[1])."
+        )
 
 
 @contextmanager

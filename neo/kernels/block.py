@@ -55,6 +55,7 @@ def block(x, weight, bias, gamma, beta, eps, stride, window):
 
 def block_gradient(y_bar, more, x, weight, gamma, z, mean, scale, y, place, stride, window, asked):
     """(z̄, x̄, w̄, γ̄, β̄) for the cotangents ȳ of y and `more` (None: zero) of z; x̄, w̄ None where not `asked`."""
+    kernels.refuse_transforms()
     outputs = weight.shape[0]
     z_bar = direct.empty(z.shape, x.dtype, True)
     x_bar = direct.empty(x.shape, x.dtype, True) if asked[0] else None
@@ -92,6 +93,7 @@ def block_gradient_back(
 
     needs: of ȳ, x, weight and γ; None where it says no. x's and the weight's are the direct ones, not those by z.
     """
+    kernels.refuse_transforms()
     need_y_bar, need_x, need_weight, need_gamma = needs
     Z = direct.empty(z.shape, x.dtype, True)
     room = direct.empty(z.shape, x.dtype, True) if X is not None and W is not None else None

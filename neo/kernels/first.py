@@ -81,6 +81,7 @@ def first(images, weight, gamma, beta, eps):
 
 def first_gradient(images, y_bar, y, place, weight, gamma, eps):
     """(w̄, γ̄, β̄, sums): first's gradients, and what correlate gives, which the way back takes."""
+    kernels.refuse_transforms()
     sums = direct.empty((9 * images.x.shape[1] + 1, y.shape[1]), torch.float64, False)
     out = tuple(direct.empty(shape, y.dtype, False) for shape in (weight.shape, y.shape[1:2], y.shape[1:2]))
     kernels.library.first_backward(
@@ -92,6 +93,7 @@ def first_gradient(images, y_bar, y, place, weight, gamma, eps):
 
 def first_gradient_back(images, W, G, B, sums, y, place, weight, gamma, eps):
     """The gradients of y_bar, weight and gamma for cotangents W, G, B of w̄, γ̄, β̄."""
+    kernels.refuse_transforms()
     out = (
         direct.empty(y.shape, y.dtype, True),
         direct.empty(weight.shape, y.dtype, False),
@@ -106,6 +108,7 @@ def first_gradient_back(images, W, G, B, sums, y, place, weight, gamma, eps):
 
 def correlate(y_bar, y, place, x, stride, window):
     """(taps + 1, channels), float64: Σ g p for each entry p of a patch, then Σ g, g the cotangent before pooling."""
+    kernels.refuse_transforms()
     sums = direct.empty((9 * x.shape[1] + 1, y.shape[1]), torch.float64, False)
     kernels.library.correlate(y_bar.contiguous(memory_format=_LAST), y, place, x, sums, stride, window)
     return sums
@@ -113,6 +116,7 @@ def correlate(y_bar, y, place, x, stride, window):
 
 def spread(sums, y, place, x, stride, window):
     """The adjoint of correlate in y_bar."""
+    kernels.refuse_transforms()
     out = direct.empty(y.shape, y.dtype, True)
     kernels.library.spread(sums.to(x.dtype).contiguous(), y, place, x, out, stride, window)
     return out

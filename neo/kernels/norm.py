@@ -30,6 +30,7 @@ def norm(x, weight, bias, eps, window):
 
 def norm_gradient(y_bar, y, place, x, weight, mean, scale, window):
     """(x̄, Σ g x̂, Σ g) for g, the cotangent of y at the pixels it came from; the latter two are w̄ and b̄."""
+    kernels.refuse_transforms()
     x_bar = direct.empty(x.shape, x.dtype, True)
     sum_gx, sum_g = (direct.empty(mean.shape, mean.dtype, False) for _ in range(2))
     kernels.library.norm_gradient(
@@ -40,6 +41,7 @@ def norm_gradient(y_bar, y, place, x, weight, mean, scale, window):
 
 def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, window, needs):
     """The gradients of y_bar, x and weight for cotangents X, W, B of x̄, w̄, b̄; None where `needs` says so."""
+    kernels.refuse_transforms()
     need_y_bar, need_x, need_weight = needs
     y_bar_out = direct.empty(y.shape, y.dtype, True) if need_y_bar else None
     x_out = direct.empty(x.shape, x.dtype, True) if need_x else None
@@ -53,6 +55,7 @@ def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx,
 
 def pixel_means(x):
     """(n, channels): the mean over the pixels of each image."""
+    kernels.refuse_transforms()
     means = direct.empty(x.shape[:2], x.dtype, False)
     kernels.library.pixel_means(x, means)
     return means
@@ -60,6 +63,7 @@ def pixel_means(x):
 
 def spread_means(means, height, width):
     """The adjoint of pixel_means: (n, channels, height, width), means / pixels at each pixel."""
+    kernels.refuse_transforms()
     x = direct.empty((*means.shape, height, width), means.dtype, True)
     kernels.library.spread_means(means.contiguous(), x)
     return x

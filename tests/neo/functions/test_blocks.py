@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import neo
 from neo import kernels
+from neo.autograd import session
 from neo.functions import blocks, fused
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="built without Neo's own kernels")
@@ -169,6 +170,17 @@ def test_spatial_mean_equals_the_mean_to_third_order(pixels) -> None:
 def test_spatial_mean_of_other_layouts_is_torchs() -> None:
     for x in (torch.randn(2, 16, 3, 3), torch.randn(2, 3, 4, 4), torch.randn(0, 16, 2, 2)):
         assert torch.equal(fused.spatial_mean(neo.LiteTensor(x)).data, x.mean((2, 3)))
+
+
+def test_gradients_inside_vmap_of_what_ran_outside_are_refused_with_a_way_out() -> None:
+    net = neo.nn.Conv4(5, hidden=16)
+    params, images = net.init(0), torch.rand(4, 1, 28, 28)
+    scores = lambda beta: net({**params, "norm1.bias": beta}, images).sum(0)  # noqa: E731
+    beta, rows = params["norm1.bias"], torch.eye(5)
+    with pytest.raises(RuntimeError, match=r"inside vmap.*Have vmap run the whole"):
+        neo.vmap(session.vjp(scores, beta)[1])(rows)
+    (jacobian,) = neo.vmap(lambda row: session.vjp(scores, beta)[1](row))(rows)
+    torch.testing.assert_close(jacobian.data, neo.jacobian(scores)(beta).data, rtol=1e-4, atol=1e-4)
 
 
 def test_conv_block_is_one_policy_and_its_gradient_one() -> None:
