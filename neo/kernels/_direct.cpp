@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "direct_losses.h"
+#include "direct_memory.h"
 #include "direct_products.h"
 #include "direct_tensors.h"
 #include "look.h"
@@ -167,7 +168,10 @@ PyObject* empty(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count
   }
   const auto layout = arguments[2] == Py_True ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   const auto dtype = reinterpret_cast<THPDtype*>(arguments[1])->scalar_type;
-  return THPVariable_Wrap(at::detail::empty_cpu(shape, dtype, false, layout));
+  const size_t bytes = at::detail::computeStorageNbytesContiguous(shape, c10::elementSize(dtype));
+  if (bytes < Blocks::SMALLEST) return THPVariable_Wrap(at::detail::empty_cpu(shape, dtype, false, layout));
+  const c10::DispatchKeySet cpu(c10::DispatchKey::CPU);
+  return THPVariable_Wrap(at::detail::empty_generic(shape, blocks, cpu, dtype, layout));
   END_HANDLE_TH_ERRORS
 }
 
@@ -229,9 +233,12 @@ PyObject* bind(PyObject*, PyObject* arguments) {
   return PyErr_Format(PyExc_KeyError, "no direct function %s", name);
 }
 
+PyObject* idle_bytes(PyObject*, PyObject*) { return PyLong_FromSize_t(blocks->idle()); }
+
 PyMethodDef methods[] = {
     {"use_matrix", use_matrix, METH_O, "use_matrix(kernels.library.matrix): products on Neo's kernels; None: on torch's."},
     {"bind", bind, METH_VARARGS, "bind(name, fallback): the function of that name; fallback answers what it does not."},
+    {"idle_bytes", idle_bytes, METH_NOARGS, "idle_bytes(): of freed tensors, kept for the next ones (direct_memory.h)."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -7,6 +7,7 @@ import operator
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -434,3 +435,72 @@ def test_without_the_extension_torch_serves():
         [sys.executable, "-W", "error", "-c", script], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+# --- where large tensors lie ------------------------------------------------------------------------------------
+
+LARGE = 1 << 18  # entries of float32: a megabyte
+
+
+@pytest.mark.usefixtures("built")
+def test_a_large_tensor_takes_the_block_of_the_last_one_of_its_size():
+    def new(entries):
+        return direct.empty((entries,), torch.float32, False)
+
+    first, second, other = new(LARGE), new(LARGE), new(LARGE + 64)
+    places = [x.data_ptr() for x in (first, second, other)]
+    assert len(set(places)) == 3
+    view = first[7:9]
+    del first
+    assert new(LARGE).data_ptr() not in places  # the view holds the memory
+    del view, second
+    assert new(LARGE).data_ptr() == places[1]  # freed last, taken first
+    del other
+    assert new(LARGE + 64).data_ptr() == places[2]
+
+
+@pytest.mark.usefixtures("built")
+def test_idle_memory_has_a_limit_and_what_is_longest_unused_goes_first():
+    limit = 32 << 20
+    for entries in range(LARGE, 41 * LARGE, LARGE):  # up to 40 MB, each of another size
+        x = direct.empty((entries,), torch.float32, False)
+        place = x.data_ptr()
+        del x
+        assert direct._library.idle_bytes() <= limit
+    x = direct.empty((4 * LARGE,), torch.float32, False)
+    place = x.data_ptr()
+    del x
+    small = [direct.empty((LARGE,), torch.float32, False) for _ in range(20)]
+    del small
+    assert direct._library.idle_bytes() <= limit
+    assert direct.empty((4 * LARGE,), torch.float32, False).data_ptr() == place
+
+
+@pytest.mark.usefixtures("built")
+def test_large_tensors_of_many_threads_are_never_in_one_place():
+    def work(seed):
+        generator = torch.Generator().manual_seed(seed)
+        held = []
+        for step in range(200):
+            entries = LARGE // 8 * int(torch.randint(1, 4, (), generator=generator))
+            x = direct.empty((entries,), torch.float32, False).fill_(1000 * seed + step)
+            held.append((x, 1000 * seed + step))
+            if len(held) > 5:
+                index = int(torch.randint(0, len(held), (), generator=generator))
+                y, value = held.pop(index)
+                if not bool((y == value).all()):
+                    return False
+        return all(bool((y == value).all()) for y, value in held)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(1, 9)))
+
+
+@pytest.mark.usefixtures("built")
+def test_a_large_tensor_may_grow_and_be_shared_as_any_other():
+    x = direct.empty((LARGE,), torch.float32, False).fill_(3)
+    x.resize_(4 * LARGE)
+    assert bool((x[:LARGE] == 3).all())
+    x = direct.empty((LARGE,), torch.float32, False).fill_(2)
+    x.share_memory_()
+    assert bool((x == 2).all())
