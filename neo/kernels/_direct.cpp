@@ -168,10 +168,7 @@ PyObject* empty(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count
   }
   const auto layout = arguments[2] == Py_True ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   const auto dtype = reinterpret_cast<THPDtype*>(arguments[1])->scalar_type;
-  const size_t bytes = at::detail::computeStorageNbytesContiguous(shape, c10::elementSize(dtype));
-  if (bytes < Blocks::SMALLEST) return THPVariable_Wrap(at::detail::empty_cpu(shape, dtype, false, layout));
-  const c10::DispatchKeySet cpu(c10::DispatchKey::CPU);
-  return THPVariable_Wrap(at::detail::empty_generic(shape, blocks, cpu, dtype, layout));
+  return THPVariable_Wrap(fresh(shape, dtype, layout));
   END_HANDLE_TH_ERRORS
 }
 

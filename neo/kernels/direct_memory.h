@@ -1,9 +1,11 @@
-// Where the larger tensors of `empty` lie: in blocks that are kept when a tensor goes, for the next one of that size.
+// Where the larger tensors that Neo's kernels fill lie: in blocks that are kept when a tensor goes, for the next one of that size.
 //
 // A net's step makes tensors of the same few sizes again and again, and the C library cuts and joins its blocks for them
 // until 9 MB of tensors lie scattered over 25 MB of memory. Here the block that was freed last is taken first. At most
 // KEPT bytes lie idle; beyond that, the blocks longest unused go back.
 #pragma once
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/Tensor.h>
 #include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
@@ -70,5 +72,13 @@ class Blocks final : public c10::Allocator {
 Blocks* const blocks = new Blocks;  // for good: tensors may outlive every static object
 
 void Blocks::freed(void* block) { blocks->keep(std::unique_ptr<Block>(static_cast<Block*>(block))); }
+
+// A tensor whose entries may be anything.
+at::Tensor fresh(at::IntArrayRef shape, at::ScalarType dtype, at::MemoryFormat layout = at::MemoryFormat::Contiguous) {
+  const size_t bytes = at::detail::computeStorageNbytesContiguous(shape, c10::elementSize(dtype));
+  if (bytes < Blocks::SMALLEST) return at::detail::empty_cpu(shape, dtype, false, layout);
+  const c10::DispatchKeySet cpu(c10::DispatchKey::CPU);
+  return at::detail::empty_generic(shape, blocks, cpu, dtype, layout);
+}
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <new>
 
+#include "direct_memory.h"
 #include "direct_tensors.h"
 #include "matrix.h"
 
@@ -76,7 +77,7 @@ void compute(const NeoProduct& whole, NeoProductRows rows_of, int64_t bytes) {
 PyObject* own(const Side& a, const Side& b, const Tensor* bias) {
   const int64_t m = a.rows(), n = b.columns(), k = a.columns();
   const Tensor &x = a.tensor, &y = b.tensor;
-  Tensor out(at::detail::empty_cpu({m, n}, x.scalar_type()));
+  Tensor out = fresh({m, n}, x.scalar_type());
   const void* added = bias == nullptr ? nullptr : bias->const_data_ptr();
   NeoProduct whole;
   if (b.column() != 1 && a.dense() && (a.row() == 1 || m < n || !b.dense())) {

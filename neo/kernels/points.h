@@ -7,9 +7,9 @@
  * 16 points in place of 20 products for 14 pixels, 8 for 10 for 7; and the square of that for images. At a pair of
  * points, a matrix product takes all images and channels. The gradients are the same sum, read from the other sides.
  *
- * The taps of a point are of one of five kinds (kernels.h). Weights are thus taken to 25 pairs of kinds, not to all pairs of points,
- * and a product has for its rows all points of one kind. Images come a few at a time, so that they and the weights stay
- * in the second cache. */
+ * The taps of a point are of one of five kinds (kernels.h). Weights are thus taken to 25 pairs of kinds, not to all pairs
+ * of points, and a product has for its rows all points of one kind. Images come a few at a time, so that they and the
+ * weights stay in the second cache. */
 #define MOST_POINTS 96           /* of an axis */
 #define CHUNK_BYTES (512 * 1024) /* of the images on both sides, at a time */
 
@@ -32,8 +32,8 @@ INLINE NAME(Terms) NAME(taps_of_kind)(int kind) {
 }
 
 typedef struct {
-    int points, products;                    /* products: as many as the definition takes */
-    int start[KINDS + 1];                    /* points of a kind lie from start[kind] to start[kind + 1] */
+    int points, products; /* products: as many as the definition takes */
+    int start[KINDS + 1]; /* points of a kind lie from start[kind] to start[kind + 1] */
     NAME(Terms) in[MOST_POINTS], out[MOST_POINTS];
 } NAME(Axis);
 

@@ -52,10 +52,10 @@ class Conv4(Sequential):
         pool: "stride" halves the image by convolutions of stride 2 (the MAML paper on Omniglot), "max" by 2x2 max
             pooling after the ReLU (Matching Networks, MAML++).
         head: what the linear layer sees, "mean" over space (MAML paper) or "flatten" (learn2learn, MAML++).
-        fused: channels-last images, and batch norm, ReLU and pooling as one op, on the CPU by Neo's own kernels where
-            `hidden` fills their vectors (neo.kernels; a task then runs on one thread); False composes torch's functions
-            plainly on contiguous images: the same function, slower. In float32 the two round apart, and where that
-            turns a ReLU or a maximum over, a meta-gradient moves by some 1e-4 of its size.
+        fused: channels-last images, and batch norm, ReLU and pooling as one op; on the CPU, where `hidden` fills the
+            vectors of Neo's own kernels, a whole block (neo.kernels; a task then runs on one thread). False composes
+            torch's functions plainly on contiguous images: the same function, slower. In float32 the two round apart,
+            and where that turns a ReLU or a maximum over, a meta-gradient moves by some 1e-4 of its size.
         scale: whether batch norm learns a scale γ (the MAML paper's Omniglot net learns the shift alone).
     Params: conv0.weight (hidden, channels, 3, 3), conv0.bias, norm0.weight, norm0.bias, ..., head.weight, head.bias.
     """
