@@ -47,7 +47,7 @@ def block(x, weight, bias, gamma, beta, eps, stride, window):
     place = direct.empty(shape, torch.uint8, True) if window > 1 else None
     mean, scale = _channels(outputs, x), _channels(outputs, x)
     kernels.library.block(
-        x, weight.contiguous(memory_format=_LAST), _plain(bias), _plain(gamma), beta.contiguous(), eps, z, y, place,
+        x, _last(weight), _plain(bias), _plain(gamma), beta.contiguous(), eps, z, y, place,
         mean, scale, stride, window
     )  # fmt: skip
     return y, z, place, mean, scale

@@ -1,4 +1,5 @@
-// Where the larger tensors that Neo's kernels fill lie: in blocks that are kept when a tensor goes, for the next one of that size.
+// Where the larger tensors that Neo's kernels fill lie: in blocks that are kept when a tensor goes, for the next one of
+// that size.
 //
 // A net's step makes tensors of the same few sizes again and again, and the C library cuts and joins its blocks for them
 // until 9 MB of tensors lie scattered over 25 MB of memory. Here the block that was freed last is taken first. At most
@@ -52,6 +53,7 @@ class Blocks final : public c10::Allocator {
   }
 
   void keep(std::unique_ptr<Block> block) {
+    if (block->bytes > KEPT) return;  // alone it would turn out all others
     std::vector<std::unique_ptr<Block>> old;  // goes back to the C library when the lock is open again
     const std::lock_guard<std::mutex> alone(mutex_);
     idle_bytes_ += block->bytes;

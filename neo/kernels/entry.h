@@ -113,35 +113,32 @@ static int NAME(convolution_weight)(const void *x, const void *g, void *weight, 
     return 0;
 }
 
+/* total[VL] = the sums of VL channels over the pixels of x (pixels, channels), in short pieces combined in double */
+INLINE void NAME(sum_of_pixels)(const REAL *x, long pixels, long channels, double *total) {
+    memset(total, 0, VL * sizeof(double));
+    for (long first = 0; first < pixels; first += 64) {
+        vec sum = {0};
+        for (long i = first; i < first + 64 && i < pixels; i++) sum += NAME(load)(x + i * channels);
+        NAME(add_lanes)(total, sum);
+    }
+}
+
 /* sums (channels) of x (pixels, channels) */
 static void NAME(channel_sums)(const void *given, void *sums, long pixels, long channels) {
-    const REAL *x = given;
+    double total[VL];
     for (long c = 0; c < channels; c += VL) {
-        double total[VL];
-        memset(total, 0, sizeof total);
-        for (long first = 0; first < pixels; first += 64) {
-            vec sum = {0};
-            for (long i = first; i < first + 64 && i < pixels; i++) sum += NAME(load)(x + i * channels + c);
-            NAME(add_lanes)(total, sum);
-        }
+        NAME(sum_of_pixels)((const REAL *)given + c, pixels, channels, total);
         for (int l = 0; l < VL; l++) ((REAL *)sums)[c + l] = (REAL)total[l];
     }
 }
 
 /* y (n, channels) = the mean over the pixels of each image of x (n, pixels, channels) */
 static void NAME(pixel_means)(const void *given, void *means, long n, long pixels, long channels) {
-    const REAL *x = given;
-    REAL *y = means;
-    for (long i = 0; i < n; i++, x += pixels * channels, y += channels)
+    double total[VL];
+    for (long i = 0; i < n; i++)
         for (long c = 0; c < channels; c += VL) {
-            double total[VL];
-            memset(total, 0, sizeof total);
-            for (long first = 0; first < pixels; first += 64) {
-                vec sum = {0};
-                for (long p = first; p < first + 64 && p < pixels; p++) sum += NAME(load)(x + p * channels + c);
-                NAME(add_lanes)(total, sum);
-            }
-            for (int l = 0; l < VL; l++) y[c + l] = (REAL)(total[l] / pixels);
+            NAME(sum_of_pixels)((const REAL *)given + i * pixels * channels + c, pixels, channels, total);
+            for (int l = 0; l < VL; l++) ((REAL *)means)[i * channels + c + l] = (REAL)(total[l] / pixels);
         }
 }
 
