@@ -11,6 +11,7 @@ __all__ = [
     "InPlaceError",
     "NeoError",
     "SavedTensorError",
+    "SessionError",
 ]
 
 
@@ -24,6 +25,10 @@ class GradientError(NeoError, RuntimeError):
 
 class SavedTensorError(NeoError, RuntimeError):
     """A saved tensor was changed in place, or cannot be differentiated through at the order asked for."""
+
+
+class SessionError(NeoError, RuntimeError):
+    """A tensor that an open session tracks is used where the session cannot see it: its gradient would be lost."""
 
 
 class InPlaceError(NeoError, TypeError):

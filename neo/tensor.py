@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from neo.autograd import _handle
-from neo.errors import AmbiguousTruthError, InPlaceError
+from neo.autograd._tape import tracked
+from neo.autograd.torch_code import asked_by_name, asked_by_torch
+from neo.errors import AmbiguousTruthError, InPlaceError, SessionError
 
 __all__ = ["LiteTensor"]
 
@@ -121,18 +123,24 @@ class LiteTensor(_handle.Handle):
         return self.data.tolist()
 
     def numpy(self) -> np.ndarray:
+        self._expect_constant("numpy()")
         return self.data.numpy()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        self._expect_constant("a numpy function")
         array = self.data.cpu().numpy()
         if dtype is not None and dtype != array.dtype:
             return array.astype(dtype)
         return array.copy() if copy else array
 
     def __float__(self) -> float:
+        if not asked_by_name("float", "math"):  # but torch.tensor([x], dtype=...), say
+            self._expect_constant("a function that takes a number")
         return float(self.data)
 
     def __int__(self) -> int:
+        if not asked_by_name("int", "math"):
+            self._expect_constant("a function that takes a number")
         return int(self.data)
 
     def __bool__(self) -> bool:
@@ -145,6 +153,15 @@ class LiteTensor(_handle.Handle):
 
     def __index__(self) -> int:
         return self.data.__index__()
+
+    def _expect_constant(self, reader: str) -> None:
+        """Rule 13: what a session tracks leaves it only by its user's word; torch's own code has torch's ways."""
+        if tracked(self) and not asked_by_torch():
+            raise SessionError(
+                f"LiteTensor: {reader} reads a tensor of shape {tuple(self.shape)} that an open session tracks, and "
+                f"its gradient would be lost. Use the torch function of that name (torch.dot, torch.stack, ...), or "
+                f"say that a constant is meant: x.detach(), x.item(), x.tolist()."
+            )
 
     def __iter__(self) -> Iterator[LiteTensor]:
         if self.ndim == 0:
@@ -162,16 +179,22 @@ class LiteTensor(_handle.Handle):
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec and self.ndim == 0 else format(str(self), spec)
 
+    def __copy__(self) -> LiteTensor:
+        return _handle.value_twin(self)  # to an open session the same tensor, as assignment would be
+
     def __deepcopy__(self, memo: dict) -> LiteTensor:
+        if tracked(self):
+            tensor: Any = self
+            clone: Any = torch.clone(tensor)
+            return clone
         return LiteTensor(self.data.clone())
 
     # in-place work is refused -------------------------------------------------------------------------------------
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise InPlaceError(
-            "LiteTensor: x[i] = v would write in place, and a LiteTensor never changes. "
-            "Use torch.where(mask, v, x), torch.index_put(x, (i,), v) or torch.scatter(x, dim, index, v)."
-        )
+        from neo.functions import in_place
+
+        in_place.work_in_place("__setitem__", (self, index, value), {}, _no_assignment)
 
     def __delitem__(self, index: Any) -> None:
         raise InPlaceError("LiteTensor: entries cannot be deleted; index what you want to keep")
@@ -186,6 +209,13 @@ _ELSEWHERE = {  # attributes of torch.Tensor that are a session's business here
     "grad": ": gradients are what a session returns, as in neo.grad(f)(x)",
     "grad_fn": ": who came from whom is known to the tape of an open session, autograd.TapeContext.current()",
 }
+
+
+def _no_assignment() -> InPlaceError:
+    return InPlaceError(
+        "LiteTensor: x[i] = v would write in place, and a LiteTensor never changes. "
+        "Use torch.where(mask, v, x), torch.index_put(x, (i,), v) or torch.scatter(x, dim, index, v)."
+    )
 
 
 def _plain(data: Any) -> Any:

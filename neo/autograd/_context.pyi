@@ -1,5 +1,7 @@
 from typing import Any
 
+import torch
+
 class Context:
     """`self.ctx` of a Policy."""
 
@@ -18,3 +20,4 @@ class PolicyBase:
     ctx: Context
 
 def all_alike(ones: list[Any], others: list[Any]) -> bool: ...
+def version(tensor: torch.Tensor) -> int: ...

@@ -10,10 +10,11 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 
 import torch
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from neo.errors import SavedTensorError
 from neo.autograd._batched import close
-from neo.autograd._handle cimport Handle, is_handle, wrap
+from neo.autograd._handle cimport Handle, is_handle, twin, wrap
 from neo.kernels import direct
 
 
@@ -22,6 +23,8 @@ cdef extern from "look.h":
     ctypedef struct NeoLook:
         int64_t (*version)(PyObject *tensor)
         int (*alike)(PyObject *one, PyObject *other)
+        int (*grad_enabled)()
+        int (*share)(PyObject *one, PyObject *other)
 
 
 cdef NeoLook *look = NULL               # torch's C++, where that is at hand
@@ -30,6 +33,7 @@ if direct.look is not None:
 
 cdef object Tensor = torch.Tensor
 cdef object INTERMEDIATE = object()     # saved, floating-point, neither input nor output: second order must replay
+cdef int64_t UNCOUNTED = -2                      # the version of tensors made under torch.inference_mode
 cdef tuple ONE_UNWANTED = (False,)      # what needs_grad gives, for the commonest numbers of inputs
 cdef tuple ONE_WANTED = (True,)
 cdef tuple TWO = ((False, False), (True, False), (False, True), (True, True))
@@ -44,6 +48,7 @@ cdef class Context:
 
     def __dealloc__(self):
         free(self.versions)
+        free(self.serials)
 
     def save(self, *values):
         """Keep tensors (and any plain values) for backward, where `ctx.release` gives them back in this order."""
@@ -108,8 +113,10 @@ cdef class Context:
                 if again is None:
                     again = self.replay()
                 out.append(again[i])
-            elif handle is not None:
+            elif handle is not None and (<Handle> handle).serial == self.serials[i]:
                 out.append(handle)
+            elif handle is not None:        # code written for torch has changed it in place: give what was saved
+                out.append(twin(saved[i].detach(), self.serials[i]))
             elif isinstance(saved[i], Tensor):
                 out.append(wrap(saved[i].detach()))
             else:
@@ -123,21 +130,30 @@ cdef class Context:
         outputs/raw_outputs: what forward returned, likewise.
         """
         cdef Py_ssize_t i
-        cdef object value, handle
+        cdef object value, handle, kept
         cdef list handles
+        cdef bint copied
         if not self.saved and self.constants is not None:
             self.saved = tuple(self.constants)      # forward marked constants and saved nothing else: they are meant
         handles = [None] * len(self.saved)
         self.versions = <int64_t *> malloc(max(1, len(self.saved)) * sizeof(int64_t))
-        if self.versions == NULL:
+        self.serials = <int64_t *> malloc(max(1, len(self.saved)) * sizeof(int64_t))
+        if self.versions == NULL or self.serials == NULL:
             raise MemoryError()
         for i in range(len(self.saved)):
             value = self.saved[i]
+            self.serials[i] = 0
             if not isinstance(value, Tensor):
                 refuse_unsaveable(self.owner, i, value)
                 self.versions[i] = -1
                 continue
             self.versions[i] = version_of(value)
+            copied = self.versions[i] == UNCOUNTED      # so that nobody can change what is kept
+            if copied:
+                with torch.inference_mode(False):
+                    kept = value.clone()
+                self.versions[i] = version_of(kept)
+                self.saved = self.saved[:i] + (kept,) + self.saved[i + 1:]
             if self.constants is not None and contains(self.constants, value):
                 handle = None
             else:
@@ -146,10 +162,12 @@ cdef class Context:
                     handle = counterpart(value, outputs, raw_outputs)
                 if handle is INTERMEDIATE:
                     if value.is_floating_point():
-                        self.arguments = arguments      # otherwise inputs that were not saved go free
+                        self.arguments = twins(arguments)   # otherwise inputs that were not saved go free
                     else:
                         handle = None       # integers and booleans have no derivative
             handles[i] = handle
+            if is_handle(handle):
+                self.serials[i] = (<Handle> handle).serial
         self.handles = handles
         return 0
 
@@ -198,12 +216,47 @@ cdef int64_t version_of(object tensor) except -1:
     cdef int64_t version = -1 if look == NULL else look.version(<PyObject *> tensor)
     if version >= 0:
         return version
+    return UNCOUNTED if tensor.is_inference() else tensor._version
+
+
+def version(tensor):
+    """How often `tensor` was changed in place; -2 for one made under torch.inference_mode, which counts nothing."""
+    return version_of(tensor)
+
+
+cdef bint grad_enabled() except -1:
+    """torch.is_grad_enabled()"""
+    return torch.is_grad_enabled() if look == NULL else look.grad_enabled()
+
+
+cdef bint share(object one, object other) except -1:
+    """Do these torch tensors lie on one storage, so that a change of one may be a change of the other?"""
+    cdef int known = -1 if look == NULL else look.share(<PyObject *> one, <PyObject *> other)
+    if known >= 0:
+        return known
+    return storage_of(one) is not None and storage_of(one) == storage_of(other)
+
+
+cdef object storage_of(object tensor):
+    """What tells storages apart; of what stands for a whole batch under vmap, the batch's."""
+    while type(tensor) is Tensor and is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
     try:
-        return tensor._version
-    except RuntimeError as error:
-        raise SavedTensorError(
-            "tensors made under torch.inference_mode() count no changes in place, so that Neo could not tell a changed "
-            "one. Leave inference_mode away, or use torch.no_grad(): Neo needs neither.") from error
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):     # sparse, say
+        return None
+
+
+cdef tuple twins(tuple arguments):
+    """arguments, with each LiteTensor as one that nobody else holds and that in-place work cannot reach."""
+    cdef list out = []
+    for argument in arguments:
+        if is_handle(argument):
+            argument = twin((<Handle> argument).data, (<Handle> argument).serial)
+        elif isinstance(argument, (tuple, list)):
+            argument = rebuilt(argument, list(twins(tuple(argument))))
+        out.append(argument)
+    return tuple(out)
 
 
 cdef bint alike(object one, object other) except -1:

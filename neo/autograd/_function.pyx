@@ -7,9 +7,9 @@ from libc.stdint cimport int32_t
 import torch
 
 from neo.errors import ComplexError, InPlaceError
-from neo.autograd._context cimport Context, PolicyBase, alike, contains, rebuilt, stashed, version_of
-from neo.autograd._handle cimport Handle, is_handle, wrap
-from neo.autograd._tape cimport Node, Stack, Tape, open_stack
+from neo.autograd._context cimport Context, PolicyBase, alike, contains, rebuilt, share, stashed, version_of
+from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, join, wrap
+from neo.autograd._tape cimport Node, Stack, Tape, open_elsewhere, open_stack, refuse_other_threads
 
 cdef object Tensor = torch.Tensor
 cdef object DType = torch.dtype
@@ -68,7 +68,12 @@ cdef class Function:
     def __call__(self, *args, **kwargs):
         if kwargs:
             args = self.bind(args, kwargs)
-        return self.apply(args)
+        if not begin_answer():
+            return self.apply(args)
+        try:
+            return self.apply(args)
+        finally:
+            end_answer()
 
     cdef tuple bind(self, tuple args, dict kwargs):
         """Keyword arguments as positional ones, by forward's signature."""
@@ -126,15 +131,17 @@ cdef class Function:
                     break
 
         stack = open_stack() if lite else None
+        if lite and open_elsewhere(stack):
+            refuse_other_threads(self.name, stack, inputs)
         if stack is not None:
-            for j in range(len(stack.tapes)):
+            for j in range(stack.first(), len(stack.tapes)):
                 tape = <Tape> stack.tapes[j]
                 for i in range(n):
                     argument = inputs[i]
                     if is_handle(argument) and tape.slot_of(<Handle> argument) >= 0:
                         wanted |= (<unsigned long long> 1) << min(i, 63)
                         if j < stack.floor:
-                            stack.captured[(<Handle> argument).serial] = argument
+                            stack.capture(<Handle> argument)
                         elif listening is None:
                             listening = [tape]
                         elif listening[len(listening) - 1] is not tape:
@@ -160,7 +167,7 @@ cdef class Function:
             name_error(self.name, error)
             raise
         if lite and listening is None and type(result) is Tensor and self.verified:
-            return wrap(own(result, raw_inputs))        # the common case of no interest
+            return linked(wrap(own(result, raw_inputs)), inputs, raw_inputs)    # the common case of no interest
 
         several = isinstance(result, (tuple, list))
         raw_outputs = tuple(result) if several else (result,)
@@ -171,6 +178,9 @@ cdef class Function:
         if not lite:
             return result if self.verified else detached(result, several, raw_outputs)
         outputs = wrap_outputs(self, raw_inputs, raw_outputs)
+        for j in range(len(outputs)):
+            if is_handle(outputs[j]):
+                linked(<Handle> outputs[j], inputs, raw_inputs)
         if listening is not None:
             ctx.seal(args, inputs, raw_inputs, outputs, raw_outputs)
             if not self.verified and stashed(policy) is not None:
@@ -310,6 +320,16 @@ cdef tuple wrap_outputs(Function function, tuple raw_inputs, tuple raw_outputs):
         else:
             out.append(wrap(output))
     return tuple(out)
+
+
+cdef Handle linked(Handle output, tuple inputs, tuple raw_inputs):
+    """The same handle, known to lie on the memory of an input where it does: in-place work by torch code asks for it."""
+    cdef Py_ssize_t i
+    for i in range(len(inputs)):
+        if is_handle(inputs[i]) and share(output.data, raw_inputs[i]):
+            join(output, <Handle> inputs[i])
+            break
+    return output
 
 
 cdef bint differ(tuple tensors) except -1:

@@ -5,10 +5,15 @@ never given twice, so that a tape can remember a tensor without keeping it (or i
 
 Operators live here because Python reaches them through C slots; each looks up the function of its name in a
 table that `neo.functions` fills, so that replacing a Policy replaces the operator too.
+
+A tensor's numbers never change, but which numbers a LiteTensor stands for can: code written for torch that works in place
+(neo/functions/in_place.py) has the LiteTensors on the same memory, its family, stand for new ones.
 """
 cimport cython
+from cpython.weakref cimport PyWeakref_NewRef
 from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
 from libc.stdint cimport int64_t
+from libc.string cimport strncmp
 
 
 cdef extern from *:
@@ -25,6 +30,24 @@ cdef extern from *:
     void neo_hide_sequence(object cls)
 
 
+cdef extern from *:
+    """
+    /* How many calls of torch code (converted modules, ...) this thread is in: their in-place operators write. */
+    static _Thread_local int neo_torch_code = 0;
+    /* Whether this thread's torch code runs under neo.functions.lifting, and whether Neo is answering one of its calls. */
+    static _Thread_local int neo_lifts = 0;
+    static _Thread_local int neo_answers = 0;
+    """
+    int neo_torch_code, neo_lifts, neo_answers
+
+
+cdef extern from "Python.h":
+    PyObject *PyEval_GetGlobals()
+    PyObject *PyDict_GetItemString(PyObject *mapping, const char *key)
+    int PyUnicode_Check(PyObject *value)
+    const char *PyUnicode_AsUTF8(PyObject *value)
+
+
 cdef int64_t serials = 0
 cdef object lite_tensor = None      # the public class, a subclass of Handle; set by register_class
 cdef tuple EMPTY = ()
@@ -32,6 +55,7 @@ cdef int64_t SALT = 0x4E656F4E656F
 cdef dict handlers = {}             # torch callable -> function that answers it on LiteTensors; the registry's own dict
 cdef object dispatch = None         # the registry's way with keyword arguments and with what is not in `handlers`
 cdef dict operators = {}            # operator name -> function; "add" for tensors, "add_number" for x + 1
+cdef object write = None            # in_place.py's: (name of a method, arguments) -> x, changed in place
 
 
 @cython.no_gc      # a handle refers to one torch tensor and to no Python container: it cannot be in a cycle
@@ -140,6 +164,36 @@ cdef class Handle:
     def __rxor__(self, other):
         return operators["bitwise_xor"](other, self)
 
+    def __iadd__(self, other):
+        return written("__iadd__", self, other) if for_torch() else binary("add", "add_number", self, other)
+
+    def __isub__(self, other):
+        return written("__isub__", self, other) if for_torch() else binary("sub", "sub_number", self, other)
+
+    def __imul__(self, other):
+        return written("__imul__", self, other) if for_torch() else binary("mul", "mul_number", self, other)
+
+    def __itruediv__(self, other):
+        return written("__itruediv__", self, other) if for_torch() else binary("div", "div_number", self, other)
+
+    def __ipow__(self, other):
+        return written("__ipow__", self, other) if for_torch() else binary("pow", "pow_number", self, other)
+
+    def __ifloordiv__(self, other):
+        return written("__ifloordiv__", self, other) if for_torch() else operators["floor_divide"](self, other)
+
+    def __imod__(self, other):
+        return written("__imod__", self, other) if for_torch() else operators["remainder"](self, other)
+
+    def __iand__(self, other):
+        return written("__iand__", self, other) if for_torch() else operators["bitwise_and"](self, other)
+
+    def __ior__(self, other):
+        return written("__ior__", self, other) if for_torch() else operators["bitwise_or"](self, other)
+
+    def __ixor__(self, other):
+        return written("__ixor__", self, other) if for_torch() else operators["bitwise_xor"](self, other)
+
     def __neg__(self):
         return operators["neg"](self)
 
@@ -172,6 +226,23 @@ cdef class Handle:
 
     def __reduce__(self):
         return type(self), (self.data,)
+
+
+cdef bint for_torch() except -1:
+    """Is the operator that is being answered to write in place, as torch's would: is the caller torch's own code, or code
+    that a converted module runs? Everywhere else x += y makes a new tensor."""
+    cdef PyObject *scope = PyEval_GetGlobals()
+    cdef PyObject *module = NULL if scope == NULL else PyDict_GetItemString(scope, "__name__")
+    cdef const char *name = NULL if module == NULL or not PyUnicode_Check(module) else PyUnicode_AsUTF8(module)
+    if name == NULL:
+        return neo_torch_code > 0
+    if neo_torch_code > 0:
+        return strncmp(name, "neo.", 4) != 0
+    return strncmp(name, "torch.", 6) == 0
+
+
+cdef object written(str method, Handle x, object other):
+    return write(method, (x, other), {})
 
 
 cdef inline object binary(str name, str number_name, Handle x, object other):
@@ -209,6 +280,26 @@ cdef Handle wrap(object data):
     return handle
 
 
+cdef Handle twin(object data, int64_t serial):
+    """A LiteTensor of its own that tapes take for the one of this serial number; `data` must be held by no other."""
+    cdef Handle handle = wrap(data)
+    handle.serial = serial
+    return handle
+
+
+cdef int join(Handle view, Handle source) except -1:
+    """Note that two LiteTensors lie on the same memory."""
+    cdef list family = source.family
+    if family is None:
+        family = source.family = [PyWeakref_NewRef(source, None)]
+    elif len(family) & (len(family) - 1) == 0 and len(family) >= 8:     # now and then: forget those that are gone
+        family[:] = [member for member in family if member() is not None]
+    family.append(PyWeakref_NewRef(view, None))
+    view.family = family
+    view.branch = source.branch
+    return 0
+
+
 cdef int64_t last_serial():
     return serials
 
@@ -220,6 +311,99 @@ def register_class(cls):
     # which is another question. Without sq_item it is no sequence, and torch refuses it as an index.
     neo_hide_sequence(cls)
     lite_tensor = cls
+
+
+def detached(Handle handle not None):
+    """torch's x.detach(): a constant on the same memory, so that in-place work on one is seen in the other."""
+    cdef Handle out = wrap(handle.data.detach())
+    join(out, handle)
+    out.branch = out.serial
+    return out
+
+
+def value_twin(Handle handle not None):
+    """The same tensor to every tape, in a LiteTensor of its own, which in-place work on the other does not change."""
+    return twin(handle.data.detach(), handle.serial)
+
+
+def lay_on(Handle view not None, Handle source not None, data):
+    """Have `view`, a new tensor, lie on the memory of `source`, as `data` does, which holds the same numbers."""
+    view.data = data.detach()
+    join(view, source)
+
+
+def relatives(Handle handle not None):
+    """The other LiteTensors that lie on the same memory and are still held by somebody."""
+    cdef list out = []
+    if handle.family is not None:
+        for reference in handle.family:
+            member = reference()
+            if member is not None and member is not handle:
+                out.append(member)
+    return out
+
+
+def same_branch(Handle one not None, Handle other not None):
+    """Is neither of two tensors on the same memory detached from the other?"""
+    return one.branch == other.branch
+
+
+def become(Handle handle not None, Handle value not None, data=None):
+    """Have `handle` stand for the tensor that `value` stands for, on `data` where that is given, from now on."""
+    handle.data = value.data.detach() if data is None else data
+    handle.serial = value.serial
+
+
+def leave_family(Handle handle not None):
+    """For a tensor that has been given memory of its own."""
+    handle.family = None
+    handle.branch = 0
+
+
+class torch_code:
+    """`with torch_code():` in this thread, in-place work on LiteTensors has torch's meaning."""
+
+    def __enter__(self):
+        global neo_torch_code
+        neo_torch_code += 1
+
+    def __exit__(self, *_):
+        global neo_torch_code
+        neo_torch_code -= 1
+
+
+cdef bint begin_answer() noexcept:
+    """Neo's own calls of torch give torch tensors, also under lifting. True where end_answer must follow."""
+    global neo_answers
+    if not neo_lifts or neo_answers:
+        return False
+    neo_answers = 1
+    return True
+
+
+cdef void end_answer() noexcept:
+    global neo_answers
+    neo_answers = 0
+
+
+def lifting(bint on):
+    """Begin or end a stretch of torch code whose tensors are lifted."""
+    global neo_lifts
+    neo_lifts += 1 if on else -1
+
+
+def answering():
+    return neo_answers > 0
+
+
+def in_torch_code():
+    return neo_torch_code > 0
+
+
+def register_write(fn):
+    """Say who answers in-place operators."""
+    global write
+    write = fn
 
 
 def register_dispatch(dict table, fallback):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from neo.autograd._batched import close
+from neo.autograd._context import version
 from neo.errors import SavedTensorError
 from neo.tensor import LiteTensor
 
@@ -34,13 +35,13 @@ class Replay:
                 f"repeated. Call torch.cuda.init() before."
             )
         self.inputs, self.outputs = list(inputs), list(outputs)
-        self.versions = [value.data._version for value in inputs]
+        self.versions = [version(value.data) for value in inputs]
 
     @contextmanager
     def again(self) -> Iterator[None]:
         """torch's generators as they were before the first run, and put back afterwards."""
-        for value, version in zip(self.inputs, self.versions, strict=True):
-            if value.data._version != version:
+        for value, count in zip(self.inputs, self.versions, strict=True):
+            if version(value.data) != count:
                 raise SavedTensorError(
                     f"{self.name}: an input of shape {tuple(value.shape)} was changed in place before backward, so "
                     f"that recomputing would give other values. Work on a clone."

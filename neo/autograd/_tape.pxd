@@ -30,8 +30,11 @@ cdef class Tape:
     cdef int32_t slots              # slots handed out
     cdef dict older                 # serial -> slot, for watched handles older than the tape
     cdef bint freed                 # a walk has taken the nodes
+    cdef object modes               # torch's grad and inference mode to go back to when this tape closes; None: neither
+    cdef Py_ssize_t muted           # what Stack.muted was when this tape opened
 
     cdef int32_t slot_of(self, Handle handle)
+    cdef int32_t slot_of_serial(self, int64_t serial)
     cdef int32_t new_slot(self, Handle handle) except -1
     cdef int set_slot(self, Handle handle, int32_t slot) except -1
     cdef int pull(self, list cotangents, bint keep) except -1
@@ -40,11 +43,16 @@ cdef class Tape:
 cdef class Stack:
     cdef list tapes                 # open tapes, outermost first
     cdef Py_ssize_t floor           # tapes below it are suspended by a checkpoint
+    cdef Py_ssize_t muted           # tapes below it record nothing: a session was opened under torch.no_grad inside them
     cdef dict captured              # serial -> handle: what the checkpointed code took from suspended tapes
     cdef object observer            # told what tapes record and when they walk, for draw and gradcheck; None: nobody
 
-    cdef bint listens(self, object value)
+    cdef Py_ssize_t first(self) except -1
+    cdef bint listens(self, object value) except -1
+    cdef bint tracks(self, int64_t serial) except -1
     cdef int capture(self, Handle handle) except -1
 
 
 cdef Stack open_stack()             # this thread's stack, or None when no tape is open
+cdef bint open_elsewhere(Stack stack)
+cdef int refuse_other_threads(str name, Stack stack, object inputs) except -1

@@ -15,13 +15,14 @@ from libc.string cimport memset
 
 import torch
 
-from neo.errors import GradientError, SavedTensorError
-from neo.autograd._context cimport Context, PolicyBase, stashed
-from neo.autograd._handle cimport Handle, is_handle, last_serial, wrap
+from neo.errors import GradientError, SavedTensorError, SessionError
+from neo.autograd._context cimport Context, PolicyBase, grad_enabled, stashed
+from neo.autograd._handle cimport Handle, is_handle, last_serial, twin, wrap
 from neo.kernels import direct
 
 cdef object Tensor = torch.Tensor
 cdef object add = direct.add
+cdef list stacks = []               # of every thread that has an open tape
 
 
 cdef extern from *:
@@ -128,17 +129,21 @@ cdef class Tape:
         return self.slot_of(handle) >= 0
 
     cdef int32_t slot_of(self, Handle handle):
-        cdef int64_t index = handle.serial - self.base - 1
+        return self.slot_of_serial(handle.serial)
+
+    cdef int32_t slot_of_serial(self, int64_t serial):
+        cdef int64_t index = serial - self.base - 1
         if index < 0:
-            return -1 if self.older is None else <int32_t> self.older.get(handle.serial, -1)
+            return -1 if self.older is None else <int32_t> self.older.get(serial, -1)
         return self.table[index] if index < self.size else -1
 
     cdef int32_t new_slot(self, Handle handle) except -1:
         cdef int32_t slot = self.slots
         self.set_slot(handle, slot)
-        self.tensors.append(PyWeakref_NewRef(handle, None))
-        if self.kept is not None:
+        if self.kept is not None:       # a twin, for in-place work in torch code may have the handle stand for another tensor
+            handle = twin(handle.data, handle.serial)
             self.kept.append(handle)
+        self.tensors.append(PyWeakref_NewRef(handle, None))
         self.slots += 1
         return slot
 
@@ -488,8 +493,9 @@ cdef object check(Node node, int i, object gradient):
 
 cdef bint saved_listened(Stack stack, Context ctx) except -1:
     """Does an open tape have an interest in anything that forward saved (or that a replay would start from)?"""
-    for handle in ctx.handles:
-        if handle is not None and is_handle(handle) and stack.listens(handle):
+    cdef Py_ssize_t i
+    for i in range(len(ctx.saved)):
+        if ctx.serials[i] and stack.tracks(ctx.serials[i]):
             return True
     if ctx.arguments is not None:
         for argument in flat(ctx.arguments):
@@ -548,22 +554,27 @@ cdef class Stack:
         self.tapes = []
         self.captured = {}
 
-    cdef bint listens(self, object value):
+    cdef Py_ssize_t first(self) except -1:
+        """The outermost tape that what runs now may be recorded on: none under torch.no_grad (rule 11)."""
+        return self.muted if grad_enabled() else len(self.tapes)
+
+    cdef bint listens(self, object value) except -1:
         """Does any open tape have an interest in `value`?"""
+        return self.tracks((<Handle> value).serial) if is_handle(value) else False
+
+    cdef bint tracks(self, int64_t serial) except -1:
         cdef Py_ssize_t i
-        if not is_handle(value):
-            return False
-        for i in range(self.floor, len(self.tapes)):
-            if (<Tape> self.tapes[i]).slot_of(<Handle> value) >= 0:
+        for i in range(max(self.floor, self.first()), len(self.tapes)):
+            if (<Tape> self.tapes[i]).slot_of_serial(serial) >= 0:
                 return True
         return False
 
     cdef int capture(self, Handle handle) except -1:
         """Under a checkpoint: note a tensor that a suspended tape has an interest in."""
         cdef Py_ssize_t i
-        for i in range(self.floor):
+        for i in range(self.first(), self.floor):
             if (<Tape> self.tapes[i]).slot_of(handle) >= 0:
-                self.captured[handle.serial] = handle
+                self.captured[handle.serial] = twin(handle.data.detach(), handle.serial)
                 break
         return 0
 
@@ -572,18 +583,68 @@ cdef Stack open_stack():
     return None if neo_thread_stack == NULL else <Stack> neo_thread_stack
 
 
+cdef bint open_elsewhere(Stack stack):
+    """Has a thread other than this one an open tape?"""
+    return len(stacks) > (0 if stack is None else 1)
+
+
+cdef int refuse_other_threads(str name, Stack stack, object inputs) except -1:
+    """Rule 13: what a session of another thread differentiates would be a silent constant here."""
+    cdef Stack other
+    if not grad_enabled():
+        return 0
+    for other in list(stacks):
+        if other is stack:
+            continue
+        for tape in list(other.tapes):
+            for value in inputs:
+                if is_handle(value) and (<Tape> tape).slot_of(<Handle> value) >= 0:
+                    raise SessionError(
+                        f"{name}: a tensor of shape {tuple(value.shape)} is differentiated by a session that another "
+                        f"thread has open, which cannot record what happens in this one. Run the whole session in one "
+                        f"thread (a value_and_grad for each task, in the thread of its task), or pass tensor.detach() "
+                        f"for a constant.")
+    return 0
+
+
+cdef object open_modes(Stack stack):
+    """Leave torch's no_grad and inference modes for the time of a session, which they change nothing for (rule 11).
+
+    Tapes that are open outside of them record nothing meanwhile. Gives what close_modes undoes.
+    """
+    cdef object guard = None
+    stack.muted = len(stack.tapes)
+    if torch.is_inference_mode_enabled():
+        guard = torch.inference_mode(False)
+        guard.__enter__()
+    was = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(True)
+    return was, guard
+
+
+cdef int close_modes(object modes) except -1:
+    was, guard = modes
+    torch._C._set_grad_enabled(was)
+    if guard is not None:
+        guard.__exit__(None, None, None)
+    return 0
+
+
 class TapeContext:
     """This thread's stack of open tapes."""
 
     @staticmethod
     def push(Tape tape not None):
-        """Open `tape`: it records until it is popped."""
+        """Open `tape`: it records until it is popped. torch.no_grad and inference_mode around it change nothing for it."""
         global neo_thread_stack
         cdef Stack stack = open_stack()
         if stack is None:
             stack = Stack()
             Py_INCREF(stack)
             neo_thread_stack = <PyObject *> stack
+            stacks.append(stack)
+        tape.muted = stack.muted
+        tape.modes = None if grad_enabled() else open_modes(stack)
         stack.tapes.append(tape)
         if stack.observer is not None:
             stack.observer.opened(tape)
@@ -595,10 +656,15 @@ class TapeContext:
         cdef Stack stack = open_stack()
         if stack is None or len(stack.tapes) <= stack.floor:
             raise IndexError("TapeContext.pop: no tape is open in this thread")
-        tape = stack.tapes.pop()
+        cdef Tape tape = stack.tapes.pop()
+        stack.muted = tape.muted
+        if tape.modes is not None:
+            close_modes(tape.modes)
+            tape.modes = None
         if stack.observer is not None:
             stack.observer.closed(tape)
         if not stack.tapes:
+            stacks.remove(stack)
             neo_thread_stack = NULL
             Py_DECREF(stack)
         return tape
@@ -620,20 +686,56 @@ def fresh_handle(Handle handle not None):
     """
     cdef Handle fresh = wrap(handle.data.detach())      # detach shares memory and the in-place version counter
     cdef Stack stack = open_stack()
-    cdef Py_ssize_t i
-    cdef int32_t slot
-    cdef Tape tape
+    if open_elsewhere(stack):
+        refuse_other_threads("session", stack, (handle,))
     if stack is not None:
         if stack.floor:
             stack.capture(handle)
-        for i in range(stack.floor, len(stack.tapes)):
-            tape = <Tape> stack.tapes[i]
-            slot = tape.slot_of(handle)
-            if slot >= 0:
-                tape.set_slot(fresh, slot)
+        alias(stack, fresh, handle, max(stack.floor, stack.first()))
         if stack.observer is not None:
             stack.observer.renamed(fresh, handle)
     return fresh
+
+
+cdef int alias(Stack stack, Handle fresh, Handle handle, Py_ssize_t first) except -1:
+    """Have the tapes from `first` on take `fresh` for the same tensor as `handle`."""
+    cdef Py_ssize_t i
+    cdef int32_t slot
+    cdef Tape tape
+    for i in range(first, len(stack.tapes)):
+        tape = <Tape> stack.tapes[i]
+        slot = tape.slot_of(handle)
+        if slot >= 0:
+            tape.set_slot(fresh, slot)
+    return 0
+
+
+def overwritten(Handle handle not None, data):
+    """What `handle` is after torch's code has changed its numbers under torch.no_grad: the same to every tape, on `data`."""
+    cdef Handle fresh = wrap(data)
+    cdef Stack stack = open_stack()
+    if stack is not None:
+        if stack.floor:
+            for i in range(stack.floor):
+                if (<Tape> stack.tapes[i]).slot_of(handle) >= 0:
+                    raise SessionError("in-place work under torch.no_grad on a tensor that a session around "
+                                       "neo.checkpoint differentiates; leave the checkpoint away")
+        alias(stack, fresh, handle, 0)
+    return fresh
+
+
+def tracked(Handle handle not None):
+    """Does an open session, of this thread or another, differentiate with respect to this tensor or what it came of?
+
+    Under torch.no_grad none does.
+    """
+    cdef Stack stack
+    if stacks and grad_enabled():
+        for stack in list(stacks):
+            for tape in list(stack.tapes)[stack.muted if stack is open_stack() else 0:]:
+                if (<Tape> tape).slot_of(handle) >= 0:
+                    return True
+    return False
 
 
 def fresh_handles(list leaves not None, list originals not None, list fresh not None):
@@ -706,7 +808,7 @@ def record(outputs, parents, bwd_fn):
     cdef int recorded = 0
     if stack is None:
         return
-    for i in range(stack.floor, len(stack.tapes)):
+    for i in range(max(stack.floor, stack.first()), len(stack.tapes)):
         recorded += record_call(<Tape> stack.tapes[i], Node(outputs, parents, bwd_fn), tuple(outputs), tuple(parents))
     if recorded and stack.observer is not None:
         stack.observer.recorded(bwd_fn, None, tuple(parents), tuple(parents), tuple(outputs))

@@ -40,7 +40,7 @@ class Policy(PolicyBase):
     """A test shows that this Policy's gradients have the right layout, so that the tape need not look (Neo's own ops,
     which also keep nothing on self). Leave it False in yours: a wrong shape, dtype or device then raises."""
 
-    materialize: ClassVar[bool] = True
+    materialize: bool = True
     """Whether backward gets zeros for an output that no cotangent came to; False: None, which spares making them."""
 
     jvp: ClassVar[Any] = None

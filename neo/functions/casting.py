@@ -61,6 +61,7 @@ def to(x, *args, dtype=None, device=None, non_blocking=False, copy=False, memory
 
     A cast from or to integers has no derivative, and gives a constant.
     """
+    copy = copy or [arg for arg in args if isinstance(arg, bool)][1:] == [True]  # after non_blocking
     for arg in args:
         if isinstance(arg, torch.dtype):
             dtype = arg

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from neo.functions.registry import constant
+from neo.autograd._handle import detached
+from neo.functions.registry import constant, implements
+from neo.tensor import LiteTensor
 
 constant(
     torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge, torch.not_equal, torch.less, torch.less_equal,
@@ -34,7 +36,15 @@ constant(
     torch.Tensor.byte,
     torch.Tensor.char,
 )
-constant(torch.nn.functional.one_hot, torch.Tensor.detach)
+constant(torch.nn.functional.one_hot)
+
+
+@implements(torch.Tensor.detach)
+def detach(x):
+    """The same numbers as a constant, on the same memory."""
+    return detached(x) if isinstance(x, LiteTensor) else x.detach()
+
+
 constant(
     torch.normal
 )  # torch's gradient by mean and spread is zero too; draw noise, and scale it, for another

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from neo.autograd._function import function
 from neo.functions._arguments import dim_tuple, wrap_dim
 from neo.functions.reduction import Reduction, spread_back, summed
-from neo.functions.registry import implements, lite, raw
+from neo.functions.registry import copies, implements, lite, raw
 from neo.tensor import LiteTensor
 
 
@@ -108,6 +108,7 @@ def values_at(kind: Any, x: Any, dim: int, places: torch.Tensor, keepdim: bool =
 
 
 @implements(torch.median)
+@copies
 def median(x, dim=None, keepdim=False):
     """The middle entry, the lower of the two for even counts; with dim (values, indices)."""
     if dim is None:
@@ -163,6 +164,7 @@ implements(torch.cumsum)(Cumsum)
 
 
 @implements(torch.cumprod)
+@copies
 def cumprod(x, dim, dtype=None):
     """yᵢ = Π xⱼ for j ≤ i along dim, exact also at zeros. Cost: n², as every product stands alone."""
     x = x if dtype is None else x.to(dtype)
@@ -220,6 +222,7 @@ _prod, others = function(Prod, "prod"), function(Others, "prod_of_others")
 
 
 @implements(torch.prod)
+@copies
 def prod(x, dim=None, keepdim=False, *, dtype=None):
     """Π x over a dim or over all. Its second derivative costs n products of n."""
     x = x if dtype is None else x.to(dtype)

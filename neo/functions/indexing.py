@@ -9,7 +9,7 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
-from neo.functions.registry import implements, raw
+from neo.functions.registry import copies, implements, raw
 from neo.tensor import LiteTensor
 
 
@@ -108,26 +108,36 @@ def take_along_dim(x, indices, dim=None):
 
 
 @implements(torch.take)
+@copies
 def take(x, index):
     """The entries of the flattened x at index."""
     return read_at(x.reshape((-1,)), raw(index))
 
 
 @implements(torch.nn.functional.embedding, only=True, name="embedding")
+@copies
 def embedding(
     x, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
 ):
-    """The rows of weight that x names; the row padding_idx gets no gradient."""
-    if max_norm is not None:
-        raise NotImplementedError(
-            "embedding: max_norm renormalises the weight in place; normalise a copy of it instead"
-        )
-    if scale_grad_by_freq or sparse:
-        raise NotImplementedError("embedding: scale_grad_by_freq and sparse are not supported")
+    """The rows of weight that x names; the row padding_idx gets no gradient.
+
+    max_norm: rows longer than that are shortened to it, as torch does to the weight itself, in place and unseen by
+    gradients; here the weight stays as it is. scale_grad_by_freq: a row's gradient is divided by how often x names it.
+    sparse: gradients are dense all the same.
+    """
     if weight.ndim != 2:
         raise RuntimeError(f"embedding: 'weight' must be 2-D, got {weight.ndim}-D")
     places = raw(x)
     rows = read_at(weight, places)
+    if max_norm is not None:
+        values = rows.detach()
+        length = torch.linalg.vector_norm(values, norm_type, -1, keepdim=True)
+        shorter = torch.where(length > max_norm, values * (max_norm / (length + 1e-7)), values)
+        rows = rows + (shorter - values)
+    if scale_grad_by_freq:
+        often = places.reshape(-1).bincount(minlength=weight.shape[0])[places].unsqueeze(-1)
+        values = rows.detach()
+        rows = values + (rows - values) / often.to(weight.dtype)
     if padding_idx is None:
         return rows
     padding = (places == padding_idx % weight.shape[0]).unsqueeze(-1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions._arguments import wrap_dim
-from neo.functions.registry import implements
+from neo.functions.registry import copies, implements
 
 
 class ConstantPad(Policy):
@@ -139,6 +139,7 @@ def diagonal(x, offset=0, dim1=0, dim2=1):
 
 
 @implements(torch.diag)
+@copies
 def diag(x, diagonal=0):
     """The diagonal of a matrix, or the matrix with a given diagonal."""
     if x.ndim == 2:

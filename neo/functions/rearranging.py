@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
+from neo.autograd._handle import lay_on
 from neo.functions import joining, padding, shaping
 from neo.functions._arguments import wrap_dim
 from neo.functions.indexing import getitem, read_at
-from neo.functions.registry import implements, raw
+from neo.functions.registry import copies, implements, raw
 from neo.functions.shaping import _VF
+from neo.tensor import LiteTensor
 
 # --- parts written into a tensor -----------------------------------------------------------------------------
 
@@ -65,7 +67,12 @@ def _strided_places(x: Any, size: Any, stride: Any, offset: int | None) -> torch
 @implements(torch.as_strided)
 def as_strided(x, size, stride, storage_offset=None):
     """The entries of x at places counted in its memory; entries named twice add up in the gradient."""
-    return read_at(x.reshape((-1,)), _strided_places(x, size, stride, storage_offset))
+    y = read_at(x.reshape((-1,)), _strided_places(x, size, stride, storage_offset))
+    if isinstance(y, LiteTensor) and isinstance(x, LiteTensor):
+        lay_on(
+            y, x, x.data.as_strided(size, stride, storage_offset)
+        )  # as in torch: for in-place work in torch code
+    return y
 
 
 # --- turned and split ----------------------------------------------------------------------------------------
@@ -207,7 +214,7 @@ def diagflat(x, offset=0):
     return padding.diag(x.reshape((-1,)), offset)
 
 
-# --- copies of views: on LiteTensors, which never change, a copy and a view are the same -----------------------------
+# --- copies of views, which are views of the same numbers under a name of their own --------------------------
 
 
 def aten_slice(x, dim=0, start=None, end=None, step=1):
@@ -215,12 +222,17 @@ def aten_slice(x, dim=0, start=None, end=None, step=1):
     return getitem(x, (slice(None),) * wrap_dim(dim, x.ndim) + (slice(start, end, step),))
 
 
+def transposed(x, dim0, dim1):
+    return torch.transpose(x, dim0, dim1)
+
+
 def _same(x):
     return x.clone()
 
 
+implements(torch.ops.aten.slice.Tensor, torch.ops.aten.slice, only=True)(aten_slice)
+
 for _targets, _function in (
-    ((torch.ops.aten.slice.Tensor, torch.ops.aten.slice), aten_slice),
     ((torch.alias_copy,), _same),
     ((torch.as_strided_copy,), as_strided),
     ((torch.expand_copy,), shaping.expand),
@@ -229,7 +241,7 @@ for _targets, _function in (
     ((torch.permute_copy,), shaping.permute),
     ((torch.squeeze_copy,), shaping.squeeze),
     ((torch.unsqueeze_copy,), shaping.unsqueeze),
-    ((torch.transpose_copy,), shaping.Transpose),
+    ((torch.transpose_copy,), transposed),
     ((torch.t_copy,), shaping.t),
     ((torch.unbind_copy,), joining.unbind),
     ((torch.split_with_sizes_copy,), joining.split),
@@ -237,10 +249,11 @@ for _targets, _function in (
     ((torch.unsafe_split_with_sizes,), joining.split),
     ((torch.unsafe_chunk, torch.Tensor.unsafe_chunk), joining.chunk),
 ):
-    implements(*_targets, only=True)(_function)
+    implements(*_targets, only=True)(copies(_function) if "copy" in _targets[0].__name__ else _function)
 
 
 @implements(torch.view_copy)
+@copies
 def view_copy(x, size=None, dtype=None):
     """x in another shape."""
     if isinstance(size, torch.dtype) or dtype is not None:

@@ -34,7 +34,7 @@ class Sum(Reduction):
 
     def forward(self, x, dims, keepdim, dtype):
         self.ctx.save(x.shape, x.dtype, dims, keepdim)
-        return torch.sum(x, dims, keepdim, dtype=dtype) if dims else x.to(dtype or _sum_dtype(x))
+        return torch.sum(x, dims, keepdim, dtype=dtype) if dims else x.to(dtype or _sum_dtype(x), copy=True)
 
     def backward(self, y_bar):
         shape, dtype, dims, keepdim = self.ctx.release

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +18,7 @@ from neo.autograd._function import Function
 from neo.autograd._function import function as make_function
 from neo.autograd.policy import Policy
 from neo.errors import InPlaceError, NeoError
+from neo.functions import in_place
 from neo.tensor import LiteTensor
 
 __all__ = ["Function", "constant", "dispatch", "has_lite", "implements", "lite", "raw", "supported"]
@@ -143,37 +142,49 @@ def dispatch(func: Any, args: tuple, kwargs: dict[str, Any] | None) -> Any:
     """Answer torch's call of `func` on LiteTensors. Rule 10: NotImplementedError for what has no Policy."""
     handler = _handlers.get(func)
     if handler is None:
+        name = getattr(func, "__name__", "")
+        if in_place.is_in_place(name):
+            return in_place.work_in_place(name, args, kwargs or {}, lambda: _unsupported(func))
         raise _unsupported(func)
     if not kwargs:
         return handler(*args)
-    if kwargs.pop("inplace", False) and not _in_place.reads_as_functional:
-        raise InPlaceError(
-            f"torch.{func.__name__}: inplace=True would write in place; use the result of inplace=False"
-        )
-    if kwargs.pop("out", None) is not None:
-        raise InPlaceError(f"torch.{func.__name__}: out= would write in place; use the result instead")
     kwargs.pop("_stacklevel", None)  # where torch's own warnings would point
+    out, inplace = kwargs.pop("out", None), kwargs.pop("inplace", False)
+    if out is not None:
+        refusal = f"torch.{func.__name__}: out= would write in place; use the result instead"
+        return in_place.write_out(out, handler(*args, **kwargs), lambda: InPlaceError(refusal))
+    if inplace:
+        refusal = f"torch.{func.__name__}: inplace=True would write in place; use the result of inplace=False"
+        target = args[0] if args else kwargs["input"]
+        return in_place.write_result(target, handler(*args, **kwargs), lambda: InPlaceError(refusal))
     return handler(*args, **kwargs)
 
 
-class _InPlace(threading.local):
-    reads_as_functional = False
+def copies(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """For ops whose result has memory of its own in torch, where Neo, whose numbers never change, may share an input's.
 
-
-_in_place = _InPlace()
-
-
-@contextlib.contextmanager
-def inplace_as_functional() -> Iterator[None]:
-    """Inside, F.relu(x, inplace=True) and its like give a new tensor, and x stays as it is.
-
-    For code whose values are compared with torch's, where an x that is used again would show up.
+    What in-place work in torch code does to the result is then not seen in the input.
     """
-    before, _in_place.reads_as_functional = _in_place.reads_as_functional, True
-    try:
-        yield
-    finally:
-        _in_place.reads_as_functional = before
+
+    @functools.wraps(implementation)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        out = implementation(*args, **kwargs)
+        if isinstance(out, list | tuple):
+            return type(out)(_apart_from(value) for value in out) if type(out) in (list, tuple) else out
+        return _apart_from(out)
+
+    return call
+
+
+def _apart_from(value: Any) -> Any:
+    if not isinstance(value, LiteTensor):
+        return value
+    data = value.data
+    if any(step == 0 and size > 1 for size, step in zip(data.shape, data.stride(), strict=True)):
+        data = data.contiguous()
+    alone: LiteTensor = _handle.value_twin(value)
+    _handle.become(alone, alone, data)
+    return alone
 
 
 def raw(value: Any) -> Any:
@@ -362,17 +373,18 @@ def _spell(func: Any) -> str:
     return f"{module}.{name}" if module and module.startswith("torch") else f"torch.{name}"
 
 
-def _forbid_in_place_methods() -> None:
-    """x.add_(1) and its like: methods that say what to use instead."""
+def _define_in_place_methods() -> None:
+    """x.add_(1) and its like: what torch's do in code written for torch; elsewhere they say what to use instead."""
     for method in dir(torch.Tensor):
         if method.endswith("_") and not method.endswith("__") and not hasattr(LiteTensor, method):
 
-            def refuse(self: LiteTensor, *args: Any, _method: str = method, **kwargs: Any) -> None:
-                raise _unsupported(getattr(torch.Tensor, _method))
+            def write(self: LiteTensor, *args: Any, _method: str = method, **kwargs: Any) -> Any:
+                func = getattr(torch.Tensor, _method)
+                return in_place.work_in_place(_method, (self, *args), kwargs, lambda: _unsupported(func))
 
-            refuse.__name__ = method
-            setattr(LiteTensor, method, refuse)
+            write.__name__ = method
+            setattr(LiteTensor, method, write)
 
 
-_forbid_in_place_methods()
+_define_in_place_methods()
 _handle.register_dispatch(_handlers, dispatch)

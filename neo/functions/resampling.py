@@ -15,7 +15,7 @@ from neo.functions._arguments import wrap_dim
 from neo.functions._linear_map import linear_map
 from neo.functions.convolution import per_dim
 from neo.functions.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d
-from neo.functions.registry import implements, raw
+from neo.functions.registry import copies, implements, raw
 from neo.functions.windows import adaptive_avg_pool3d
 
 # --- interpolation -------------------------------------------------------------------------------------------
@@ -113,6 +113,7 @@ def upsample_bilinear2d_aa(
 
 
 @implements(F.pixel_shuffle)
+@copies
 def pixel_shuffle(x, upscale_factor):
     """(.., c r², h, w) → (.., c, h r, w r). Shi et al. 2016, arXiv:1609.05158."""
     r = upscale_factor
@@ -123,6 +124,7 @@ def pixel_shuffle(x, upscale_factor):
 
 
 @implements(F.pixel_unshuffle)
+@copies
 def pixel_unshuffle(x, downscale_factor):
     """(.., c, h r, w r) → (.., c r², h, w): pixel_shuffle undone."""
     r = downscale_factor
@@ -180,9 +182,12 @@ def fold(x, output_size, kernel_size, dilation=1, padding=0, stride=1):
     )
 
 
-@implements(torch.Tensor.unfold, torch.unfold_copy, only=True)
+@implements(torch.Tensor.unfold, only=True)
 def unfold_dim(x, dimension, size, step):
     """Windows of `size` along a dim, one every `step`; their entries become the last dim."""
     dim, shape = wrap_dim(dimension, x.ndim), tuple(x.shape)
     backward = _aten.unfold_backward.default
     return linear_map(x, lambda t: t.unfold(dim, size, step), lambda g: backward(g, shape, dim, size, step))
+
+
+implements(torch.unfold_copy, only=True)(copies(unfold_dim))

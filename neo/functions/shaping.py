@@ -10,7 +10,7 @@ import torch
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions._arguments import spread, wrap_dim
-from neo.functions.registry import implements
+from neo.functions.registry import copies, implements
 from neo.tensor import LiteTensor
 
 
@@ -82,7 +82,8 @@ def flatten(x, start_dim=0, end_dim=-1):
 
 @implements(torch.ravel)
 def ravel(x):
-    return to_shape(x, (x.numel(),))
+    """x as a vector."""
+    return to_shape(x if x.is_contiguous() else x.contiguous(), (x.numel(),))
 
 
 @implements(torch.unflatten)
@@ -274,6 +275,7 @@ def sum_to_size(x, *sizes, size=None):
 
 
 @implements(torch.Tensor.repeat)
+@copies
 def repeat(x, *counts, repeats=None):
     """x laid side by side: repeats[i] times along dim i; more repeats than dims make leading dims."""
     counts = spread(counts, repeats)
@@ -296,6 +298,7 @@ def tile(x, *counts, dims=None):
 
 
 @implements(torch.repeat_interleave)
+@copies
 def repeat_interleave(x, repeats, dim=None, *, output_size=None):
     """Each entry along dim repeated, next to itself; repeats is a number or a tensor of counts."""
     if dim is None:

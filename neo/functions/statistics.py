@@ -8,10 +8,11 @@ import torch
 
 from neo.functions.extremes import picked
 from neo.functions.matrices import matmul
-from neo.functions.registry import implements, raw
+from neo.functions.registry import copies, implements, raw
 
 
 @implements(torch.nanmedian)
+@copies
 def nanmedian(x, dim=None, keepdim=False):
     """median over the entries that are numbers; with dim (values, indices)."""
     if dim is None:

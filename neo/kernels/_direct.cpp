@@ -5,6 +5,7 @@
 // float64 and of one shape, are looped over on the spot; other dense CPU tensors go to the same kernels as torch's own
 // call, past autograd, which Neo's tensors never need; everything else (LiteTensors, subclasses, other devices, an open
 // torch mode or transform, a tensor that requires a gradient) goes to the Python function that was given as fallback.
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/cos.h>
 #include <ATen/ops/div.h>
@@ -219,7 +220,16 @@ int same_layout(PyObject* one, PyObject* other) {
   return x.scalar_type() == y.scalar_type() && x.sizes() == y.sizes() && (x.dim() > 0 || x.device() == y.device());
 }
 
-NeoLook look = {version, same_layout};
+int grad_enabled() { return at::GradMode::is_enabled(); }
+
+int one_storage(PyObject* one, PyObject* other) {
+  if (!THPVariable_CheckExact(one) || !THPVariable_CheckExact(other)) return -1;
+  const Tensor &x = THPVariable_Unpack(one), &y = THPVariable_Unpack(other);
+  if (!x.defined() || !y.defined() || !x.has_storage() || !y.has_storage()) return -1;
+  return x.unsafeGetTensorImpl()->unsafe_storage().is_alias_of(y.unsafeGetTensorImpl()->unsafe_storage());
+}
+
+NeoLook look = {version, same_layout, grad_enabled, one_storage};
 
 PyObject* bind(PyObject*, PyObject* arguments) {
   const char* name;

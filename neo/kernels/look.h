@@ -8,4 +8,6 @@
 typedef struct {
   int64_t (*version)(PyObject *tensor);         /* changes in place so far; -1: ask torch in Python */
   int (*alike)(PyObject *one, PyObject *other); /* 1: one shape, dtype and, if 0-dim, device; 0: not; -1: ask in Python */
+  int (*grad_enabled)(void);                    /* torch.is_grad_enabled() */
+  int (*share)(PyObject *one, PyObject *other); /* 1: one storage; 0: two; -1: ask in Python */
 } NeoLook;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -12,8 +11,10 @@ import torch
 
 from neo.draws import draws, no_draws
 from neo.errors import ConversionError
-from neo.functions.registry import inplace_as_functional, raw
-from neo.nn._torch.care import POLICIES, drop_nothing, set_policy, without_in_place_work
+from neo.functions.in_place import NeedsLifting
+from neo.functions.registry import raw
+from neo.nn._torch.calls import run_as_torch_code
+from neo.nn._torch.care import POLICIES, drop_nothing, leave_flat_weights, set_policy
 from neo.nn._torch.copies import Blueprint, Copy
 from neo.nn._torch.refusals import refuse_unconvertible
 from neo.nn._torch.verification import compare
@@ -118,7 +119,8 @@ class TorchModel(Module):
         refuse_unconvertible(module)
         self.buffers, self.initial = buffers, init
         self._blueprint = Blueprint(module)
-        self._checks, self._verified = verify, not verify
+        self._verified = not verify
+        self._lifts = False  # whether forward writes what is differentiated into tensors that it makes
         self._free: deque[Copy] = deque()
         self._lock = threading.Lock()
         first = self._new_copy()
@@ -189,31 +191,41 @@ class TorchModel(Module):
                 if not self._verified:
                     self._verify(params, constants, args, kwargs)
                     self._verified = True
+        try:
+            out, new_state = self._run(params, constants, args, kwargs, seed)
+        except NeedsLifting:
+            self._lifts = True
+            out, new_state = self._run(params, constants, args, kwargs, seed)
+        return (out, new_state) if self.buffers == "updated" else out
+
+    def _run(
+        self, params: Any, constants: State, args: tuple, kwargs: dict[str, Any], seed: int | None
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
+        """forward on a free copy: its output, and the buffers afterwards."""
         drawing = no_draws(self._unseeded()) if seed is None else draws(seed)
         try:
             copy = self._free.popleft()
         except IndexError:
             copy = self._new_copy()
-        # Buffers are written in place by some layers: a call has its own.
-        own = {
-            name: value.clone()
-            if name in self._blueprint.buffers and isinstance(value, torch.Tensor)
-            else value
-            for name, value in constants.items()
-        }
-        copy.fill(params)
-        copy.fill(own)
         try:
-            # What is written in place where nobody looks again was checked to be nothing but a new tensor.
-            with drawing, inplace_as_functional() if self._checks else contextlib.nullcontext():
-                out = copy.module(*args, **kwargs)
-            new_state = self._written(copy, own, constants)
+            with drawing:
+                out = run_as_torch_code(copy, params, self._own(constants), args, kwargs, self._lifts)
+            new_state = self._state_after(copy)
         except Exception as error:
             error.add_note(f"in the forward of {self}")
             raise
         copy.empty()
         self._free.append(copy)  # a copy whose forward failed midway is not used again
-        return (out, new_state) if self.buffers == "updated" else out
+        return out, new_state
+
+    def _own(self, constants: State) -> dict[str, Any]:
+        """The constants of one call: buffers are written in place by some layers, so that a call has its own."""
+        return {
+            name: value.clone()
+            if name in self._blueprint.buffers and isinstance(value, torch.Tensor)
+            else value
+            for name, value in constants.items()
+        }
 
     def __repr__(self) -> str:
         return f"from_torch({self._blueprint.name})"
@@ -221,7 +233,7 @@ class TorchModel(Module):
     def _new_copy(self, dropout: bool = True) -> Copy:
         module = self._blueprint.build({})
         set_policy(module, self.buffers, updates=True)
-        without_in_place_work(module)
+        leave_flat_weights(module)
         if not dropout:
             drop_nothing(module)
         return Copy(module)
@@ -233,23 +245,32 @@ class TorchModel(Module):
             drop_nothing(module)
             return module
 
-        compare(str(self), self._new_copy(dropout=False), theirs, dict(params), dict(constants), args, kwargs)
+        def check() -> None:
+            ours = self._new_copy(dropout=False)
+            compare(str(self), ours, theirs, dict(params), dict(constants), args, kwargs, self._lifts)
 
-    def _written(self, copy: Copy, given: State, before: State) -> dict[str, torch.Tensor]:
+        try:
+            check()
+        except NeedsLifting:
+            self._lifts = True
+            check()
+
+    def _state_after(self, copy: Copy) -> dict[str, torch.Tensor]:
         """The state after a call; refused where it changed although the policy has it constant."""
-        after = {name: copy.current(name) for name in given}
-        if self.buffers == "updated":
-            return {name: raw(value).detach() for name, value in after.items()}
-        for name, value in after.items():
-            changed = value is not given[name]
-            if not changed and isinstance(value, torch.Tensor) and name in self._blueprint.buffers:
-                changed = value._version != 0
-            if changed:
+        for name in copy.changed():
+            if name in self._blueprint.parameters or name in self._blueprint.frozen:
+                raise ConversionError(
+                    f"{self}: forward changes the parameter {name!r} in place, which would be lost after the call; "
+                    f"do it to the params, outside of forward"
+                )
+            if self.buffers != "updated":
                 raise ConversionError(
                     f"{self}: forward writes buffer {name!r}, which would be lost after the call; with "
                     f'buffers="updated" it is returned as new state'
                 )
-        return {}
+        if self.buffers != "updated":
+            return {}
+        return {name: raw(copy.current(name)).detach() for name in self._constants}
 
     def _constants_beside(self, params: Params) -> dict[str, torch.Tensor]:
         """The model's own constants, on the device of the params, floating-point ones in their dtype."""

@@ -1,4 +1,4 @@
-"""Layers of torch.nn that work in place, and what takes the place of that in a copy."""
+"""Layers of torch.nn that keep statistics, draw, or hold their weights twice, and what a copy does in place of that."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from neo.functions.registry import raw
 
-__all__ = ["POLICIES", "drop_nothing", "set_policy", "without_in_place_work"]
+__all__ = ["POLICIES", "drop_nothing", "leave_flat_weights", "set_policy"]
 
 POLICIES = ("batch", "frozen", "updated")
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def without_in_place_work(module: torch.nn.Module) -> None:
-    """Activations in functional form, and recurrent layers that take their weights as they are given."""
+def leave_flat_weights(module: torch.nn.Module) -> None:
+    """Recurrent layers keep their weights in a list too, which is filled like all other places."""
     for part in module.modules():
-        if getattr(part, "inplace", None) is True:
-            vars(part)["inplace"] = False
         if isinstance(part, torch.nn.RNNBase):
-            # The list of weights is filled like all other places.
             vars(part)["_update_flat_weights"] = _nothing
 
 

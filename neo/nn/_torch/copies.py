@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from neo.autograd._context import version
 from neo.errors import ConversionError
+from neo.tensor import LiteTensor
 
 __all__ = ["Blueprint", "Copy"]
 
@@ -75,14 +77,35 @@ class Copy:
             self.places.setdefault(place.name, []).append((container, key))
             self._empty.append((container, key, place))
         self._attributes = [(vars(part), dict(vars(part))) for part in module.modules()]
+        self._filled: dict[
+            str, tuple[Any, Any, int]
+        ] = {}  # name -> tensor, the torch tensor behind it, its version
 
     def fill(self, tensors: Mapping[str, Any]) -> None:
         for name, value in tensors.items():
+            data = value.data if isinstance(value, LiteTensor) else value
+            self._filled[name] = (value, data, version(data))
             for container, key in self.places.get(name, ()):
                 container[key] = value
 
+    def changed(self) -> list[str]:
+        """The names whose tensors forward has replaced, or changed in place."""
+        names = []
+        for name, (value, data, before) in self._filled.items():
+            if name not in self.places:
+                continue
+            now = self.current(name)
+            if (
+                now is not value
+                or (isinstance(now, LiteTensor) and now.data is not data)
+                or version(data) != before
+            ):
+                names.append(name)
+        return names
+
     def empty(self) -> None:
         """Drop all tensors, and whatever forward has set on self: the next call starts as the first one did."""
+        self._filled = {}
         for container, key, place in self._empty:
             container[key] = place
         for attributes, before in self._attributes:

@@ -1,9 +1,8 @@
 """The check before a converted module's first call: does Neo compute, and differentiate, what torch does?
 
-What torch's own forward of an unchanged copy gives, on the same numbers, is compared with what Neo gives. That shows
-up whatever a pure function cannot repeat (an activation changed in place and used again). Torch's graph of that call is
-then looked at, never run: it shows parameters that a closure reaches past the copy, stretches under torch.no_grad, and
-rules of torch.autograd.Function, all of which would otherwise be silently wrong gradients.
+A guard, for what no mechanism of Neo's is there for: what torch's own forward of an unchanged copy gives, on the same
+numbers, is compared with what Neo gives. Torch's graph of that call is then looked at, never run: it shows parameters
+that a closure reaches past the copy, and what torch takes for a constant and Neo would not.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from neo.autograd._tape import Tape, TapeContext
 from neo.autograd.session import close
 from neo.draws import no_draws
 from neo.errors import ConversionError, DrawError
-from neo.functions.registry import inplace_as_functional, raw
+from neo.functions.registry import raw
+from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.copies import Copy
 from neo.tensor import LiteTensor
 
@@ -37,15 +37,17 @@ def compare(
     constants: dict[str, Any],
     args: tuple,
     kwargs: dict[str, Any],
+    lifts: bool,
 ) -> None:
     """Raises ConversionError where Neo's call and torch's differ. Leaves torch's default generator as it was.
 
     ours: adapted for Neo, drops nothing. theirs: builds a copy for torch, likewise, from tensors by name.
+    lifts: see run_as_torch_code, whose errors this raises too.
     Cost: forward and backward by Neo, forward by torch, and copies of all tensors, once.
     """
     generator = torch.get_rng_state()
     try:
-        found, reached = _by_neo(label, ours, parameters, constants, args, kwargs)
+        found, reached = _by_neo(label, ours, parameters, constants, args, kwargs, lifts)
     except DrawError:
         return  # dropout called as a function draws: the two would draw apart
     finally:
@@ -74,7 +76,7 @@ def compare(
 
 
 def _by_neo(
-    label: str, copy: Copy, parameters: dict, constants: dict, args: tuple, kwargs: dict
+    label: str, copy: Copy, parameters: dict, constants: dict, args: tuple, kwargs: dict, lifts: bool
 ) -> tuple[Any, set[str]]:
     """Neo's output, and the names of the parameters and arguments that its tape knows it to depend on."""
     tape = Tape()
@@ -82,35 +84,21 @@ def _by_neo(
     own = {name: LiteTensor(raw(value)) for name, value in parameters.items()}
     handles = own | {name: LiteTensor(raw(value)) for name, value in _moving(inputs).items()}
     moving = iter([handle for name, handle in handles.items() if name not in own])
-    plain: list[torch.Tensor] = []
-
-    def given(leaf: Any) -> Any:
-        if _moves(leaf):
-            return next(moving)
-        if isinstance(leaf, LiteTensor):
-            return LiteTensor(_copied(leaf))
-        if isinstance(leaf, torch.Tensor):
-            plain.append(_copied(leaf))
-            return plain[-1]
-        return leaf
-
-    lifted: Any = optree.tree_map(given, inputs)
+    given: Any = optree.tree_map(
+        lambda leaf: next(moving) if _moves(leaf) else _copied_alike(leaf) if _is_tensor(leaf) else leaf,
+        inputs,
+    )
     for handle in handles.values():
         if handle.is_floating_point():
             tape.watch(handle)
-    copy.fill({**own, **{name: _copied(value) for name, value in constants.items()}})
     TapeContext.push(tape)
     try:
-        with no_draws("no draws while Neo's output is checked"), inplace_as_functional():
-            out = copy.module(*lifted[0], **lifted[1])
+        with no_draws("no draws while Neo's output is checked"):
+            buffers = {name: _copied(value) for name, value in constants.items()}
+            out = run_as_torch_code(copy, own, buffers, given[0], given[1], lifts)
     finally:
         close(tape)
         copy.empty()
-    if any(tensor._version for tensor in plain):
-        raise ConversionError(
-            f"{label}: forward writes into its input in place, so that a second call would see other numbers. "
-            f"Change forward, or give the module x.clone()."
-        )
     ends = [leaf for leaf in optree.tree_leaves(out) if _moves(leaf)]
     gradients = tape.gradients(ends, [torch.ones_like(end.data) for end in ends], list(handles.values()))
     return out, {name for name, gradient in zip(handles, gradients, strict=True) if gradient is not None}
@@ -136,9 +124,7 @@ def _compare_values(label: str, found: list[Any], expected: list[Any]) -> None:
             apart = float((ours.to(torch.float64) - theirs.to(torch.float64)).abs().max())
             raise ConversionError(
                 f"{label}: output {i} differs from torch's own forward by up to {apart:.3g}, its largest entry being "
-                f"{size:.3g}. Either forward changes an activation in place that it uses again elsewhere (x += y, "
-                f"inplace=True), which Neo reads as a new tensor: write x = x + y, inplace=False. Or it gives "
-                f"another result at each call: then verify=False leaves this check away."
+                f"{size:.3g}. If forward gives another result at each call, verify=False leaves this check away."
             )
 
 
@@ -147,12 +133,6 @@ def _compare_graphs(label: str, expected: list[Any], leaves: dict[str, Any], rea
     names = {id(leaf): name for name, leaf in leaves.items()}
     known: set[str] = set()
     for node in _nodes(expected):
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            raise ConversionError(
-                f"{label}: forward calls the torch.autograd.Function {type(node).__name__.removesuffix('Backward')}, "
-                f"whose backward Neo does not use. Write it as a neo.autograd.Policy, and call function(it); for "
-                f"torch.utils.checkpoint choose use_reentrant=False."
-            )
         variable = getattr(node, "variable", None)
         if variable is None:
             continue
@@ -165,8 +145,8 @@ def _compare_graphs(label: str, expected: list[Any], leaves: dict[str, Any], rea
         known.add(names[id(variable)])
     if reached - known:
         raise ConversionError(
-            f"{label}: torch gives {', '.join(map(repr, sorted(reached - known)))} no gradient, and Neo would: forward "
-            f"uses torch.no_grad, which Neo does not see. Use x.detach() there, or set requires_grad=False on them."
+            f"{label}: torch gives {', '.join(map(repr, sorted(reached - known)))} no gradient, and Neo would. Where "
+            f"forward uses x.data or torch.autograd's own switches, use x.detach() or torch.no_grad() instead."
         )
 
 
@@ -194,6 +174,10 @@ def _moves(leaf: Any) -> bool:
 
 def _is_tensor(leaf: Any) -> bool:
     return isinstance(leaf, LiteTensor | torch.Tensor)
+
+
+def _copied_alike(value: Any) -> Any:
+    return LiteTensor(_copied(value)) if isinstance(value, LiteTensor) else _copied(value)
 
 
 def _copied(value: Any) -> torch.Tensor:

@@ -1,12 +1,16 @@
 """Rule 9: each thread has its own stack of tapes."""
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import pytest
 import torch
 
 import neo
 from neo.autograd import Tape, TapeContext, session
+from neo.errors import SessionError
 from tests.neo.autograd.policies import cube, square
 
 
@@ -40,18 +44,62 @@ def test_four_threads_at_once_with_nested_sessions():
 
 
 def test_tape_of_one_thread_is_not_seen_by_another():
-    tape, x = Tape(), number(2.0)
+    tape, x, other = Tape(), number(2.0), number(3.0)
     tape.watch(x)
     TapeContext.push(tape)
     try:
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(TapeContext.current).result() is None
-            y = pool.submit(lambda: square(x)).result()
+            y = pool.submit(lambda: square(other)).result()
         assert y not in tape
         assert len(tape.nodes) == 0
         assert TapeContext.current() is tape
     finally:
         TapeContext.pop()
+
+
+@pytest.mark.parametrize(
+    "work",
+    {
+        "op": square,
+        "session": d(square),
+        "vjp": lambda x: session.vjp(square, x)[0],
+        "numpy": lambda x: number(np.asarray(x)),
+        "deepcopy": copy.deepcopy,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_work_on_another_thread_on_what_a_session_differentiates_is_refused(work):
+    def fn(x):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(work[1], x).result() + x
+
+    with pytest.raises(SessionError, match=r"thread|open session"):
+        d(fn)(number(2.0))
+    assert TapeContext.current() is None
+
+
+def test_constants_may_be_worked_on_by_another_thread():
+    def fn(x):
+        def work(x):
+            with torch.no_grad():
+                return square(x)
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(square, x.detach()).result() * x + pool.submit(work, x).result()
+
+    assert d(fn)(number(2.0)).item() == 4.0
+
+
+def test_session_inside_a_thread_differentiates_its_own_arguments():
+    """As the tasks of a meta-batch do, side by side while the calling thread holds a session of its own open."""
+
+    def fn(x):
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda k: d(cube)(number(float(k))).item(), range(4)))
+        return x * sum(found)
+
+    assert d(fn)(number(2.0)).item() == 3.0 * (0 + 1 + 4 + 9)
 
 
 def test_thread_that_ends_with_an_open_tape_leaves_other_threads_alone():

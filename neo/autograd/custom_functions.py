@@ -1,0 +1,320 @@
+"""torch.autograd.Function on LiteTensors: a Policy made of its own forward and backward (rule 11).
+
+torch's `apply` hands LiteTensors to forward and never calls backward, since to torch they are no tensors, so that Neo
+has to answer it. It does so in the code of `torch.autograd.Function.apply` itself, for many modules hold that under a
+name of their own (`ste = Round.apply`), taken before Neo was imported. With no LiteTensor among the arguments nothing
+changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import types
+from typing import Any
+
+import optree
+import torch
+
+from neo.autograd._function import function
+from neo.autograd._handle import value_twin
+from neo.autograd.policy import Policy
+from neo.autograd.torch_code import may_write, torch_code
+from neo.errors import GradientError, InPlaceError, SavedTensorError
+from neo.tensor import LiteTensor
+
+__all__ = ["CustomFunction", "FunctionContext", "apply"]
+
+Source = Any  # a subclass of torch.autograd.Function
+
+
+class FunctionContext:
+    """`ctx` of a torch.autograd.Function: torch's methods, and whatever attributes forward sets."""
+
+    def __init__(self, needs_input_grad: tuple[bool, ...], saved: tuple[Any, ...] = ()):
+        self._own = _Own(needs_input_grad, saved)
+
+    needs_input_grad = property(lambda self: self._own.needs_input_grad)
+    saved_tensors = property(lambda self: self._own.saved)
+    saved_variables = saved_tensors
+    dirty_tensors = property(lambda self: self._own.dirty)
+    non_differentiable = property(lambda self: self._own.non_differentiable)
+    materialize_grads = property(lambda self: self._own.materialize)
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self._own.saved = tensors
+
+    def save_for_forward(self, *tensors: Any) -> None:
+        """For Function.jvp, which Neo has no use for: tangents come of backward."""
+
+    def mark_dirty(self, *tensors: Any) -> None:
+        self._own.dirty = tensors
+
+    def mark_non_differentiable(self, *tensors: Any) -> None:
+        self._own.non_differentiable = tensors
+
+    def set_materialize_grads(self, value: bool) -> None:
+        self._own.materialize = value
+
+
+class _Own:
+    """What a FunctionContext holds beside its user's attributes."""
+
+    def __init__(self, needs_input_grad: tuple[bool, ...], saved: tuple[Any, ...]):
+        self.needs_input_grad, self.saved = needs_input_grad, saved
+        self.dirty: tuple[Any, ...] = ()
+        self.non_differentiable: tuple[Any, ...] = ()
+        self.materialize = True
+
+
+class _Call:
+    """One call of apply: what is no tensor among its arguments, and how its outputs are put together."""
+
+    def __init__(self, source: Source, args: tuple[Any, ...]):
+        self.source, self.count = source, len(args)
+        everything: Any = args
+        leaves, self.spec = optree.tree_flatten(everything, none_is_leaf=True)
+        self.places_in = [i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor | torch.Tensor)]
+        self.leaves = [None if i in self.places_in else leaf for i, leaf in enumerate(leaves)]
+        # Of each tensor, which argument it is; None for those in lists and dicts, to which backward gives no gradient.
+        paths = self.spec.paths()
+        self.positions = [paths[i][0] if len(paths[i]) == 1 else None for i in self.places_in]
+        self.tensors = [leaves[i] for i in self.places_in]
+        self.writes = _mentions(source, "mark_dirty")
+        self.outputs: list[Any] = []  # what is no tensor among the outputs; None where a tensor goes
+        self.places: list[int] = []  # of the tensors among the outputs
+        self.single = True
+        self.constant: list[int] = []  # outputs that forward marked as not differentiable
+        self.dirty: dict[int, int] = {}  # output -> the argument that was changed in place to it
+
+    def take_tensors(self) -> list[Any]:
+        """The tensors among the arguments, which are the Policy's to keep."""
+        tensors, self.tensors = self.tensors, []
+        return tensors
+
+    def run(self, ctx: FunctionContext, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+        """forward on tensors; gives the tensors among its outputs."""
+        leaves = list(self.leaves)
+        for place, tensor in zip(self.places_in, tensors, strict=True):
+            leaves[place] = tensor
+        args: Any = optree.tree_unflatten(self.spec, leaves)
+        source = self.source
+        if _has_setup_context(source):
+            output = source.forward(*args)
+            source.setup_context(ctx, args, output)
+        else:
+            output = source.forward(ctx, *args)
+        self.single = not isinstance(output, tuple)
+        outputs = (output,) if self.single else output
+        self.places = [i for i, out in enumerate(outputs) if isinstance(out, torch.Tensor | LiteTensor)]
+        self.outputs = [None if i in self.places else out for i, out in enumerate(outputs)]
+        self.constant = [i for i in self.places if _among(outputs[i], ctx.non_differentiable)]
+        self.dirty = {i: place for i in self.places for place, arg in enumerate(args) if arg is outputs[i]}
+        self.dirty = {i: place for i, place in self.dirty.items() if _among(outputs[i], ctx.dirty_tensors)}
+        return tuple(outputs[i] for i in self.places)
+
+    def assembled(self, tensors: tuple[LiteTensor, ...]) -> Any:
+        """What apply gives back."""
+        outputs = list(self.outputs)
+        for place, tensor in zip(self.places, tensors, strict=True):
+            outputs[place] = tensor.detach() if place in self.constant else tensor
+        return outputs[0] if self.single else tuple(outputs)
+
+
+class _Saved:
+    """How to make a FunctionContext for backward of what the Policy saved."""
+
+    def __init__(self, ctx: FunctionContext):
+        attributes: Any = {name: value for name, value in vars(ctx).items() if name != "_own"}
+        leaves, self.spec = optree.tree_flatten(attributes, none_is_leaf=True)
+        everything = [*ctx.saved_tensors, *leaves]
+        self.places = [i for i, leaf in enumerate(everything) if isinstance(leaf, torch.Tensor | LiteTensor)]
+        self.tensors = [everything[i] for i in self.places]
+        self.rest = [None if i in self.places else leaf for i, leaf in enumerate(everything)]
+        self.count = len(ctx.saved_tensors)
+
+    def take_tensors(self) -> list[Any]:
+        """The tensors, which are the Policy's to keep."""
+        tensors, self.tensors = self.tensors, []
+        return tensors
+
+    def context(self, tensors: tuple[Any, ...], needs_input_grad: tuple[bool, ...]) -> FunctionContext:
+        everything = list(self.rest)
+        for place, tensor in zip(self.places, tensors, strict=True):
+            everything[place] = tensor
+        ctx = FunctionContext(needs_input_grad, tuple(everything[: self.count]))
+        attributes: Any = optree.tree_unflatten(self.spec, everything[self.count :])
+        vars(ctx).update(attributes)
+        return ctx
+
+    def hidden(self) -> str | None:
+        """The type of an attribute in which forward keeps tensors where Neo cannot follow them."""
+        for leaf in self.rest[self.count :]:
+            if any(isinstance(value, torch.Tensor) for value in getattr(leaf, "__dict__", {}).values()):
+                return type(leaf).__name__
+        return None
+
+
+class CustomFunction(Policy):
+    """y = F.forward(x);  x̄ = F.backward(ȳ), for a torch.autograd.Function F.
+
+    Second order is that of the ops of F.backward. A tensor that F.forward computes and saves is differentiated through,
+    by running F.forward again; torch takes it for a constant there.
+    """
+
+    broadcasts = True  # as torch, which sums and casts the gradients to their inputs
+
+    def forward(self, call, *tensors):
+        ctx = FunctionContext(_spread(self.ctx.needs_grad, call))
+        given = tensors
+        if call.writes:  # into an argument, which belongs to others
+            given = tuple(tensor.clone() for tensor in tensors)
+        replayed = any(isinstance(tensor, LiteTensor) for tensor in tensors)
+        with torch_code(), contextlib.nullcontext() if replayed else torch.no_grad():
+            outputs = call.run(ctx, given)
+        self.materialize = ctx.materialize_grads
+        self.saved = _Saved(ctx)
+        originals = dict(zip(map(id, given), tensors, strict=True)) if call.writes else {}
+        kept = [
+            tensor if _among(tensor, ctx.dirty_tensors) else originals.get(id(tensor), tensor)
+            for tensor in self.saved.take_tensors()
+        ]
+        self.ctx.save(call, *kept)
+        return outputs
+
+    def backward(self, *cotangents):
+        call, *tensors = self.ctx.release
+        source, needed = call.source, _spread(self.ctx.needs_grad, call)
+        lifted = any(isinstance(tensor, LiteTensor) for tensor in (*cotangents, *tensors))
+        if lifted:
+            _refuse_first_order_only(source, self.saved)
+        given: list[Any] = [None] * len(call.outputs)
+        for place, cotangent in zip(call.places, cotangents, strict=True):
+            given[place] = cotangent
+        ctx = self.saved.context(tuple(tensors), needed)
+        rule = source.backward if source.backward is not torch.autograd.Function.backward else source.vjp
+        with torch_code():
+            result = rule(ctx, given) if getattr(source, "boxed_grads_call", False) else rule(ctx, *given)
+        gradients = list(result) if isinstance(result, tuple | list) else [result]
+        if len(gradients) < call.count or any(extra is not None for extra in gradients[call.count :]):
+            raise GradientError(
+                f"{source.__name__}.backward: expected {call.count} gradients, one per argument of forward, got "
+                f"{len(gradients)}. Return None where there is no gradient."
+            )
+        return tuple(None if position is None else gradients[position] for position in call.positions)
+
+
+def apply(source: Source, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """source.apply(*args, **kwargs) with a LiteTensor among the arguments."""
+    if _has_setup_context(source):
+        bound = inspect.signature(source.forward).bind(*args, **kwargs)
+        bound.apply_defaults()
+        args, kwargs = bound.args, bound.kwargs
+    if kwargs:
+        raise TypeError(f"{source.__name__}.apply takes no keyword arguments, got {', '.join(kwargs)}")
+    call = _Call(source, args)
+    outputs = function(CustomFunction, source.__name__)(call, *call.take_tensors())
+    for output, position in call.dirty.items():
+        _write_back(source, args[position], outputs[call.places.index(output)])
+    result = call.assembled(outputs)
+    if call.dirty:
+        whole = [result] if call.single else list(result)
+        for output, position in call.dirty.items():
+            whole[output] = args[position]
+        return whole[0] if call.single else tuple(whole)
+    return result
+
+
+def _write_back(source: Source, target: Any, value: LiteTensor) -> None:
+    """ctx.mark_dirty: the argument is what forward made of it."""
+    from neo.functions.in_place import assign  # on which the op library stands, which stands on this package
+
+    if not isinstance(target, LiteTensor) or not may_write([target]):
+        raise InPlaceError(
+            f"{source.__name__}.apply: forward changes an argument in place (ctx.mark_dirty), and a LiteTensor never "
+            f"changes. Give it x.clone() inside a converted module, or write forward without."
+        )
+    assign(target, value_twin(value))
+
+
+def _refuse_first_order_only(source: Source, saved: _Saved) -> None:
+    if getattr(source.backward, "__qualname__", "").endswith(".backward"):
+        code = getattr(source.backward, "__code__", None)
+        if code is not None and code.co_qualname.startswith("once_differentiable."):
+            raise GradientError(
+                f"{source.__name__}.backward is marked @once_differentiable, and a second derivative is asked for; "
+                f"leave the mark away if backward is made of differentiable ops"
+            )
+    hidden = saved.hidden()
+    if hidden is not None:
+        raise SavedTensorError(
+            f"{source.__name__}: forward keeps tensors in a {hidden} on ctx, which a second derivative would take for "
+            f"constants. Keep them with ctx.save_for_backward(...)."
+        )
+
+
+def _spread(wanted: tuple[bool, ...], call: _Call) -> tuple[bool, ...]:
+    """One bool per argument, of one per tensor."""
+    needs = [False] * call.count
+    for position, want in zip(call.positions, wanted, strict=True):
+        if position is not None:
+            needs[position] = want
+    return tuple(needs)
+
+
+def _has_setup_context(source: Source) -> bool:
+    return source.setup_context is not torch.autograd.function._SingleLevelFunction.setup_context
+
+
+def _mentions(source: Source, method: str) -> bool:
+    """Do the functions of forward call this method of ctx?"""
+    names: set[str] = set()
+    for fn in (source.forward, source.setup_context):
+        names.update(getattr(getattr(fn, "__code__", None), "co_names", ()))
+    return method in names
+
+
+def _among(value: Any, values: tuple[Any, ...]) -> bool:
+    return any(value is other for other in values)
+
+
+def _answer_apply() -> None:
+    """Give torch.autograd.Function.apply the code that asks Neo first."""
+    theirs = torch.autograd.Function.__dict__["apply"].__func__
+    original = types.FunctionType(
+        theirs.__code__, theirs.__globals__, "apply", theirs.__defaults__, theirs.__closure__
+    )
+
+    def with_cell(__class__: Any) -> Any:  # a name of theirs: the cell that their super() reads
+        def apply(cls, *args, **kwargs):
+            from neo.autograd.custom_functions import answered
+
+            return answered(__class__, cls, args, kwargs)
+
+        return apply
+
+    code = with_cell(None).__code__
+    if (
+        theirs.__code__.co_freevars != code.co_freevars
+    ):  # another torch: then `apply` taken before stays theirs
+        answer = classmethod(lambda cls, *args, **kwargs: answered(cls, cls, args, kwargs))
+        setattr(torch.autograd.Function, "apply", answer)  # noqa: B010
+    else:
+        theirs.__code__ = code
+    _original.append(original)
+
+
+_original: list[Any] = []  # torch's own apply
+
+
+def answered(_: Any, cls: Source, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """cls.apply(*args, **kwargs), by Neo where a LiteTensor is among the arguments, else by torch."""
+    if any(isinstance(arg, LiteTensor) for arg in args) or any(
+        isinstance(value, LiteTensor) for value in kwargs.values()
+    ):
+        return apply(cls, args, kwargs)
+    return _original[0](cls, *args, **kwargs)
+
+
+if not _original:
+    _answer_apply()

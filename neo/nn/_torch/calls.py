@@ -1,0 +1,62 @@
+"""One call of a copy's forward, as code written for torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import optree
+import torch
+
+from neo.autograd._context import version
+from neo.autograd._handle import value_twin
+from neo.autograd.torch_code import torch_code
+from neo.errors import ConversionError
+from neo.functions.lifting import Lifting, lifted
+from neo.nn._torch.copies import Copy
+from neo.tensor import LiteTensor
+
+__all__ = ["run_as_torch_code"]
+
+
+def run_as_torch_code(
+    copy: Copy,
+    params: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    args: tuple,
+    kwargs: dict[str, Any],
+    lifts: bool,
+) -> Any:
+    """copy.module(*args, **kwargs) on these tensors, where in-place work has torch's meaning.
+
+    The caller's LiteTensors stay as they are. lifts: what is made in forward, and buffers, can hold what a session
+    differentiates, see neo/functions/lifting.py.
+    Raises ConversionError where forward writes into a torch.Tensor that it was given; NeedsLifting where lifts must be
+    True.
+    """
+    own = _lift if lifts else _own
+    copy.fill({name: value_twin(value) for name, value in params.items()})
+    copy.fill({name: own(value) for name, value in constants.items()})
+    inputs: Any = (args, kwargs)
+    plain = [leaf for leaf in optree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    versions = [version(tensor) for tensor in plain]
+    mine: Any = optree.tree_map(own, inputs)
+    try:
+        with torch_code(), Lifting() if lifts else contextlib.nullcontext():
+            return copy.module(*mine[0], **mine[1])
+    finally:
+        if [version(tensor) for tensor in plain] != versions:
+            raise ConversionError(
+                "forward writes into a torch.Tensor that it was given, so that a second call would see other numbers. "
+                "Give the module x.clone(), or a LiteTensor, which forward changes for itself alone."
+            )
+
+
+def _own(leaf: Any) -> Any:
+    """LiteTensors as this call's own, to be changed in place without anybody else seeing it."""
+    return value_twin(leaf) if isinstance(leaf, LiteTensor) else leaf
+
+
+def _lift(leaf: Any) -> Any:
+    return lifted(leaf) if isinstance(leaf, torch.Tensor) else _own(leaf)
