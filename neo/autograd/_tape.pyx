@@ -715,11 +715,9 @@ def overwritten(Handle handle not None, data):
     cdef Handle fresh = wrap(data)
     cdef Stack stack = open_stack()
     if stack is not None:
-        if stack.floor:
-            for i in range(stack.floor):
-                if (<Tape> stack.tapes[i]).slot_of(handle) >= 0:
-                    raise SessionError("in-place work under torch.no_grad on a tensor that a session around "
-                                       "neo.checkpoint differentiates; leave the checkpoint away")
+        for i in range(stack.floor):        # a checkpoint runs again from what `handle` is
+            if (<Tape> stack.tapes[i]).slot_of(handle) >= 0:
+                stack.captured[handle.serial] = twin(handle.data.detach(), handle.serial)
         alias(stack, fresh, handle, 0)
     return fresh
 
