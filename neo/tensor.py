@@ -21,7 +21,8 @@ class LiteTensor(_handle.Handle):
 
     LiteTensor(data, dtype=None, device=None): data is a number, nested list, numpy array (copied), torch.Tensor
     (detached, memory shared) or LiteTensor. Numbers and lists of floats become torch's default dtype. A new tensor is
-    a constant to every open session, also when it is made of another. Raises TypeError for complex numbers.
+    a constant to every open session, also when it is made of another; not so inside a Policy's backward or jvp, where
+    LiteTensor(x) is x to the sessions around it. Raises TypeError for complex numbers.
 
     Operators, torch functions and torch's methods work on it and give LiteTensors; which tensor came from which is
     known to the tape of an open session alone. LiteTensors are hashed by identity, so that they can be dict keys.
@@ -31,8 +32,9 @@ class LiteTensor(_handle.Handle):
     __array_ufunc__ = None  # numpy_array * tensor comes to our operators, not to numpy's
 
     def __init__(self, data: Any, dtype: torch.dtype | None = None, device: str | torch.device | None = None):
-        if isinstance(data, LiteTensor):
-            data = data.data
+        source = data if isinstance(data, LiteTensor) else None
+        if source is not None:
+            data = source.data
         if isinstance(data, torch.Tensor):
             tensor = data.detach()
             if dtype is not None or device is not None:
@@ -47,6 +49,10 @@ class LiteTensor(_handle.Handle):
                 f"Keep the real and the imaginary part as two tensors."
             )
         self._bind(tensor)
+        if source is not None:
+            from neo.autograd import _tape
+
+            _tape.same_to_rule(self, source)
 
     @staticmethod
     def _wrap(tensor: torch.Tensor) -> LiteTensor:

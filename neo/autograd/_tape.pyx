@@ -29,8 +29,21 @@ cdef extern from *:
     """
     /* The stack of open tapes of each thread: rule 9. NULL when none is open, so an ended thread leaves nothing. */
     static _Thread_local PyObject *neo_thread_stack = NULL;
+    /* The backward or jvp of a Policy that runs in this thread, the innermost one. */
+    typedef struct { int kind; Py_ssize_t tapes, floor; } NeoRule;
+    static _Thread_local NeoRule neo_rule = {0, 0, 0};
     """
     PyObject *neo_thread_stack
+    ctypedef struct NeoRule:
+        int kind                # NO_RULE, ON_TORCH_TENSORS or ON_LITE_TENSORS
+        Py_ssize_t tapes, floor # the stack's, when it began
+    NeoRule neo_rule
+
+
+cdef enum:
+    NO_RULE                     # also in hand-made nodes, whose rules always work on LiteTensors
+    ON_TORCH_TENSORS            # no open tape has an interest in what the rule does
+    ON_LITE_TENSORS
 
 
 cdef class Node:
@@ -286,6 +299,7 @@ cdef tuple run(Node node, list bars):
     cdef Context ctx
     cdef object result
     cdef tuple gradients
+    cdef NeoRule outer = neo_rule
 
     if node.policy is None:
         lifted = True           # hand-made nodes speak LiteTensor
@@ -311,7 +325,11 @@ cdef tuple run(Node node, list bars):
             bars[i] = (<Handle> bars[i]).data
 
     if node.policy is None:
-        result = node.rule(*bars)
+        begin_rule(stack, NO_RULE)
+        try:
+            result = node.rule(*bars)
+        finally:
+            end_rule(outer)
     else:
         for i in range(n):
             if node.slots[i] >= 0:
@@ -319,9 +337,11 @@ cdef tuple run(Node node, list bars):
         ctx = node.policy.ctx
         was_wanted, was_lifted, was_readable = ctx.wanted, ctx.lifted, ctx.readable
         ctx.wanted, ctx.lifted, ctx.readable = wanted, lifted, True
+        begin_rule(stack, ON_LITE_TENSORS if lifted else ON_TORCH_TENSORS)
         try:
             result = node.policy.backward(bars[0]) if node.outputs == 1 else node.policy.backward(*bars)
         finally:        # put back, for this may be a walk inside a backward of the same op
+            end_rule(outer)
             ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
     gradients = as_gradients(node, result)
     if node.layouts is not None:
@@ -371,9 +391,12 @@ cdef list forward_rule(Node node, list dots):
             dots[i] = wrap(dots[i].detach()) if lifted else (<Handle> dots[i]).data
     was_wanted, was_lifted, was_readable = ctx.wanted, ctx.lifted, ctx.readable
     ctx.wanted, ctx.lifted, ctx.readable = wanted, lifted, True
+    cdef NeoRule outer = neo_rule
+    begin_rule(stack, ON_LITE_TENSORS if lifted else ON_TORCH_TENSORS)
     try:
         result = node.policy.jvp(*dots)
     finally:
+        end_rule(outer)
         ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
     result = list(result) if isinstance(result, (tuple, list)) else [result]
     if len(result) != node.outputs:
@@ -630,6 +653,69 @@ cdef int close_modes(object modes) except -1:
     return 0
 
 
+cdef void begin_rule(Stack stack, int kind) noexcept:
+    """Note that a rule begins. Rule 3: sessions in it must mean the same on torch tensors as on LiteTensors."""
+    neo_rule.kind = kind
+    neo_rule.tapes = 0 if stack is None else len(stack.tapes)
+    neo_rule.floor = 0 if stack is None else stack.floor
+
+
+cdef void end_rule(NeoRule outer) noexcept:
+    global neo_rule
+    neo_rule = outer
+
+
+cdef object handed_back(Handle value):
+    """What a session gives for `value`: its torch tensor, where a rule works on those and nobody tracks the value."""
+    cdef Stack stack
+    if neo_rule.kind != ON_TORCH_TENSORS:
+        return value
+    stack = open_stack()
+    if stack is None:
+        return value.data
+    # Inside a session or checkpoint that the rule has opened, only a LiteTensor can be known to it.
+    if len(stack.tapes) != neo_rule.tapes or stack.floor != neo_rule.floor or stack.listens(value):
+        return value
+    return value.data
+
+
+def handed_back_tree(tree, tree_map):
+    """`handed_back` for each LiteTensor of a pytree; tree_map: optree's."""
+    if neo_rule.kind != ON_TORCH_TENSORS:
+        return tree
+    return tree_map(lambda leaf: handed_back(<Handle> leaf) if is_handle(leaf) else leaf, tree)
+
+
+cpdef bint differentiable(object value) except -1:
+    """Would a session differentiate this: a floating-point LiteTensor, or, in a rule on torch tensors, one of those?"""
+    if is_handle(value):
+        return (<Handle> value).data.is_floating_point()
+    return neo_rule.kind == ON_TORCH_TENSORS and isinstance(value, Tensor) and value.is_floating_point()
+
+
+def same_to_rule(Handle fresh not None, Handle handle not None):
+    """neo.LiteTensor(handle) in a rule on LiteTensors: the tapes around the rule take `fresh` for the same tensor.
+
+    So that a rule which wraps the torch tensors that it is given at first order is right at the next one, too.
+    Raises GradientError where they differ in dtype or device, and a tape has an interest in `handle`.
+    """
+    cdef Stack stack = open_stack()
+    cdef Py_ssize_t i
+    cdef int32_t slot
+    if neo_rule.kind != ON_LITE_TENSORS or stack is None:
+        return
+    for i in range(min(neo_rule.tapes, <Py_ssize_t> len(stack.tapes))):
+        slot = (<Tape> stack.tapes[i]).slot_of(handle)
+        if slot < 0:
+            continue
+        if fresh.data.dtype is not handle.data.dtype or fresh.data.device != handle.data.device:
+            raise GradientError(
+                f"LiteTensor: a tensor of {handle.data.dtype} on {handle.data.device} that an outer session differentiates "
+                f"was given to neo.LiteTensor with another dtype or device inside a backward; use x.to(...), which has a "
+                f"derivative.")
+        (<Tape> stack.tapes[i]).set_slot(fresh, slot)
+
+
 class TapeContext:
     """This thread's stack of open tapes."""
 
@@ -737,7 +823,7 @@ def tracked(Handle handle not None):
 
 
 def fresh_handles(list leaves not None, list originals not None, list fresh not None):
-    """Put a fresh handle in place of each floating-point LiteTensor in `leaves`.
+    """Put a fresh handle in place of each floating-point LiteTensor in `leaves` (in a rule on torch tensors, of those too).
 
     Adds the old ones to `originals` and the new ones to `fresh`; gives the index in these for each leaf, -1 for others.
     """
@@ -746,9 +832,9 @@ def fresh_handles(list leaves not None, list originals not None, list fresh not 
     cdef object leaf, handle
     for i in range(len(leaves)):
         leaf = leaves[i]
-        if is_handle(leaf) and (<Handle> leaf).data.is_floating_point():
+        if differentiable(leaf):
             places.append(len(fresh))
-            handle = fresh_handle(<Handle> leaf)
+            handle = fresh_handle(<Handle> leaf) if is_handle(leaf) else wrap(leaf.detach())
             originals.append(leaf)
             fresh.append(handle)
             leaves[i] = handle
@@ -758,17 +844,17 @@ def fresh_handles(list leaves not None, list originals not None, list fresh not 
 
 
 def full_gradients(list gradients not None, list leaves not None):
-    """What a walk gave, as LiteTensors: zeros in the layout of its leaf for None."""
+    """What a walk gave, as LiteTensors (torch tensors in a rule on those): zeros in the layout of its leaf for None."""
     cdef Py_ssize_t i
     cdef list out = []
-    cdef object gradient
+    cdef object gradient, leaf
     for i in range(len(leaves)):
-        gradient = gradients[i]
+        gradient, leaf = gradients[i], leaves[i]
         if gradient is None:
-            gradient = wrap(torch.zeros_like((<Handle> leaves[i]).data))
+            gradient = wrap(torch.zeros_like((<Handle> leaf).data if is_handle(leaf) else leaf))
         elif not is_handle(gradient):
             gradient = wrap(gradient.detach())
-        out.append(gradient)
+        out.append(handed_back(<Handle> gradient))
     return out
 
 

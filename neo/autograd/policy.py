@@ -17,7 +17,9 @@ class Policy(PolicyBase):
     in order, each in its input's shape, dtype and device, or None for "no gradient".
 
     backward is the rule at every order: when an outer session listens, its tensors are LiteTensors and what it does is
-    recorded there; write it with operators, torch functions and Neo functions, and it serves both.
+    recorded there; write it with operators, torch functions and Neo functions, and it serves both. Sessions may be
+    called in it: where its tensors are torch.Tensors, a session differentiates those among its arguments and returns
+    torch.Tensors, so that the same call is right at every order.
 
     jvp(self, *tangents), if there is one, is the forward-mode rule, which neo.jvp then uses: it gets one tangent per
     tensor input (zeros where an input has none, None for integers) and returns one per output, each in its output's

@@ -9,7 +9,7 @@ from typing import Any
 import optree
 import torch
 
-from neo.autograd._tape import Tape, TapeContext, fresh_handles, full_gradients
+from neo.autograd._tape import Tape, TapeContext, fresh_handles, full_gradients, handed_back_tree
 from neo.tensor import LiteTensor
 
 __all__ = ["grad", "stop_gradient", "value_and_grad", "vjp"]
@@ -166,7 +166,7 @@ def run(
             raise TypeError(
                 f"{name}: the output is {leaf.dtype}, without a gradient; return a floating-point one"
             )
-    return out, outputs
+    return handed_back_tree(out, optree.tree_map), outputs
 
 
 def close(tape: Tape) -> None:

@@ -10,7 +10,7 @@ import optree
 import torch
 
 from neo.autograd._replay import Replay
-from neo.autograd._tape import Tape, TapeContext, full_gradients, record, suspended
+from neo.autograd._tape import Tape, TapeContext, differentiable, full_gradients, record, suspended
 from neo.autograd.session import Arguments, close, describe, name_of, run, vjp
 from neo.draws import replay as replay_draws
 from neo.tensor import LiteTensor
@@ -52,13 +52,17 @@ def _tangents(args: tuple, tangents: tuple) -> list[Any]:
             raise ValueError(f"jvp: the tangent of argument {i} must mirror it: {error}") from None
         for leaf, dot, path in zip(leaves, parts, spec.paths(), strict=True):
             where = f"argument {i}" + "".join(f"[{key!r}]" for key in path)
-            if not (isinstance(leaf, LiteTensor) and leaf.is_floating_point()):
+            if not differentiable(leaf):
                 if dot is not None:
                     raise ValueError(
                         f"jvp: {where} is a constant ({describe(leaf)}), so that its tangent must be None, got "
                         f"{describe(dot)}. Wrap floating-point data in neo.LiteTensor(...) to move it."
                     )
                 continue
+            if dot is None and isinstance(
+                leaf, torch.Tensor
+            ):  # in a Policy's rule: a constant of the caller's
+                dot = torch.zeros_like(leaf)
             if dot is None:
                 raise ValueError(f"jvp: {where} needs a tangent of shape {tuple(leaf.shape)}, got None")
             if not isinstance(dot, LiteTensor | torch.Tensor):
@@ -82,6 +86,12 @@ def hvp(fn: Callable[..., Any], args: Any, vectors: Any) -> Any:
     if single:
         args, vectors = (args,), (vectors,)
     _expect_tuples("hvp", args, vectors)
+    vectors = tuple(
+        torch.zeros_like(arg)
+        if vector is None and isinstance(arg, torch.Tensor) and differentiable(arg)
+        else vector
+        for arg, vector in zip(args, vectors, strict=True)
+    )
 
     def gradient(*primals: Any) -> Any:
         out, pullback = vjp(fn, *primals)
@@ -100,17 +110,16 @@ def jacobian(fn: Callable[[Any], Any]) -> Callable[[Any], LiteTensor]:
 
     @functools.wraps(fn)
     def wrapped(x: LiteTensor) -> LiteTensor:
-        if not isinstance(x, LiteTensor):
+        if not isinstance(x, LiteTensor) and not differentiable(x):
             raise TypeError(f"jacobian: expected one LiteTensor, got {type(x).__name__}")
         out, pullback = vjp(fn, x)
-        if not isinstance(out, LiteTensor):
+        if not isinstance(out, LiteTensor | torch.Tensor):
             raise TypeError(f"jacobian: expected fn to return one LiteTensor, got {type(out).__name__}")
         basis = torch.eye(out.numel(), dtype=out.dtype, device=out.device)
         rows = [pullback(basis[i].reshape(out.shape))[0] for i in range(out.numel())]
         if not rows:
-            return LiteTensor(
-                torch.zeros(tuple(out.shape) + tuple(x.shape), dtype=out.dtype, device=out.device)
-            )
+            empty = torch.zeros(tuple(out.shape) + tuple(x.shape), dtype=out.dtype, device=out.device)
+            return LiteTensor(empty) if isinstance(out, LiteTensor) else empty
         rows_as_matrix: Any = torch.stack(rows)
         return rows_as_matrix.reshape(tuple(out.shape) + tuple(x.shape))
 
