@@ -212,6 +212,8 @@ cdef class Tape:
         for output, cotangent in zip(outputs, cotangents, strict=True):
             slot = self.slot_of(output)
             if slot >= 0:
+                if stack is not None and stack.floor and is_handle(cotangent):
+                    stack.capture(<Handle> cotangent)       # raw to this walk, which nobody follows, yet used by it
                 slots[slot] = cotangent if slots[slot] is None else accumulate(slots[slot], cotangent)
         wanted = [self.slot_of(value) for value in inputs]
         if stack is not None and stack.observer is not None:
@@ -229,6 +231,7 @@ cdef class Tape:
         Raises RuntimeError when a walk has freed the tape, GradientError for a Policy whose jvp returns what it must not.
         """
         cdef int32_t slot
+        cdef Stack stack = open_stack()
         if self.freed or self.kept is None:
             raise RuntimeError("Tape.tangents: the tape must have been made with keep_tensors=True, and not been freed by a "
                                "walk back")
@@ -236,6 +239,8 @@ cdef class Tape:
         for value, tangent in zip(inputs, tangents, strict=True):
             slot = self.slot_of(value)
             if slot >= 0:
+                if stack is not None and stack.floor and is_handle(tangent):
+                    stack.capture(<Handle> tangent)
                 slots[slot] = tangent
         for node in self.nodes:
             push(<Node> node, slots)

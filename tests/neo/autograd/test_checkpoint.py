@@ -75,6 +75,30 @@ def test_closure_of_a_checkpoint_in_a_session_in_a_checkpoint_gets_its_gradient(
     assert d(value_alone)(SCALE).tolist() == X.tolist()
 
 
+WALKS = {
+    "cotangent": lambda x, v: session.grad(cube, argnums=0, cotangent=v)(x),
+    "pullback": lambda x, v: session.vjp(cube, x)[1](v)[0],
+    "tangent": lambda x, v: session.jvp(cube, (x,), (v,))[1],
+    "hvp": lambda x, v: session.hvp(cube, x, v),
+}
+
+
+@pytest.mark.parametrize("wrap", [session.checkpoint, lambda f: lambda x: session.vmap(f)(x[None])[0]])
+@pytest.mark.parametrize("walk", WALKS)
+def test_cotangent_or_tangent_that_fn_closes_over_gets_its_gradient(walk, wrap):
+    """It enters fn through no op, but through the walk over an inner tape."""
+
+    def fn(v, wrap):
+        return (wrap(lambda x: WALKS[walk](x, v))(X) ** 2).sum()
+
+    for order in (1, 2):
+        plain, again = lambda v: fn(v, lambda f: f), lambda v: fn(v, wrap)
+        for _ in range(order):
+            plain, again = d(plain), d(again)
+        torch.testing.assert_close(again(SCALE).data, plain(SCALE).data)
+        assert plain(SCALE).data.abs().min() > 0
+
+
 def test_ops_inside_are_forgotten_and_done_again():
     calls = []
 
