@@ -5,12 +5,20 @@ from __future__ import annotations
 import torch
 from torch._C import _functorch
 
-__all__ = ["any_batched", "close", "is_batched"]
+__all__ = ["any_batched", "close", "is_batched", "is_sliced_here"]
 
 
 def is_batched(tensor: torch.Tensor) -> bool:
     """Is this one slice of a batch, inside torch.func.vmap? Then its numbers cannot be read, and layouts not asked."""
     return _functorch.is_batchedtensor(tensor)
+
+
+def is_sliced_here(tensor: torch.Tensor) -> bool:
+    """Does this tensor depend on what the innermost open vmap slices? (Outer vmaps may slice it or not.)"""
+    return (
+        _functorch.is_batchedtensor(tensor)
+        and _functorch.maybe_get_level(tensor) == _functorch.maybe_current_level()
+    )
 
 
 def any_batched(*tensors: torch.Tensor | None) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from neo.autograd._batched import close
 from neo.autograd._context import version
+from neo.draws import replay as replay_draws
 from neo.errors import SavedTensorError
 from neo.tensor import LiteTensor
 
@@ -19,14 +20,16 @@ class Replay:
     """What a second run needs of the first: torch's generators before it, its inputs' versions and its outputs.
 
     Made before the first run; `remember` after it; the second one goes inside `with replay.again():` and is judged by
-    `compare`. Python's, numpy's and the caller's own generators are not set back: draws from those are caught by
-    `compare`. The first run may not be the first to touch CUDA, whose generators have no state to note until then.
+    `compare`. What torch's default generators and those of `with draws(seed)` gave is drawn again. Python's, numpy's
+    and the caller's own generators are not set back: draws from those are caught by `compare`. The first run may not be
+    the first to touch CUDA, whose generators have no state to note until then.
     """
 
     def __init__(self, name: str):
         self.name = name
         self.cuda_was_up = torch.cuda.is_initialized()
         self.draws = _generator_states()
+        self.seeded = replay_draws()
 
     def remember(self, inputs: Sequence[LiteTensor], outputs: Sequence[LiteTensor]) -> None:
         if torch.cuda.is_initialized() and not self.cuda_was_up:
@@ -47,19 +50,22 @@ class Replay:
                     f"that recomputing would give other values. Work on a clone."
                 )
         before = _generator_states()
-        _set_generators(self.draws)
         try:
-            yield
+            with self.repeated():
+                yield
         finally:
             _set_generators(before)
 
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Generators as they were before the first run, and left as the second one leaves them."""
+        _set_generators(self.draws)
+        with self.seeded:
+            yield
+
     def compare(self, outputs: Sequence[torch.Tensor]) -> None:
         """Raises SavedTensorError when the second run gave other values than the first."""
-        if len(outputs) != len(self.outputs):
-            raise SavedTensorError(
-                f"{self.name}: fn gave {len(self.outputs)} tensors, and {len(outputs)} when it was run again for "
-                f"backward. Make it take the same path every time."
-            )
+        self.expect(len(outputs))
         for i, (first, second) in enumerate(zip(self.outputs, outputs, strict=True)):
             if first.shape != second.shape or not close(first.data, second):
                 raise SavedTensorError(
@@ -67,6 +73,14 @@ class Replay:
                     f"for backward. Does it keep state, or draw random numbers from a generator other than torch's "
                     f"default ones? Draw them outside, and pass them in."
                 )
+
+    def expect(self, count: int) -> None:
+        """Raises SavedTensorError when the second run did not give as many tensors as the first."""
+        if count != len(self.outputs):
+            raise SavedTensorError(
+                f"{self.name}: fn gave {len(self.outputs)} tensors, and {count} when it was run again for backward. "
+                f"Make it take the same path every time."
+            )
 
 
 def _generator_states() -> tuple[torch.Tensor, list[torch.Tensor]]:

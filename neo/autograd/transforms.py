@@ -12,7 +12,6 @@ import torch
 from neo.autograd._replay import Replay
 from neo.autograd._tape import Tape, TapeContext, differentiable, full_gradients, record, suspended
 from neo.autograd.session import Arguments, close, describe, name_of, run, vjp
-from neo.draws import replay as replay_draws
 from neo.tensor import LiteTensor
 
 __all__ = ["checkpoint", "hessian", "hvp", "jacobian", "jvp"]
@@ -151,7 +150,7 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if TapeContext.current() is None:
             return fn(*args, **kwargs)
-        replay, seeded_draws = Replay(name), replay_draws()
+        replay = Replay(name)
         (leaves, spec), taken = suspended(lambda: optree.tree_flatten(fn(*args, **kwargs)))
         moving = [
             i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor) and leaf.is_floating_point()
@@ -164,7 +163,7 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
             tape = Tape()
             for value in taken:
                 tape.watch(value)
-            with replay.again(), seeded_draws:
+            with replay.again():
                 TapeContext.push(tape)
                 try:
                     leaves = optree.tree_leaves(fn(*args, **kwargs))

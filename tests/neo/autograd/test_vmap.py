@@ -264,7 +264,23 @@ def test_dims_may_be_prefixes_of_trees():
             r"in_dims of argument 1 must be an int or None",
         ),
         (lambda: session.vmap(adapted, out_dims=3)(X, X), ValueError, r"no place 3 for the batch"),
-        (lambda: session.vmap(adapted, out_dims=None)(X, X), ValueError, r"out_dims must be ints"),
+        (lambda: session.vmap(adapted, out_dims=0.5)(X, X), ValueError, r"out_dims must be an int or None"),
+        (
+            lambda: session.vmap(adapted, out_dims={"a": 0})(X, X),
+            ValueError,
+            r"out_dims must be an int or None",
+        ),
+        (
+            lambda: session.vmap(loss, chunk_size=0),
+            ValueError,
+            r"chunk_size must be None or .* at least 1, got 0",
+        ),
+        (lambda: session.vmap(loss, chunk_size=True), ValueError, r"chunk_size must be None or .* got True"),
+        (
+            lambda: session.vmap(loss, chunk_size="same"),
+            ValueError,
+            r"chunk_size must be None or .* got 'same'",
+        ),
         (
             lambda: session.vmap(lambda x: {"n": 3.0})(X),
             TypeError,
