@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 from torch._C import _functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-__all__ = ["any_batched", "close", "is_batched", "is_sliced_here"]
+__all__ = ["any_batched", "close", "is_batched", "is_sliced_here", "one_example", "outside_vmap"]
 
 
 def is_batched(tensor: torch.Tensor) -> bool:
@@ -25,6 +29,20 @@ def any_batched(*tensors: torch.Tensor | None) -> bool:
     if _functorch.peek_interpreter_stack() is None:  # no transform is open: spares looking at each
         return False
     return any(tensor is not None and _functorch.is_batchedtensor(tensor) for tensor in tensors)
+
+
+def outside_vmap() -> AbstractContextManager[Any]:
+    """Inside, no vmap is open, and tensors of a batch must not be used, except by `one_example`."""
+    return temporarily_clear_interpreter_stack()
+
+
+def one_example(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The first example of a batch, and of every batch around, as a plain tensor; None where a batch is empty."""
+    if not _functorch.is_batchedtensor(tensor):
+        return tensor
+    inner = one_example(_functorch.get_unwrapped(tensor))
+    dim = _functorch.maybe_get_bdim(tensor)
+    return None if inner is None or inner.shape[dim] == 0 else inner.select(dim, 0)
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from neo.autograd._batched import outside_vmap
 from neo.draws import draws, no_draws
 from neo.errors import ConversionError
 from neo.functions.in_place import NeedsLifting
@@ -17,7 +18,7 @@ from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.care import POLICIES, drop_nothing, leave_flat_weights, set_policy
 from neo.nn._torch.copies import Blueprint, Copy
 from neo.nn._torch.refusals import refuse_unconvertible
-from neo.nn._torch.verification import compare
+from neo.nn._torch.verification import compare, first_example
 from neo.nn._torch.weights import built, constructed, reset
 from neo.nn.module import Module
 from neo.tensor import LiteTensor
@@ -189,8 +190,7 @@ class TorchModel(Module):
         if not self._verified:
             with self._lock:
                 if not self._verified:
-                    self._verify(params, constants, args, kwargs)
-                    self._verified = True
+                    self._verified = self._verify(params, constants, args, kwargs)
         try:
             out, new_state = self._run(params, constants, args, kwargs, seed)
         except NeedsLifting:
@@ -238,22 +238,28 @@ class TorchModel(Module):
             drop_nothing(module)
         return Copy(module)
 
-    def _verify(self, params: Any, constants: State, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _verify(self, params: Any, constants: State, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Raises ConversionError where Neo's call is not torch's; False when there is nothing yet to see it by."""
+
         def theirs(tensors: dict[str, Any]) -> torch.nn.Module:
             module = self._blueprint.build({**self._blueprint.buffers, **tensors})
             set_policy(module, self.buffers, updates=False)
             drop_nothing(module)
             return module
 
-        def check() -> None:
-            ours = self._new_copy(dropout=False)
-            compare(str(self), ours, theirs, dict(params), dict(constants), args, kwargs, self._lifts)
+        def check(given: Any) -> None:
+            compare(str(self), self._new_copy(dropout=False), theirs, *given, self._lifts)
 
-        try:
-            check()
-        except NeedsLifting:
-            self._lifts = True
-            check()
+        with outside_vmap():
+            given = first_example((dict(params), dict(constants), args, kwargs))
+            if given is None:
+                return False
+            try:
+                check(given)
+            except NeedsLifting:
+                self._lifts = True
+                check(given)
+        return True
 
     def _state_after(self, copy: Copy) -> dict[str, torch.Tensor]:
         """The state after a call; refused where it changed although the policy has it constant."""

@@ -13,6 +13,7 @@ from typing import Any
 import optree
 import torch
 
+from neo.autograd._batched import is_batched, one_example
 from neo.autograd._tape import Tape, TapeContext
 from neo.autograd.session import close
 from neo.draws import no_draws
@@ -22,11 +23,24 @@ from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.copies import Copy
 from neo.tensor import LiteTensor
 
-__all__ = ["compare"]
+__all__ = ["compare", "first_example"]
 
 # How far two ways of summing may come out apart, relative to the largest entry, in a deep network.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
 LOOSE = 0.1  # float16 and bfloat16
+
+
+def first_example(given: Any) -> Any:
+    """A pytree of tensors as it is for the first example, where a vmap around slices some; None in an empty batch."""
+    leaves, spec = optree.tree_flatten(given)
+    for i, leaf in enumerate(leaves):
+        if not (_is_tensor(leaf) and is_batched(raw(leaf))):
+            continue
+        example = one_example(raw(leaf))
+        if example is None:
+            return None
+        leaves[i] = LiteTensor(example) if isinstance(leaf, LiteTensor) else example
+    return optree.tree_unflatten(spec, leaves)
 
 
 def compare(
