@@ -14,6 +14,7 @@ from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.distributed import ALONE, Ranks
 from meta.divergence import TrainingError, expect_finite_gradient, expect_finite_state
 from meta.evaluate import Evaluation, Sampler
+from neo.guards import settle
 from neo.optim import Optimizer
 from neo.typing import PyTree
 
@@ -152,6 +153,7 @@ class Trainer:
             if due:
                 if validate is not None and self._validates(state.step):
                     validation = validate(state.params)
+                settle()
                 loss, score = float(gradient.loss.mean()), float(gradient.score.mean())
                 log(Log(state.step, loss, score, validation, self.learner.objective.metric.name))
             if kept or validation is not None:

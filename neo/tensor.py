@@ -12,6 +12,7 @@ from neo.autograd import _handle
 from neo.autograd._tape import tracked
 from neo.autograd.torch_code import asked_by_name, asked_by_torch
 from neo.errors import AmbiguousTruthError, InPlaceError, SessionError
+from neo.guards import settle
 
 __all__ = ["LiteTensor"]
 
@@ -123,17 +124,21 @@ class LiteTensor(_handle.Handle):
     # its numbers, as Python or numpy ones: reading them is no op, and no gradient flows through it ---------------
 
     def item(self) -> float | int | bool:
+        settle()
         return self.data.item()
 
     def tolist(self) -> Any:
+        settle()
         return self.data.tolist()
 
     def numpy(self) -> np.ndarray:
         self._expect_constant("numpy()")
+        settle()
         return self.data.numpy()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         self._expect_constant("a numpy function")
+        settle()
         array = self.data.cpu().numpy()
         if dtype is not None and dtype != array.dtype:
             return array.astype(dtype)
@@ -142,14 +147,17 @@ class LiteTensor(_handle.Handle):
     def __float__(self) -> float:
         if not asked_by_name("float", "math"):  # but torch.tensor([x], dtype=...), say
             self._expect_constant("a function that takes a number")
+        settle()
         return float(self.data)
 
     def __int__(self) -> int:
         if not asked_by_name("int", "math"):
             self._expect_constant("a function that takes a number")
+        settle()
         return int(self.data)
 
     def __bool__(self) -> bool:
+        settle()
         if self.data.numel() != 1:
             raise AmbiguousTruthError(
                 f"LiteTensor: the truth of {self.data.numel()} numbers, shape {tuple(self.shape)}, is ambiguous; "
@@ -175,6 +183,7 @@ class LiteTensor(_handle.Handle):
         return iter([self[i] for i in range(len(self))])
 
     def __str__(self) -> str:
+        settle()
         data = self.data.float() if self.dtype is torch.bfloat16 else self.data  # numpy has no bfloat16
         return str(data.cpu().numpy())
 

@@ -9,7 +9,7 @@ import torch
 from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-__all__ = ["any_batched", "close", "is_batched", "is_sliced_here", "one_example", "outside_vmap"]
+__all__ = ["agree", "any_batched", "is_batched", "is_sliced_here", "one_example", "outside_vmap"]
 
 
 def is_batched(tensor: torch.Tensor) -> bool:
@@ -45,10 +45,7 @@ def one_example(tensor: torch.Tensor) -> torch.Tensor | None:
     return None if inner is None or inner.shape[dim] == 0 else inner.select(dim, 0)
 
 
-def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors of one shape agree up to rounding, NaN being equal to NaN; under vmap, for every slice."""
+def agree(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Whether two tensors of one shape agree up to rounding, NaN being equal to NaN: a 0-dim tensor of truth."""
     # torch.isclose, spelled out, for it has no batched form
-    agree = ((a == b) | ((a - b).abs() <= 1e-8 + 1e-5 * b.abs()) | (a.isnan() & b.isnan())).all()
-    while _functorch.is_functorch_wrapped_tensor(agree):
-        agree = _functorch.get_unwrapped(agree).all()
-    return bool(agree)
+    return ((a == b) | ((a - b).abs() <= 1e-8 + 1e-5 * b.abs()) | (a.isnan() & b.isnan())).all()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
-from neo.autograd._batched import close
+from neo.autograd._batched import agree
 from neo.autograd._context import version
 from neo.draws import replay as replay_draws
 from neo.errors import SavedTensorError
+from neo.guards import require
 from neo.tensor import LiteTensor
 
 __all__ = ["Replay"]
@@ -64,15 +66,20 @@ class Replay:
             yield
 
     def compare(self, outputs: Sequence[torch.Tensor]) -> None:
-        """Raises SavedTensorError when the second run gave other values than the first."""
+        """Raises SavedTensorError when the second run gave other values than the first; see neo.guards for when."""
         self.expect(len(outputs))
         for i, (first, second) in enumerate(zip(self.outputs, outputs, strict=True)):
-            if first.shape != second.shape or not close(first.data, second):
-                raise SavedTensorError(
-                    f"{self.name}: output {i}, shape {tuple(first.shape)}, came out different when fn was run again "
-                    f"for backward. Does it keep state, or draw random numbers from a generator other than torch's "
-                    f"default ones? Draw them outside, and pass them in."
-                )
+            different = functools.partial(self._different, i, tuple(first.shape))
+            if first.shape != second.shape:
+                raise different()
+            require(agree(first.data, second), different)
+
+    def _different(self, i: int, shape: tuple[int, ...]) -> SavedTensorError:
+        return SavedTensorError(
+            f"{self.name}: output {i}, shape {shape}, came out different when fn was run again for backward. Does it "
+            f"keep state, or draw random numbers from a generator other than torch's default ones? Draw them outside, "
+            f"and pass them in."
+        )
 
     def expect(self, count: int) -> None:
         """Raises SavedTensorError when the second run did not give as many tensors as the first."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from neo.autograd._batched import is_batched
 from neo.functions.registry import implements, raw
+from neo.guards import known
 
 
 @implements(F.scaled_dot_product_attention)
@@ -50,9 +50,7 @@ def safe_softmax(x, dim, dtype=None):
     """softmax over dim; zeros, with gradient zero, where all of x is −∞."""
     x = x if dtype is None else x.to(dtype)
     empty = (raw(x) == -math.inf).all(dim, keepdim=True)
-    if (
-        x.device.type == "cpu" and not is_batched(empty) and not bool(empty.any())
-    ):  # elsewhere, asking would wait for the device
+    if known(empty.any()) is False:
         return torch.softmax(x, dim)
     return torch.where(empty, 0.0, torch.softmax(torch.where(empty, 0.0, x), dim))
 

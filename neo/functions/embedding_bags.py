@@ -60,20 +60,26 @@ def embedding_bag(
         )
     places = places.reshape(-1)
     factors = None if per_sample_weights is None else per_sample_weights.reshape((-1,))
-    if padding_idx is not None:
-        real = (places != padding_idx % weight.shape[0]).nonzero().squeeze(1)
-        places, bag = places[real], bag[real]
-        factors = None if factors is None else factors[real]
+    counted = torch.ones_like(places, dtype=weight.dtype)
     rows = torch.index_select(weight, 0, places)
     if factors is not None:
         rows = rows * factors.unsqueeze(1)
+    if padding_idx is not None:  # in a bag of its own, which is dropped: no number of them need be known
+        padding = places == padding_idx % weight.shape[0]
+        bag = torch.where(padding, bags, bag)
+        return _reduced(rows, counted, bag, bags + 1, mode, weight)[:bags]
+    return _reduced(rows, counted, bag, bags, mode, weight)
+
+
+def _reduced(rows, counted, bag, bags, mode, weight):
     if mode == "max":
         return _largest(rows, bag, bags)
     zeros = torch.zeros((bags, weight.shape[1]), dtype=weight.dtype, device=weight.device)
     total = torch.index_add(zeros, 0, bag, rows)
     if mode == "sum":
         return total
-    return total / torch.bincount(bag, minlength=bags).clamp(min=1).unsqueeze(1).to(weight.dtype)
+    members = torch.zeros(bags, dtype=weight.dtype, device=weight.device).index_add(0, bag, counted)
+    return total / members.clamp(min=1).unsqueeze(1)
 
 
 def _largest(rows, bag, bags):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from neo.functions.linalg import matmul
 from neo.functions.losses import cross_entropy, named_reduction, reduced
 from neo.functions.registry import implements, raw
+from neo.guards import require
 
 
 @implements(F.gaussian_nll_loss)
@@ -22,8 +23,7 @@ def gaussian_nll_loss(x, target, var, full=False, eps=1e-6, reduction="mean"):
     name = "gaussian_nll_loss"
     if isinstance(var, float):
         var = torch.full_like(x, var)
-    if bool((raw(var) < 0).any()):
-        raise ValueError(f"{name}: var has negative entry/entries")
+    require(~(raw(var) < 0).any(), lambda: ValueError(f"{name}: var has negative entry/entries"))
     if tuple(var.shape) != tuple(x.shape):
         if tuple(x.shape[:-1]) == tuple(var.shape):
             var = var.unsqueeze(-1)
@@ -133,8 +133,10 @@ def ctc_loss(
     if min(frames, default=1) < 1:
         raise NotImplementedError(f"{name}: an input of length 0 has no Policy; leave it out of the batch")
     labels = _padded(raw(targets), lengths, n).to(device)
-    if not (int(labels.min()) >= 0 and int(labels.max()) < classes):
-        raise RuntimeError(f"{name}: targets must lie in [0, {classes})")
+    require(
+        ((labels >= 0) & (labels < classes)).all(),
+        lambda: RuntimeError(f"{name}: targets must lie in [0, {classes})"),
+    )
     ends, spans = torch.tensor(lengths, device=device), torch.tensor(frames, device=device)
     alphas = _forward_scores(scores, labels, ends, blank)
     last = alphas[spans - 1, torch.arange(n, device=device)]

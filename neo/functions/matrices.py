@@ -18,6 +18,7 @@ from neo.functions.extremes import amax, amin, vector_norm
 from neo.functions.linalg import Inverse, blended, matmul, solve
 from neo.functions.registry import implements, lite, raw
 from neo.functions.shaping import _VF, to_order
+from neo.guards import known, require
 from neo.tensor import LiteTensor
 
 inverse = function(Inverse, "inv")
@@ -37,12 +38,21 @@ class Det(Policy):
 
     def backward(self, d_bar):
         A, d = self.ctx.release
-        if bool((raw(d) == 0).any()):
-            if isinstance(A, LiteTensor):
-                raise NotImplementedError(
+        zero = raw(d) == 0
+        if isinstance(A, LiteTensor):
+            require(
+                ~zero.any(),
+                lambda: NotImplementedError(
                     "det: the second derivative at a singular matrix has no Policy; move the matrix off it"
-                )
-            return d_bar[..., None, None] * _cofactors(A)
+                ),
+            )
+        else:
+            singular = known(zero.any())
+            if singular:
+                return d_bar[..., None, None] * _cofactors(A)
+            if singular is None:
+                found = torch.where(zero[..., None, None], _cofactors_nearby(A), _regular_cofactors(A, d))
+                return d_bar[..., None, None] * found
         return (d_bar * d)[..., None, None] * inverse(A).transpose(-1, -2)
 
 
@@ -53,6 +63,23 @@ def _cofactors(A: torch.Tensor) -> torch.Tensor:
     others = torch.stack([torch.cat([s[..., :i], s[..., i + 1 :]], -1).prod(-1) for i in range(n)], -1)
     sign = torch.linalg.det(U) * torch.linalg.det(Vh)
     return sign[..., None, None] * (U * others.unsqueeze(-2) @ Vh)
+
+
+def _regular_cofactors(A: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    return d[..., None, None] * torch.linalg.inv_ex(A).inverse.transpose(-1, -2)
+
+
+def _cofactors_nearby(A: torch.Tensor) -> torch.Tensor:
+    """Cofactors of a singular A as the mean of those of A + t 1 and A − t 1, with an error of the order t².
+
+    For where A's numbers are not to be looked at: singular vectors cost more, and a device waits for them.
+    """
+    n = A.shape[-1]
+    largest = A.abs().amax((-2, -1), keepdim=True)
+    t = torch.where(largest > 0, largest, 1.0) * torch.finfo(A.dtype).eps ** (1 / 3)
+    shift = t * torch.eye(n, dtype=A.dtype, device=A.device)
+    both = [_regular_cofactors(near, torch.linalg.det(near)) for near in (A + shift, A - shift)]
+    return (both[0] + both[1]) / 2
 
 
 class Slogdet(Policy):

@@ -13,6 +13,7 @@ import torch
 
 from neo.functions.extremes import amax, amin, prod
 from neo.functions.registry import implements, lite, raw
+from neo.guards import require
 from neo.tensor import LiteTensor
 
 _ALONG = {"prod": (prod, 1.0), "amax": (amax, -math.inf), "amin": (amin, math.inf)}
@@ -125,15 +126,16 @@ def masked_scatter(x, mask, source):
         )
     x, mask = torch.broadcast_tensors(x, mask)
     mask = raw(mask)
-    count = int(mask.sum())
-    if count > source.numel():
-        raise RuntimeError(
-            f"masked_scatter: expected source to have at least {count} elements, as many as mask has ones, got "
-            f"{source.numel()}"
-        )
-    if not count:
+    available = source.numel()
+    require(
+        mask.sum() <= available,
+        lambda: RuntimeError(
+            f"masked_scatter: expected source to have at least as many elements as mask has ones, got {available}"
+        ),
+    )
+    if not available or not mask.numel():
         return x.clone()
-    order = (mask.reshape(-1).long().cumsum(0) - 1).clamp(min=0).reshape(mask.shape)
+    order = (mask.reshape(-1).long().cumsum(0) - 1).clamp(0, available - 1).reshape(mask.shape)
     return torch.where(mask, torch.take(source, order), x)
 
 

@@ -13,6 +13,7 @@ from neo.functions._arguments import wrap_dim
 from neo.functions.indexing import getitem, read_at
 from neo.functions.registry import copies, implements, raw
 from neo.functions.shaping import _VF
+from neo.guards import require
 from neo.tensor import LiteTensor
 
 # --- parts written into a tensor -----------------------------------------------------------------------------
@@ -52,16 +53,19 @@ def diagonal_scatter(x, src, offset=0, dim1=0, dim2=1):
 def _strided_places(x: Any, size: Any, stride: Any, offset: int | None) -> torch.Tensor:
     """Which entry of x each entry of x.as_strided(size, stride, offset) is."""
     data = raw(x)
-    storage = torch.full((data.untyped_storage().nbytes() // data.element_size(),), -1, device=x.device)
-    entries = torch.arange(data.numel(), device=x.device).reshape(data.shape)
+    # on the CPU wherever x is, for it must be looked at, and depends on no number of x
+    storage = torch.full((data.untyped_storage().nbytes() // data.element_size(),), -1)
+    entries = torch.arange(data.numel()).reshape(data.shape)
     storage.as_strided(data.shape, data.stride(), data.storage_offset()).copy_(entries)
     places = storage.as_strided(size, stride, data.storage_offset() if offset is None else offset)
-    if bool((places < 0).any()) or int((storage >= 0).sum()) < data.numel():
-        raise NotImplementedError(
+    require(
+        (places >= 0).all() & ((storage >= 0).sum() == data.numel()),
+        lambda: NotImplementedError(
             "as_strided: reads memory beyond the entries of x, or an x whose entries share memory, which has no "
             "Policy; index x, or make it contiguous first"
-        )
-    return places.clone()
+        ),
+    )
+    return places.clone().to(x.device)
 
 
 @implements(torch.as_strided)

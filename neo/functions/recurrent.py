@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from neo.functions.registry import implements
+from neo.functions.registry import implements, raw
+from neo.tensor import LiteTensor
 
 Step = Callable[..., tuple[Any, ...]]
 """(W_ih x + b_ih, state, w_hh, b_hh, *rest) → the next state, a tuple whose first entry is the output h."""
@@ -112,7 +113,7 @@ def _recurrent(step, states_of, args):
     packed = isinstance(args[3], list | tuple)
     if packed:
         rows, sizes, hx, *rest = args
-        return _layers(step, rows, [int(n) for n in sizes], states_of(hx), *rest)
+        return _layers(step, rows, _integers(sizes), states_of(hx), *rest)
     x, hx, *rest, batch_first = args
     if batch_first:
         x = x.transpose(0, 1)
@@ -120,6 +121,11 @@ def _recurrent(step, states_of, args):
     rows, last = _layers(step, x.reshape((steps * batch, x.shape[2])), [batch] * steps, states_of(hx), *rest)
     y = rows.reshape((steps, batch, rows.shape[1]))
     return (y.transpose(0, 1) if batch_first else y), last
+
+
+def _integers(sizes: Any) -> list[int]:
+    """Sizes or lengths, which torch keeps on the CPU, as numbers."""
+    return raw(sizes).tolist() if isinstance(sizes, torch.Tensor | LiteTensor) else [int(n) for n in sizes]
 
 
 def _checked(name, args):
@@ -205,7 +211,7 @@ def pack_padded_sequence(x, lengths, batch_first=False):
     """The rows of padded sequences (time, batch, *) that are no padding, step by step, and how many each step has."""
     if batch_first:
         x = x.transpose(0, 1)
-    given = [int(n) for n in lengths]
+    given = _integers(lengths)
     if given != sorted(given, reverse=True) or given[-1] < 1 or given[0] > x.shape[0]:
         raise RuntimeError(
             f"pack_padded_sequence: expected lengths in falling order, from 1 to {x.shape[0]}, got {given}"
@@ -218,7 +224,7 @@ def pack_padded_sequence(x, lengths, batch_first=False):
 @implements(torch._pad_packed_sequence, only=True)
 def pad_packed_sequence(rows, batch_sizes, batch_first, padding_value, total_length):
     """pack_padded_sequence backwards: (time, batch, *), padded with a number, and the length of each sequence."""
-    sizes = [int(n) for n in batch_sizes]
+    sizes = _integers(batch_sizes)
     lengths = [sum(n > k for n in sizes) for k in range(sizes[0])]
     steps = len(sizes) if total_length <= 0 else total_length
     times, sequences = (place.to(rows.device) for place in _places(lengths, sizes))

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from neo.functions.extremes import picked
+from neo.functions.extremes import entry_at, picked
 from neo.functions.matrices import matmul
 from neo.functions.registry import copies, implements, raw
+from neo.guards import require
 
 
 @implements(torch.nanmedian)
@@ -16,8 +17,7 @@ from neo.functions.registry import copies, implements, raw
 def nanmedian(x, dim=None, keepdim=False):
     """median over the entries that are numbers; with dim (values, indices)."""
     if dim is None:
-        flat = x.reshape((-1,))
-        return flat[int(torch.nanmedian(raw(flat), 0).indices)]
+        return entry_at(x, torch.nanmedian)
     return picked(torch.nanmedian, x, dim, keepdim)
 
 
@@ -52,8 +52,10 @@ def _quantile(x: Any, q: Any, dim: int | None, keepdim: bool, interpolation: str
         q = torch.tensor(q, dtype=x.dtype, device=x.device)
     if q.ndim > 1:
         raise RuntimeError(f"{name}: q must be a scalar or 1D tensor, got {q.ndim}D")
-    if bool(((raw(q) < 0) | (raw(q) > 1)).any()):
-        raise RuntimeError(f"{name}: q values must be in the range [0, 1]")
+    require(
+        ~((raw(q) < 0) | (raw(q) > 1)).any(),
+        lambda: RuntimeError(f"{name}: q values must be in the range [0, 1]"),
+    )
     single, ndim = q.ndim == 0, x.ndim
     shape = (
         [1] * ndim if dim is None else [1 if d == dim % max(ndim, 1) else n for d, n in enumerate(x.shape)]

