@@ -196,7 +196,7 @@ def rnn_relu_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
 
 def _places(lengths: Sequence[int], sizes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """(time, sequence) of each row of a packed sequence."""
-    times = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes)))
+    times = torch.cat([torch.full((n,), t) for t, n in enumerate(sizes)])
     sequences = torch.cat([torch.arange(n) for n in sizes])
     return times, sequences
 

@@ -269,7 +269,8 @@ def _say_in_torchs_words(name: str, target: Any, args: Any, kwargs: Any, error: 
         said = words if words.startswith(name) else f"{name}: {words}"
         if str(error).startswith(name) and str(error) not in said:
             said = f"{error} (torch: {words})"
-        raise type(theirs)(said) from None
+        kind = type(theirs) if type(theirs) in _ERRORS else next(k for k in _ERRORS if isinstance(theirs, k))
+        raise kind(said) from None  # a subclass may take other arguments than a message
 
 
 def _publish(

@@ -12,6 +12,7 @@ from typing import Any
 
 import optree
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from neo.autograd._batched import is_batched, one_example
 from neo.autograd._tape import Tape, TapeContext
@@ -31,10 +32,17 @@ LOOSE = 0.1  # float16 and bfloat16
 
 
 def first_example(given: Any) -> Any:
-    """A pytree of tensors as it is for the first example, where a vmap around slices some; None in an empty batch."""
+    """A pytree of tensors as it is for the first example, where a vmap around slices some.
+
+    None where there is no number to see: in an empty batch, on the device "meta", under torch's FakeTensorMode.
+    """
     leaves, spec = optree.tree_flatten(given)
     for i, leaf in enumerate(leaves):
-        if not (_is_tensor(leaf) and is_batched(raw(leaf))):
+        if not _is_tensor(leaf):
+            continue
+        if leaf.device.type == "meta" or isinstance(raw(leaf), FakeTensor):
+            return None
+        if not is_batched(raw(leaf)):
             continue
         example = one_example(raw(leaf))
         if example is None:
