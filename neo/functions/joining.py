@@ -50,7 +50,8 @@ class Stack(Policy):
 
     def backward(self, y_bar):
         (dim,) = self.ctx.release
-        return tuple(y_bar.select(dim, i) if need else None for i, need in enumerate(self.ctx.needs_grad))
+        parts = torch.unbind(y_bar, dim)
+        return tuple(part if need else None for part, need in zip(parts, self.ctx.needs_grad, strict=True))
 
 
 class Split(Policy):

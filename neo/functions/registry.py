@@ -269,8 +269,11 @@ def _say_in_torchs_words(name: str, target: Any, args: Any, kwargs: Any, error: 
         said = words if words.startswith(name) else f"{name}: {words}"
         if str(error).startswith(name) and str(error) not in said:
             said = f"{error} (torch: {words})"
-        kind = type(theirs) if type(theirs) in _ERRORS else next(k for k in _ERRORS if isinstance(theirs, k))
-        raise kind(said) from None  # a subclass may take other arguments than a message
+        try:
+            named = type(theirs)(said)
+        except TypeError:  # a subclass that takes more than a message
+            named = next(kind for kind in _ERRORS if isinstance(theirs, kind))(said)
+        raise named from None
 
 
 def _publish(

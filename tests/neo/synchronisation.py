@@ -30,7 +30,11 @@ NAMES = {
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 # What torch's CPU build has to say where it cannot go on with fake tensors on "cuda".
-FAKE_LIMITS = ("not linked with support for cuda", "not compiled with CUDA")
+FAKE_LIMITS = (
+    "not linked with support for cuda",  # x[i] is one of those
+    "not compiled with CUDA",
+    "'NoneType' object has no attribute 'device'",  # LSTM cells without biases
+)
 
 
 class Synchronisations(TorchDispatchMode):
