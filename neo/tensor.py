@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from neo.autograd import _handle
-from neo.autograd._tape import tracked
+from neo.autograd._tape import same_to_rule, tracked
 from neo.autograd.torch_code import asked_by_name, asked_by_torch
 from neo.errors import AmbiguousTruthError, InPlaceError, SessionError
 from neo.guards import settle
@@ -51,9 +51,7 @@ class LiteTensor(_handle.Handle):
             )
         self._bind(tensor)
         if source is not None:
-            from neo.autograd import _tape
-
-            _tape.same_to_rule(self, source)
+            same_to_rule(self, source)
 
     @staticmethod
     def _wrap(tensor: torch.Tensor) -> LiteTensor:

@@ -70,9 +70,45 @@ def plain_index(entry: Any) -> Any:
 @implements(torch.Tensor.__getitem__, name="getitem")
 def getitem(x, index):
     """x[index]: numbers, slices, None, ..., masks, and tensors, arrays or lists of places."""
-    if type(index) is tuple:
-        return read_at(x, *[plain_index(entry) for entry in index])
-    return read_at(x, plain_index(index))
+    entries = tuple(map(plain_index, index)) if type(index) is tuple else (plain_index(index),)
+    for entry in entries:
+        if (
+            isinstance(entry, torch.Tensor)
+            and not entry.ndim
+            and entry.dtype not in (torch.bool, torch.uint8)
+        ):
+            return _at_numbers(x, entries)
+    return read_at(x, *entries)
+
+
+def _at_numbers(x: Any, entries: tuple[Any, ...]) -> Any:
+    """x[entries] with integers in 0-dim tensors among the entries.
+
+    torch reads them, for which a device is waited for, and which vmap refuses. Read as vectors of one place each, they
+    stay where they are; beside masks, other tensors of places and `...`, torch's way.
+    """
+    if any(
+        entry is Ellipsis
+        or isinstance(entry, bool)
+        or (isinstance(entry, torch.Tensor) and (entry.ndim or entry.dtype in (torch.bool, torch.uint8)))
+        for entry in entries
+    ):
+        return read_at(x, *entries)
+    whole = tuple(slice(None) if isinstance(entry, torch.Tensor) else entry for entry in entries)
+    plain = all(isinstance(entry, slice) and entry == slice(None) for entry in whole)
+    found = x if plain else read_at(x, *whole)
+    dim = 0
+    for entry in entries:
+        if isinstance(entry, torch.Tensor):
+            before = tuple(found.shape)
+            if dim >= len(before):
+                return read_at(x, *entries)  # too many: torch says so
+            found = read_at(found, *[slice(None)] * dim, entry.reshape(1)).reshape(
+                before[:dim] + before[dim + 1 :]
+            )
+        elif not isinstance(entry, int):  # a slice or None has a dim in the result, a number has none
+            dim += 1
+    return found
 
 
 @implements(torch.select)
@@ -111,7 +147,8 @@ def take_along_dim(x, indices, dim=None):
 @copies
 def take(x, index):
     """The entries of the flattened x at index."""
-    return read_at(x.reshape((-1,)), raw(index))
+    places = raw(index)
+    return read_at(x.reshape((-1,)), places.reshape(-1)).reshape(tuple(places.shape))
 
 
 @implements(torch.nn.functional.embedding, only=True, name="embedding")
@@ -128,16 +165,19 @@ def embedding(
     if weight.ndim != 2:
         raise RuntimeError(f"embedding: 'weight' must be 2-D, got {weight.ndim}-D")
     places = raw(x)
-    rows = read_at(weight, places)
+    rows = read_at(weight, places) if places.ndim else read_at(weight, places.reshape(1)).reshape((-1,))
     if max_norm is not None:
         values = rows.detach()
         length = torch.linalg.vector_norm(values, norm_type, -1, keepdim=True)
         shorter = torch.where(length > max_norm, values * (max_norm / (length + 1e-7)), values)
         rows = rows + (shorter - values)
     if scale_grad_by_freq:
-        often = places.reshape(-1).bincount(minlength=weight.shape[0])[places].unsqueeze(-1)
+        flat = places.reshape(-1)
+        often = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device).index_add(
+            0, flat, torch.ones_like(flat, dtype=weight.dtype)
+        )
         values = rows.detach()
-        rows = values + (rows - values) / often.to(weight.dtype)
+        rows = values + (rows - values) / often.gather(0, flat).reshape(places.shape).unsqueeze(-1)
     if padding_idx is None:
         return rows
     padding = (places == padding_idx % weight.shape[0]).unsqueeze(-1)

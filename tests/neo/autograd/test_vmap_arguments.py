@@ -250,6 +250,21 @@ def test_integer_tensors_are_sliced_and_used_as_indices():
     assert_orders_same(lambda t: mapped(t, index), lambda t: t[index] * 2, table)
 
 
+def test_examples_that_are_numbers_index_as_they_do_alone():
+    table, rows, columns = (
+        normal(6, 3),
+        LiteTensor(torch.tensor([4, 0, -1])),
+        LiteTensor(torch.tensor([2, 2, 0])),
+    )
+    for fn in (lambda t, i, j: t[i] * t[0, j], lambda t, i, j: t[i, j] * t[:, j] + t[i, 1:].sum()):
+        mapped = session.vmap(fn, (None, 0, 0))
+        assert_orders_same(
+            lambda t, m=mapped: m(t, rows, columns),
+            lambda t, fn=fn: looped(lambda i, j: fn(t, i, j), rows, columns),
+            table,
+        )
+
+
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("chunk_size", [None, 1, 3])
 @pytest.mark.parametrize("out_dim", [0, 1])

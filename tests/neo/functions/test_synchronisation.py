@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import neo
 from neo import LiteTensor
-from tests.neo.functions.orders import neo_orders, scalar, torch_orders
+from tests.neo.functions.orders import assert_orders_agree, neo_orders, scalar, torch_orders
 from tests.neo.functions.samples import SAMPLES
 from tests.neo.synchronisation import Synchronisations
 
@@ -61,6 +61,12 @@ UNREDUCED = {
         )
         for mode in ("sum", "mean", "max")
     },
+    "getitem by a 0-dim tensor": (
+        lambda x: x[torch.tensor(-2)] * x[:, torch.tensor(1), None, 1].sum(),
+        normal(3, 4, 2),
+    ),
+    "take": (lambda x: torch.take(x, torch.tensor(2)), normal(3, 2)),
+    "embedding": (lambda w: F.embedding(torch.tensor(1), w, padding_idx=0), normal(3, 2)),
     "checkpoint": (neo.checkpoint(lambda x: torch.sin(x) * x), normal(5)),
     "vmap": (lambda x: neo.vmap(lambda row: torch.sin(row) * row.sum(), chunk_size=2)(x), normal(3, 4)),
 }
@@ -85,6 +91,36 @@ def test_replayed_intermediate_is_compared_without_reading_a_number():
 
     with Synchronisations(refuse=True):
         neo_orders(neo.functions.function(Cube), (normal(4),), 2)
+
+
+ONE, MINUS = torch.tensor(1), torch.tensor(-2)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        ONE, MINUS, (ONE,), (ONE, MINUS), (0, ONE), (ONE, 0), (ONE, slice(1, 3)), (slice(None), ONE),
+        (slice(0, 2), ONE, slice(None)), (slice(None), slice(None), MINUS), (None, ONE, None, 0), (ONE, None, MINUS, 1),
+        (..., ONE), (ONE, ...), (ONE, torch.tensor([0, 2])), (torch.tensor([0, 2]), slice(None), ONE),
+        (ONE, torch.tensor([True, False, True, True])), (LiteTensor(ONE), 1), (True, ONE), (ONE.to(torch.int32), ONE),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_index_of_0_dim_tensors_is_torchs(index):
+    x = normal(3, 4, 2)
+    plain = (
+        tuple(e.data if isinstance(e, LiteTensor) else e for e in index)
+        if isinstance(index, tuple)
+        else index
+    )
+    assert_orders_agree(lambda x: x[plain if isinstance(x, torch.Tensor) else index], (x,))
+
+
+@pytest.mark.parametrize("index", [torch.tensor(3), (ONE, torch.tensor(-5)), (ONE, ONE, ONE, ONE)], ids=str)
+def test_index_of_0_dim_tensors_out_of_bounds_raises_torchs_error(index):
+    for x in (normal(3, 4, 2), LiteTensor(normal(3, 4, 2))):
+        with pytest.raises(IndexError, match=r"too many indices|out of bounds"):
+            x[index]
 
 
 @pytest.mark.parametrize("padding_idx", [None, 2, -1])
