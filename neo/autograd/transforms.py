@@ -108,8 +108,8 @@ def jacobian(fn: Callable[[Any], Any]) -> Callable[[Any], LiteTensor]:
     """
 
     @functools.wraps(fn)
-    def wrapped(x: LiteTensor) -> LiteTensor:
-        if not isinstance(x, LiteTensor) and not differentiable(x):
+    def wrapped(x: Any) -> Any:
+        if not (isinstance(x, LiteTensor) or differentiable(x)):
             raise TypeError(f"jacobian: expected one LiteTensor, got {type(x).__name__}")
         out, pullback = vjp(fn, x)
         if not isinstance(out, LiteTensor | torch.Tensor):
