@@ -22,10 +22,9 @@ from collections.abc import Iterable
 from itertools import repeat
 from typing import Any
 
-import optree
 import torch
 
-from neo import LiteTensor, autograd
+from neo import LiteTensor, autograd, pytree
 from neo.typing import PyTree
 
 __all__ = ["blocks", "mean"]
@@ -61,7 +60,7 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
     like: Any = None
     for size, tree in zip(sizes, means, strict=False):
         leaves: list[Any]
-        leaves, spec = optree.tree_flatten(tree)
+        leaves, spec = pytree.flatten(tree)
         like = like or (spec, leaves)
         if spec != like[0]:
             raise ValueError(f"mean: expected trees of one structure, got {spec} after {like[0]}")
@@ -83,7 +82,7 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
         LiteTensor(leaf) if isinstance(given, LiteTensor) and not isinstance(leaf, LiteTensor) else leaf
         for given, leaf in zip(first, average, strict=True)
     ]
-    return optree.tree_unflatten(spec, wrapped)
+    return pytree.unflatten(spec, wrapped)
 
 
 def _sums(left: list[Any], right: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from meta.files import drop_unfinished, write_whole
 from meta.trainer import State
-from neo import LiteTensor
+from neo import LiteTensor, pytree
 from neo.typing import PyTree
 
 __all__ = ["CheckpointError", "Checkpoints", "load", "read_header", "write_whole"]
@@ -154,7 +154,7 @@ def load(path: Path, like: State) -> State:
         # In the memory format that the model chose, so that kernels go on to round as before.
         copy = torch.empty_like(_data(leaf)).copy_(tensor)
         restored.append(LiteTensor(copy) if isinstance(leaf, LiteTensor) else copy)
-    tree: dict[str, Any] = optree.tree_unflatten(structure, restored)  # type: ignore[assignment]
+    tree: dict[str, Any] = pytree.unflatten(structure, restored)
     return State(about["step"], tree["params"], tree["optimizer"])
 
 
@@ -212,7 +212,7 @@ def _encode(state: State, about: Mapping[str, Any]) -> bytes:
 def _named(state: State) -> tuple[dict[str, Any], optree.PyTreeSpec]:
     """Leaves by their names: "params.conv0.weight", "optimizer.mean.conv0.weight", "optimizer.steps"."""
     tree: PyTree = {"params": state.params, "optimizer": state.optimizer}
-    accessors, leaves, structure = optree.tree_flatten_with_accessor(tree)
+    accessors, leaves, structure = optree.tree_flatten_with_accessor(tree, namespace=pytree.NAMESPACE)
     names = [
         ".".join(str(getattr(entry, "field", entry.entry)) for entry in accessor) for accessor in accessors
     ]

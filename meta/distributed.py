@@ -14,14 +14,13 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import optree
 import torch
 import torch.distributed as dist
 
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.averaging import blocks, mean
 from meta.evaluate import Evaluation, Sampler, evaluate
-from neo import LiteTensor
+from neo import LiteTensor, pytree
 from neo.typing import Params, PyTree
 from tasks import Task
 
@@ -144,25 +143,25 @@ class Ranks:
         columns: Any = [getattr(own, field.name) for field in fields(own)]
 
         def rows(count: int) -> Any:
-            return optree.tree_map(lambda column: column.new_empty(count, *column.shape[1:]), columns)
+            return pytree.tree_map(lambda column: column.new_empty(count, *column.shape[1:]), columns)
 
         gathered = self._gather(
-            optree.tree_map(lambda column: column[: len(share)], columns),
+            pytree.tree_map(lambda column: column[: len(share)], columns),
             [rows(len(self.share(tasks, rank))) for rank in range(self.size)],
         )
-        return Evaluation(*optree.tree_map(lambda *parts: torch.cat(parts), *gathered))
+        return Evaluation(*pytree.tree_map(lambda *parts: torch.cat(parts), *gathered))
 
     def shared(self, tree: PyTree) -> PyTree:
         """`tree` as rank 0 has it. Its tensors arrive in the device and memory format of this rank's own."""
         if self.size == 1:
             return tree
-        leaves, structure = optree.tree_flatten(tree)
+        leaves, structure = pytree.flatten(tree)
         tensors = [leaf for leaf in leaves if isinstance(leaf, LiteTensor)]
         numbers = self.told([leaf for leaf in leaves if not isinstance(leaf, LiteTensor)])
         buffer = _packed(tensors, _bytes(tensors))
         self._together(lambda: dist.broadcast(buffer, 0))
         received, rest = iter(_unpacked(buffer, tensors)), iter(numbers)
-        return optree.tree_unflatten(
+        return pytree.unflatten(
             structure, [next(received if isinstance(leaf, LiteTensor) else rest) for leaf in leaves]
         )
 
@@ -231,15 +230,15 @@ class Ranks:
 
     def _gather(self, tree: Value, templates: Sequence[Value]) -> list[Value]:
         """The trees of all ranks, in one collective of one buffer each; templates: a tree like that of each rank."""
-        lengths = [_bytes(optree.tree_leaves(template)) for template in templates]  # type: ignore[arg-type]
-        own: list[Any] = optree.tree_leaves(tree)  # type: ignore[arg-type]
+        lengths = [_bytes(pytree.leaves(template)) for template in templates]
+        own: list[Any] = pytree.leaves(tree)
         buffer = _packed(own, max(lengths))
         everything = buffer.new_empty(self.size, len(buffer))
         self._together(lambda: dist.all_gather(list(everything), buffer))
         gathered: list[Any] = []
         for row, template in zip(everything, templates, strict=True):
-            leaves, structure = optree.tree_flatten(template)  # type: ignore[arg-type, var-annotated]
-            gathered.append(optree.tree_unflatten(structure, _unpacked(row, leaves)))
+            leaves, structure = pytree.flatten(template)
+            gathered.append(pytree.unflatten(structure, _unpacked(row, leaves)))
         return gathered
 
     def _together(self, collective: Callable[[], Any]) -> None:
@@ -327,6 +326,6 @@ def _data(tensor: Any) -> torch.Tensor:
 
 def _fingerprint(params: Params) -> int:
     """Of every bit of the parameters: a sum of their bytes, each weighed by its place."""
-    leaves: list[Any] = optree.tree_leaves(params)  # type: ignore[arg-type]
+    leaves: list[Any] = pytree.leaves(params)
     buffer = _packed(leaves, _bytes(leaves)).view(torch.int64).cpu()
     return int((buffer * torch.arange(1, 2 * len(buffer), 2)).sum())

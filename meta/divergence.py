@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import optree
 import torch
 
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.evaluate import Evaluation, Sampler
-from neo import LiteTensor
+from neo import LiteTensor, pytree
 from neo.typing import PyTree
 
 __all__ = ["TrainingError", "expect_finite_gradient", "expect_finite_results", "expect_finite_state"]
@@ -105,7 +104,8 @@ def _inner_loop(learner: MetaLearner, params: PyTree, support: Any, steps: int |
 
 def _bad_leaf(tree: PyTree) -> str | None:
     """The name of the first floating-point tensor with an entry that is NaN or infinite; None if there is none."""
-    for path, leaf in zip(optree.tree_paths(tree), optree.tree_leaves(tree), strict=True):
+    leaves, spec = pytree.flatten(tree)
+    for path, leaf in zip(spec.paths(), leaves, strict=True):
         data = leaf.data if isinstance(leaf, LiteTensor) else leaf
         if (
             isinstance(data, torch.Tensor)

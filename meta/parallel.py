@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-import optree
 import torch
 
 import neo
+from neo import pytree
 
 __all__ = ["Batched", "Workers"]
 
@@ -105,9 +105,9 @@ class Batched(Workers):
         at_once: Callable[[Any], Any] = neo.vmap(fn)
         (stacked,) = Workers(1 if self.count == 1 else None).each(at_once, [items])
         leaves: list[Any]
-        leaves, spec = optree.tree_flatten(stacked)
+        leaves, spec = pytree.flatten(stacked)
         for rows in zip(*(torch.unbind(leaf) for leaf in leaves), strict=True):
-            result: Any = optree.tree_unflatten(spec, rows)
+            result: Any = pytree.unflatten(spec, rows)
             yield result
 
 

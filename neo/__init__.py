@@ -7,11 +7,12 @@ and optimisers, and the package `meta` for MAML.
 """
 
 from neo import autograd  # first: it makes LiteTensor's compiled half, which all else stands on  # isort: skip
-from neo import functions, nn, optim, runtime
+from neo import functions, nn, optim, pytree, runtime
 from neo.autograd.batching import vmap
 from neo.autograd.check import gradcheck
+from neo.autograd.jacobians import hessian, jacobian
 from neo.autograd.session import grad, stop_gradient, value_and_grad, vjp
-from neo.autograd.transforms import checkpoint, hessian, hvp, jacobian, jvp
+from neo.autograd.transforms import checkpoint, hvp, jvp, linearize
 from neo.capture import capture
 from neo.creation import (
     arange,
@@ -74,12 +75,14 @@ __all__ = [
     "hvp",
     "jacobian",
     "jvp",
+    "linearize",
     "linspace",
     "manual_seed",
     "nn",
     "ones",
     "ones_like",
     "optim",
+    "pytree",
     "rand",
     "rand_like",
     "randint",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import optree
 import torch
 
+from neo import pytree
 from neo.autograd import TapeContext
 from neo.errors import CaptureError
 from neo.tensor import LiteTensor
@@ -45,7 +46,7 @@ def capture(step: Step) -> Step:
     def call(*args: Any, **kwargs: Any) -> Any:
         given: Any = (args, kwargs)
         leaves: list[Any]
-        leaves, spec = optree.tree_flatten(given, none_is_leaf=True)
+        leaves, spec = pytree.flatten(given, none_is_leaf=True)
         tensors = [_raw(leaf) for leaf in leaves if _is_tensor(leaf)]
         on_gpu = bool(tensors) and all(tensor.is_cuda for tensor in tensors)
         if not on_gpu or TapeContext.current() is not None:
@@ -65,7 +66,7 @@ class _Recording:
     def __init__(self, step: Callable[..., Any], leaves: list[Any], spec: optree.PyTreeSpec):
         fixed = [_clone(leaf) if _is_tensor(leaf) else leaf for leaf in leaves]
         self.inputs = [_raw(leaf) for leaf in fixed if _is_tensor(leaf)]
-        args, kwargs = optree.tree_unflatten(spec, fixed)
+        args, kwargs = pytree.unflatten(spec, fixed)
         here, apart = torch.cuda.current_stream(), torch.cuda.Stream()
         apart.wait_stream(here)
         with torch.cuda.stream(apart):
@@ -81,13 +82,13 @@ class _Recording:
                 f"capture({getattr(step, '__name__', step)}): the step cannot be recorded: {error}. It must not wait "
                 f"for the GPU: no .item(), no `if` on a tensor, no boolean indexing, no copies to the CPU."
             ) from error
-        self.outputs, self.spec = optree.tree_flatten(out, none_is_leaf=True)
+        self.outputs, self.spec = pytree.flatten(out, none_is_leaf=True)
 
     def replay(self, tensors: list[torch.Tensor]) -> Any:
         for held, given in zip(self.inputs, tensors, strict=True):
             held.copy_(given)
         self.graph.replay()
-        return optree.tree_unflatten(
+        return pytree.unflatten(
             self.spec, [_clone(leaf) if _is_tensor(leaf) else leaf for leaf in self.outputs]
         )
 

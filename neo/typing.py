@@ -10,4 +10,4 @@ Params: TypeAlias = dict[str, LiteTensor]
 """A model's parameters by dotted name, "conv0.weight"; a flat dict, so that names can be matched and saved."""
 
 PyTree: TypeAlias = Any
-"""LiteTensors in nested dicts, lists, tuples and dataclasses, as optree flattens them."""
+"""LiteTensors in nested dicts, lists, tuples and dataclasses, as neo.pytree flattens them."""

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import optree
 import torch
 
 import neo
 from meta.adapt import trajectory
 from meta.algorithms.maml import MAML
-from neo import LiteTensor
+from neo import LiteTensor, pytree
 from neo.nn import Module
 from neo.typing import Params, PyTree
 from tasks import Batch
@@ -47,7 +46,7 @@ class MetaSGD(MAML):
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         params: PyTree = self.model.init(seed=seed, device=device)
-        rates = optree.tree_map(lambda leaf: LiteTensor(torch.full_like(leaf.data, self.inner_lr)), params)
+        rates = pytree.tree_map(lambda leaf: LiteTensor(torch.full_like(leaf.data, self.inner_lr)), params)
         return {"params": params, "rates": rates}
 
     def _inner_loop(self, params: PyTree, support: Batch, steps: int) -> Iterator[Params]:

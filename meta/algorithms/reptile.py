@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import optree
 import torch
 
 import neo
@@ -13,6 +12,7 @@ from meta.adapt import last, trajectory
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.objectives import Classification, Objective
 from meta.parallel import Workers
+from neo import pytree
 from neo.nn import Module
 from neo.optim import Optimizer
 from neo.typing import Params, PyTree
@@ -75,7 +75,7 @@ class Reptile(MetaLearner):
         def of_task(task: Task) -> tuple[PyTree, torch.Tensor, torch.Tensor]:
             trained, loss, score = self._train(params, task)
             trees: list[Any] = [params, trained]
-            return optree.tree_map(lambda start, end: start - end, *trees), loss, score
+            return pytree.tree_map(lambda start, end: start - end, *trees), loss, score
 
         return MetaGradient.of_tasks(self.workers.each(of_task, batch))
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optree
 import torch
 
+from neo import pytree
 from neo.autograd.session import vjp
 from neo.autograd.trace import Call, trace
 from neo.autograd.transforms import jvp
@@ -53,7 +53,8 @@ def gradcheck(
     args = args if isinstance(args, tuple) else (args,)
     if order < 1:
         raise ValueError(f"gradcheck: order must be at least 1, got {order}")
-    leaves, paths = optree.tree_leaves(args), optree.tree_paths(args)
+    leaves, spec = pytree.flatten(args)
+    paths = spec.paths()
     tensors = [(leaf, path) for leaf, path in zip(leaves, paths, strict=True) if _moves(leaf)]
     if not tensors:
         raise TypeError(
@@ -74,7 +75,7 @@ def gradcheck(
                 f"gradcheck({name}): order {level}: the gradient of {names[wrong.input]}, {wrong.sentence()} "
                 f"{_blame(check, fn, args, level)}"
             )
-        names += [f"cotangent {level}.{i}" for i in range(len(optree.tree_leaves(cotangent)))]
+        names += [f"cotangent {level}.{i}" for i in range(len(pytree.leaves(cotangent)))]
         tangent = check.forward_mode(map_, at, cotangent)
         if tangent is not None:
             raise GradcheckError(
@@ -121,18 +122,18 @@ class _Check:
     def first_order(self, fn: Callable[..., Any], args: tuple, cotangent: Any) -> _Wrong | None:
         """The first entry of fn's pullback that finite differences contradict; None when there is none."""
         _, pullback = vjp(fn, *args)
-        got = optree.tree_leaves(pullback(cotangent))
+        got = pytree.leaves(pullback(cotangent))
         tree: Any = args
-        leaves, spec = optree.tree_flatten(tree)
-        bars = [bar.data for bar in optree.tree_leaves(cotangent)]
+        leaves, spec = pytree.flatten(tree)
+        bars = [bar.data for bar in pytree.leaves(cotangent)]
 
         def slope(position: int, direction: torch.Tensor) -> float:
             """Of ⟨cotangent, fn⟩ as one leaf moves along `direction`."""
             values = []
             for step in (self.eps, -self.eps):
                 moved = LiteTensor(leaves[position].data + step * direction)
-                changed = optree.tree_unflatten(spec, [*leaves[:position], moved, *leaves[position + 1 :]])
-                outputs = optree.tree_leaves(fn(*changed))
+                changed = pytree.unflatten(spec, [*leaves[:position], moved, *leaves[position + 1 :]])
+                outputs = pytree.leaves(fn(*changed))
                 values.append(
                     sum(float((bar * out.data).sum()) for bar, out in zip(bars, outputs, strict=True))
                 )
@@ -169,7 +170,7 @@ class _Check:
         told, _, _ = trace(fn, args)
         if not any(_has_jvp(call) for call in told.root.calls()):
             return None
-        tangents: Any = optree.tree_map(lambda leaf: self.random_like(leaf) if _moves(leaf) else None, args)
+        tangents: Any = pytree.tree_map(lambda leaf: self.random_like(leaf) if _moves(leaf) else None, args)
         _, tangent = jvp(fn, args, tangents)
         _, pullback = vjp(fn, *args)
         got, expected = _inner(cotangent, tangent), _inner(pullback(cotangent), tangents)
@@ -183,7 +184,7 @@ class _Check:
             values = torch.randn(leaf.shape, generator=self.generator, dtype=torch.float64)
             return LiteTensor(values, dtype=leaf.dtype, device=leaf.device)
 
-        return optree.tree_map(draw, tree)
+        return pytree.tree_map(draw, tree)
 
 
 def _gradient_map(fn: Callable[..., Any], count: int) -> Callable[..., Any]:
@@ -239,7 +240,7 @@ def _accusation(check: _Check, call: Call, order: int, wrong: _Wrong) -> str:
     code = getattr(policy.backward, "__code__", None)
     place = f", {code.co_filename}:{code.co_firstlineno}" if code is not None else ""
     args: Any = call.args
-    moved = sum(_moves(leaf) for leaf in optree.tree_leaves(args))
+    moved = sum(_moves(leaf) for leaf in pytree.leaves(args))
     of = f"its tensor input {wrong.input}" if wrong.input < moved else "the cotangent"
     if policy.verified:
         return (
@@ -283,13 +284,13 @@ def _has_jvp(call: Call) -> bool:
 
 def _checkable(call: Call) -> bool:
     args: Any = call.args
-    floats = [leaf for leaf in optree.tree_leaves(args) if _moves(leaf)]
+    floats = [leaf for leaf in pytree.leaves(args) if _moves(leaf)]
     return bool(floats) and all(leaf.dtype == torch.float64 for leaf in floats)
 
 
 def _inner(a: Any, b: Any) -> float:
     """⟨a, b⟩ over the leaves of two trees."""
-    pairs = zip(optree.tree_leaves(a), optree.tree_leaves(b), strict=True)
+    pairs = zip(pytree.leaves(a), pytree.leaves(b), strict=True)
     return sum(float((x.data * y.data).sum()) for x, y in pairs)
 
 

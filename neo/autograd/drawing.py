@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optree
 import torch
 
+from neo import pytree
 from neo.autograd.session import name_of
 from neo.autograd.trace import Box, Call, Trace, trace
 from neo.tensor import LiteTensor
@@ -46,12 +46,13 @@ class Drawing:
         self.name = name
         self.trace = told
         self._args = args
-        self._outputs = [leaf for leaf in optree.tree_leaves(out) if isinstance(leaf, LiteTensor)]
+        self._outputs = [leaf for leaf in pytree.leaves(out) if isinstance(leaf, LiteTensor)]
         self._calls = list(told.root.calls())
         self._names = {id(call): f"op{i}" for i, call in enumerate(self._calls)}
         self._makers: dict[int, str] = {}  # id of a tensor -> the node that made it
         self._inputs: list[tuple[str, str]] = []  # (node, label) of each argument
-        for leaf, path in zip(optree.tree_leaves(args), optree.tree_paths(args), strict=True):
+        leaves, spec = pytree.flatten(args)
+        for leaf, path in zip(leaves, spec.paths(), strict=True):
             if isinstance(leaf, LiteTensor) and leaf.is_floating_point():
                 node = f"in{len(self._inputs)}"
                 where = "".join(f"[{key!r}]" if i else str(key) for i, key in enumerate(path))
@@ -71,9 +72,7 @@ class Drawing:
         Memory that several ops saved counts for the first of them; that of the arguments, which is there anyway, for
         none. Bytes of Policies that only an inner session recorded go free when that session is done.
         """
-        seen = {
-            _storage(leaf.data) for leaf in optree.tree_leaves(self._args) if isinstance(leaf, LiteTensor)
-        }
+        seen = {_storage(leaf.data) for leaf in pytree.leaves(self._args) if isinstance(leaf, LiteTensor)}
         rows: dict[str, list[int]] = {}
         for call in self._calls:
             row = rows.setdefault(call.name, [0, 0, 0])

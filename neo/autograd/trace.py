@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import optree
-
+from neo import pytree
 from neo.autograd._tape import Tape, TapeContext, fresh_handle, observe
 from neo.autograd.policy import Policy
 from neo.tensor import LiteTensor
@@ -112,7 +111,7 @@ def trace(fn: Callable[..., Any], args: Any) -> tuple[Trace, tuple, Any]:
         tape.watch(handle)
         return handle
 
-    fresh: Any = optree.tree_map(watched, args)
+    fresh: Any = pytree.tree_map(watched, args)
     told = Trace(tape)
     TapeContext.push(tape)
     before = observe(told)

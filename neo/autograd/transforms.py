@@ -1,4 +1,4 @@
-"""What is built from sessions: forward products, Hessian products, Jacobians, recomputation."""
+"""What is built from sessions: forward products, Hessian products, recomputation."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import optree
 import torch
 
+from neo import pytree
+from neo.autograd import _mirrors
 from neo.autograd._replay import Replay
 from neo.autograd._tape import Tape, TapeContext, differentiable, full_gradients, record, suspended
-from neo.autograd.session import Arguments, close, describe, name_of, run, vjp
+from neo.autograd.session import Arguments, close, name_of, run, vjp
 from neo.tensor import LiteTensor
 
-__all__ = ["checkpoint", "hessian", "hvp", "jacobian", "jvp"]
+__all__ = ["checkpoint", "hvp", "jvp", "linearize"]
 
 
-def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple) -> tuple[Any, Any]:
+def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple, has_aux: bool = False) -> Any:
     """fn(*args), and its derivative along `tangents` (a tuple that mirrors args; None for constants).
+
+    (out, tangent), or (out, tangent, aux) with has_aux, where fn returns (output, aux).
 
     Every op pushes its tangents on by its Policy's own `jvp`, or, where it has none, by its backward: v ↦ Jᵀ v is
     linear, and its own pullback is t ↦ J t (Townsend 2017, "A new trick for calculating Jacobian vector products").
@@ -27,56 +30,38 @@ def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple) -> tuple[Any, Any]
     Raises: TypeError for no two tuples of one length; ValueError for a tangent that does not match its argument.
     Cost: about three times fn, less where Policies have a jvp; fn's intermediates are kept until it is done.
     """
-    _expect_tuples("jvp", args, tangents)
-    name = name_of(fn)
-    dots = _tangents(args, tangents)
-    tape = Tape(keep_tensors=True)
-    slots = Arguments(args, range(len(args)), name, integers="constant")
-    out, outputs = run(tape, fn, slots, {}, False, name)
-    moved = tape.tangents(slots.fresh, dots, outputs)
-    spec = optree.tree_structure(out)
-    return out, optree.tree_unflatten(spec, full_gradients(moved, outputs))
+    _mirrors.expect_tuples("jvp", args, tangents)
+    dots = _mirrors.tangents("jvp", args, tangents)
+    recording = _Recording(fn, args, has_aux)
+    moved = recording.push(dots)
+    return (recording.out, moved, recording.aux) if has_aux else (recording.out, moved)
 
 
-def _tangents(args: tuple, tangents: tuple) -> list[Any]:
-    """A tangent for each floating-point LiteTensor in args, in order; errors name the argument."""
-    dots: list[Any] = []
-    arg: Any
-    dot: Any
-    for i, (arg, given) in enumerate(zip(args, tangents, strict=True)):
-        leaves, spec = optree.tree_flatten(arg)
-        try:
-            parts = spec.flatten_up_to(given)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"jvp: the tangent of argument {i} must mirror it: {error}") from None
-        for leaf, dot, path in zip(leaves, parts, spec.paths(), strict=True):
-            where = f"argument {i}" + "".join(f"[{key!r}]" for key in path)
-            if not differentiable(leaf):
-                if dot is not None:
-                    raise ValueError(
-                        f"jvp: {where} is a constant ({describe(leaf)}), so that its tangent must be None, got "
-                        f"{describe(dot)}. Wrap floating-point data in neo.LiteTensor(...) to move it."
-                    )
-                continue
-            if dot is None and isinstance(
-                leaf, torch.Tensor
-            ):  # in a Policy's rule: a constant of the caller's
-                dot = torch.zeros_like(leaf)
-            if dot is None:
-                raise ValueError(f"jvp: {where} needs a tangent of shape {tuple(leaf.shape)}, got None")
-            if not isinstance(dot, LiteTensor | torch.Tensor):
-                dot = LiteTensor(dot, dtype=leaf.dtype, device=leaf.device)
-            if dot.shape != leaf.shape or dot.dtype != leaf.dtype or dot.device != leaf.device:
-                raise ValueError(
-                    f"jvp: the tangent of {where} is {describe(dot)} on {dot.device}, expected shape "
-                    f"{tuple(leaf.shape)}, {leaf.dtype}, on {leaf.device}, as the argument has"
-                )
-            dots.append(dot.detach() if isinstance(dot, torch.Tensor) else dot)
-    return dots
+def linearize(fn: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
+    """fn(*args), and its linear approximation there: push(*tangents) -> the derivative along them.
+
+    (out, push), or (out, push, aux) with has_aux. push takes a tangent for each argument, in its structure (None for
+    constants), any number of times; fn runs once, now. push is linear in the tangents, and sessions around it
+    differentiate it in them, and in the arguments where they were open when fn ran.
+
+    Raises: TypeError for another number of tangents; ValueError for one that does not match its argument.
+    Cost: fn; each push about twice fn, less where Policies have a jvp. fn's intermediates are kept while push is.
+    """
+    recording = _Recording(fn, args, has_aux)
+
+    def push(*tangents: Any) -> Any:
+        if len(tangents) != len(args):
+            raise TypeError(
+                f"linearize: {recording.name} was given {len(args)} arguments, and push {len(tangents)} tangents; give "
+                f"one for each argument, None for a constant"
+            )
+        return recording.push(_mirrors.tangents("linearize", args, tangents))
+
+    return (recording.out, push, recording.aux) if has_aux else (recording.out, push)
 
 
-def hvp(fn: Callable[..., Any], args: Any, vectors: Any) -> Any:
-    """Hessian-vector product H v of the sum of fn's outputs, in the structure of `vectors`.
+def hvp(fn: Callable[..., Any], args: Any, vectors: Any, has_aux: bool = False) -> Any:
+    """Hessian-vector product H v of the sum of fn's outputs, in the structure of `vectors`; (H v, aux) with has_aux.
 
     args, vectors: tuples that mirror each other, or one argument and its vector. Reverse over reverse: H is symmetric,
     so that the pullback of the gradient at v is H v. Cost: about four times fn; H is never formed.
@@ -84,53 +69,42 @@ def hvp(fn: Callable[..., Any], args: Any, vectors: Any) -> Any:
     single = not isinstance(args, tuple)
     if single:
         args, vectors = (args,), (vectors,)
-    _expect_tuples("hvp", args, vectors)
+    _mirrors.expect_tuples("hvp", args, vectors)
     vectors = tuple(
-        torch.zeros_like(arg)
+        torch.zeros_like(arg)  # in a Policy's rule: a constant of the caller's
         if vector is None and isinstance(arg, torch.Tensor) and differentiable(arg)
         else vector
         for arg, vector in zip(args, vectors, strict=True)
     )
 
     def gradient(*primals: Any) -> Any:
-        out, pullback = vjp(fn, *primals)
-        return pullback(optree.tree_map(lambda leaf: torch.ones_like(leaf.data), out))
+        out, pullback, *aux = vjp(fn, *primals, has_aux=has_aux)
+        pulled = pullback(pytree.tree_map(lambda leaf: torch.ones_like(leaf.data), out))
+        return (pulled, *aux) if has_aux else pulled
 
-    _, pullback = vjp(gradient, *args)
+    aux: list[Any]
+    _, pullback, *aux = vjp(gradient, *args, has_aux=has_aux)
+    _mirrors.tangents("hvp", args, vectors, "vector")  # for its errors, which name the argument
     product = pullback(vectors)
-    return product[0] if single else product
+    if single:
+        (product,) = product
+    return (product, *aux) if has_aux else product
 
 
-def jacobian(fn: Callable[[Any], Any]) -> Callable[[Any], LiteTensor]:
-    """x ↦ ∂fn/∂x, of shape out.shape + x.shape, for one floating-point tensor in and one out.
+class _Recording:
+    """fn, run once on a tape that tangents are pushed through."""
 
-    Cost: fn once and one backward per entry of the output. Differentiable, so that jacobian(jacobian(f)) is right.
-    """
+    def __init__(self, fn: Callable[..., Any], args: tuple, has_aux: bool):
+        self.name = name_of(fn)
+        self.tape = Tape(keep_tensors=True)
+        self.slots = Arguments(args, tuple(range(len(args))), self.name, integers="constant")
+        out, self.outputs = run(self.tape, fn, self.slots, {}, has_aux, self.name)
+        self.out, self.aux = out if has_aux else (out, None)
+        self.spec = pytree.structure(self.out)
 
-    @functools.wraps(fn)
-    def wrapped(x: Any) -> Any:
-        if not (isinstance(x, LiteTensor) or differentiable(x)):
-            raise TypeError(f"jacobian: expected one LiteTensor, got {type(x).__name__}")
-        out, pullback = vjp(fn, x)
-        if not isinstance(out, LiteTensor | torch.Tensor):
-            raise TypeError(f"jacobian: expected fn to return one LiteTensor, got {type(out).__name__}")
-        basis = torch.eye(out.numel(), dtype=out.dtype, device=out.device)
-        rows = [pullback(basis[i].reshape(out.shape))[0] for i in range(out.numel())]
-        if not rows:
-            empty = torch.zeros(tuple(out.shape) + tuple(x.shape), dtype=out.dtype, device=out.device)
-            return LiteTensor(empty) if isinstance(out, LiteTensor) else empty
-        rows_as_matrix: Any = torch.stack(rows)
-        return rows_as_matrix.reshape(tuple(out.shape) + tuple(x.shape))
-
-    return wrapped
-
-
-def hessian(fn: Callable[[Any], Any]) -> Callable[[Any], LiteTensor]:
-    """x ↦ ∂²fn/∂x², of shape x.shape + x.shape for a scalar fn (out.shape in front for any other).
-
-    Cost: one gradient and, per entry of x, one backward through it; use hvp where a product is enough.
-    """
-    return jacobian(jacobian(fn))
+    def push(self, dots: list[Any]) -> Any:
+        moved = self.tape.tangents(self.slots.fresh, dots, self.outputs)
+        return pytree.unflatten(self.spec, full_gradients(moved, self.outputs))
 
 
 def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,7 +125,7 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
         if TapeContext.current() is None:
             return fn(*args, **kwargs)
         replay = Replay(name)
-        (leaves, spec), taken = suspended(lambda: optree.tree_flatten(fn(*args, **kwargs)))
+        (leaves, spec), taken = suspended(lambda: pytree.flatten(fn(*args, **kwargs), where=(name, "output")))
         moving = [
             i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor) and leaf.is_floating_point()
         ]
@@ -166,7 +140,7 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
             with replay.again():
                 TapeContext.push(tape)
                 try:
-                    leaves = optree.tree_leaves(fn(*args, **kwargs))
+                    leaves = pytree.leaves(fn(*args, **kwargs))
                 finally:
                     close(tape)
             outputs = [leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
@@ -176,15 +150,6 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
         backward.__name__ = name
         if taken and moving:
             record([leaves[i] for i in moving], taken, backward)
-        return optree.tree_unflatten(spec, leaves)
+        return pytree.unflatten(spec, leaves)
 
     return wrapped
-
-
-def _expect_tuples(name: str, args: Any, others: Any) -> None:
-    if not (isinstance(args, tuple) and isinstance(others, tuple) and len(args) == len(others)):
-        raise TypeError(
-            f"{name}: expected two tuples of the same length, one entry per argument of fn; got "
-            f"{type(args).__name__} of {len(args) if hasattr(args, '__len__') else '?'} and "
-            f"{type(others).__name__} of {len(others) if hasattr(others, '__len__') else '?'}"
-        )

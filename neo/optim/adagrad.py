@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import optree
-
+from neo import pytree
 from neo.optim.base import (
     Number,
     Optimizer,
@@ -54,13 +53,13 @@ def adagrad(
     def make(rate: Rate) -> Optimizer:
         def step(params: PyTree, grads: PyTree, state: AdagradState) -> tuple[PyTree, AdagradState]:
             grads = adjusted(params, grads, weight_decay, maximize)
-            square = optree.tree_map(lambda v, g: v + g * g, state.square, grads)
+            square = pytree.tree_map(lambda v, g: v + g * g, state.square, grads)
             rates = rates_for(rate, params)
             if not is_zero(lr_decay):
                 decay: Any = 1 + state.steps * lr_decay
-                rates = optree.tree_map(lambda a: a / decay, rates)
-            direction = optree.tree_map(lambda g, v: g / (root(v) + eps), grads, square)
-            return optree.tree_map(moved, params, direction, rates), AdagradState(state.steps + 1, square)
+                rates = pytree.tree_map(lambda a: a / decay, rates)
+            direction = pytree.tree_map(lambda g, v: g / (root(v) + eps), grads, square)
+            return pytree.tree_map(moved, params, direction, rates), AdagradState(state.steps + 1, square)
 
         return Optimizer(init, step)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import optree
-
+from neo import pytree
 from neo.optim.base import (
     Number,
     Optimizer,
@@ -84,15 +83,15 @@ def _adam(
             rates = rates_for(rate, params)
             grads = adjusted(params, grads, 0.0 if decoupled else weight_decay, maximize)
             if decoupled and not is_zero(weight_decay):
-                params = optree.tree_map(lambda p, a: p * (1 - a * weight_decay), params, rates)
-            mean = optree.tree_map(lambda m, g: m * beta1 + g * (1 - beta1), state.mean, grads)
-            square = optree.tree_map(lambda v, g: v * beta2 + g * g * (1 - beta2), state.square, grads)
+                params = pytree.tree_map(lambda p, a: p * (1 - a * weight_decay), params, rates)
+            mean = pytree.tree_map(lambda m, g: m * beta1 + g * (1 - beta1), state.mean, grads)
+            square = pytree.tree_map(lambda v, g: v * beta2 + g * g * (1 - beta2), state.square, grads)
             scale1, scale2 = 1 - beta1**t, (1 - beta2**t) ** 0.5
 
             def update(p: Any, m: Any, v: Any, a: Any) -> Any:
                 return p - m / (root(v) / scale2 + eps) * (a / scale1)
 
-            return optree.tree_map(update, params, mean, square, rates), AdamState(t, mean, square)
+            return pytree.tree_map(update, params, mean, square, rates), AdamState(t, mean, square)
 
         return Optimizer(init, step)
 

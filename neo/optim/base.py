@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import optree
-
+from neo import pytree
 from neo.autograd._context import all_alike
 from neo.functions.arithmetic import add_scaled
 from neo.functions.foreach import descend
@@ -61,11 +60,11 @@ def with_rate(name: str, lr: Rate | Schedule, make: Callable[[Rate], Optimizer])
 def rates_for(lr: Rate, params: PyTree) -> PyTree:
     """One rate per leaf of params. Raises ValueError when a pytree of rates does not mirror params."""
     if isinstance(lr, int | float | LiteTensor):
-        return optree.tree_map(lambda _: lr, params)
-    if optree.tree_structure(lr) != optree.tree_structure(params):
+        return pytree.tree_map(lambda _: lr, params)
+    if pytree.structure(lr) != pytree.structure(params):
         raise ValueError(
             f"lr: expected a number, a tensor, or a pytree that mirrors the parameters; got the structure "
-            f"{optree.tree_structure(lr)}, expected {optree.tree_structure(params)}"
+            f"{pytree.structure(lr)}, expected {pytree.structure(params)}"
         )
     return lr
 
@@ -77,24 +76,24 @@ def moved(param: Any, direction: Any, rate: Any) -> Any:
 
 def all_moved(params: PyTree, directions: PyTree, rate: Rate) -> PyTree:
     """moved, leaf by leaf; as one op where the rate is one number and every leaf has its direction's layout."""
-    leaves, spec = optree.tree_flatten(params)
-    along = optree.tree_leaves(directions)
+    leaves, spec = pytree.flatten(params)
+    along = pytree.leaves(directions)
     if is_number(rate) and all_alike(leaves, along):
-        return optree.tree_unflatten(spec, descend(leaves, along, rate)) if leaves else params
-    return optree.tree_map(moved, params, directions, rates_for(rate, params))
+        return pytree.unflatten(spec, descend(leaves, along, rate)) if leaves else params
+    return pytree.tree_map(moved, params, directions, rates_for(rate, params))
 
 
 def adjusted(params: PyTree, grads: PyTree, weight_decay: Number, maximize: bool) -> PyTree:
     """The gradients as torch.optim takes them: negated to maximize, then with λ θ added. Zero numbers cost nothing."""
     if maximize:
-        grads = optree.tree_map(lambda g: -g, grads)
+        grads = pytree.tree_map(lambda g: -g, grads)
     if is_zero(weight_decay):
         return grads
-    return optree.tree_map(lambda g, p: g + p * weight_decay, grads, params)
+    return pytree.tree_map(lambda g, p: g + p * weight_decay, grads, params)
 
 
 def zeros_like(params: PyTree, value: float = 0.0) -> PyTree:
-    return optree.tree_map(lambda leaf: LiteTensor(leaf.data.new_full(leaf.shape, value)), params)
+    return pytree.tree_map(lambda leaf: LiteTensor(leaf.data.new_full(leaf.shape, value)), params)
 
 
 def is_number(value: Any) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import optree
 import torch
 
+from neo import pytree
 from neo.optim.base import Number, Optimizer, check_not_negative
 from neo.optim.root import root
 from neo.typing import PyTree
@@ -16,7 +16,7 @@ __all__ = ["clip_by_global_norm", "clip_by_value", "clipped", "global_norm"]
 
 def global_norm(grads: PyTree) -> Any:
     """√(Σ g²) over all entries of all leaves, a 0-dim LiteTensor; its derivative at zero is taken as 0."""
-    leaves = optree.tree_leaves(grads)
+    leaves = pytree.leaves(grads)
     if not leaves:
         raise ValueError("global_norm: expected at least one tensor in the pytree, got none")
     squares = [torch.sum(g * g) for g in leaves]
@@ -30,13 +30,13 @@ def clip_by_global_norm(grads: PyTree, max_norm: Number) -> PyTree:
     """
     check_not_negative("clip_by_global_norm", "max_norm", max_norm)
     factor: Any = torch.clamp(max_norm / (global_norm(grads) + 1e-6), max=1.0)
-    return optree.tree_map(lambda g: g * factor, grads)
+    return pytree.tree_map(lambda g: g * factor, grads)
 
 
 def clip_by_value(grads: PyTree, limit: float) -> PyTree:
     """Every entry brought into [−limit, limit]; as torch.nn.utils.clip_grad_value_. Where it was out, nothing flows."""
     check_not_negative("clip_by_value", "limit", limit)
-    return optree.tree_map(lambda g: torch.clamp(g, -limit, limit), grads)
+    return pytree.tree_map(lambda g: torch.clamp(g, -limit, limit), grads)
 
 
 def clipped(optimizer: Optimizer, *, norm: Number | None = None, value: float | None = None) -> Optimizer:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import optree
 import torch
 
+from neo import pytree
 from neo.optim.base import (
     Number,
     Optimizer,
@@ -61,19 +61,19 @@ def rmsprop(
     def make(rate: Rate) -> Optimizer:
         def step(params: PyTree, grads: PyTree, state: RMSpropState) -> tuple[PyTree, RMSpropState]:
             grads = adjusted(params, grads, weight_decay, maximize)
-            square = optree.tree_map(lambda v, g: v * alpha + g * g * (1 - alpha), state.square, grads)
+            square = pytree.tree_map(lambda v, g: v * alpha + g * g * (1 - alpha), state.square, grads)
             mean, spread = None, square
             if centered:
-                mean = optree.tree_map(lambda m, g: m * alpha + g * (1 - alpha), state.mean, grads)
-                spread = optree.tree_map(lambda v, m: torch.relu(v - m * m), square, mean)
-            direction = optree.tree_map(lambda g, v: g / (root(v) + eps), grads, spread)
+                mean = pytree.tree_map(lambda m, g: m * alpha + g * (1 - alpha), state.mean, grads)
+                spread = pytree.tree_map(lambda v, m: torch.relu(v - m * m), square, mean)
+            direction = pytree.tree_map(lambda g, v: g / (root(v) + eps), grads, spread)
             velocity: Any = None
             if not is_zero(momentum):
-                direction = velocity = optree.tree_map(
+                direction = velocity = pytree.tree_map(
                     lambda b, d: b * momentum + d, state.velocity, direction
                 )
             return (
-                optree.tree_map(moved, params, direction, rates_for(rate, params)),
+                pytree.tree_map(moved, params, direction, rates_for(rate, params)),
                 RMSpropState(square, mean, velocity),
             )
 

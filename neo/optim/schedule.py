@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import optree
-
+from neo import pytree
 from neo.optim.base import Rate, Schedule
 
 __all__ = ["constant", "cosine", "exponential_decay", "step_decay", "warmup"]
@@ -67,7 +66,7 @@ def warmup(steps: int, then: Rate | Schedule, start: float = 0.0) -> Schedule:
 
 
 def _scaled(rate: Any, factor: float) -> Any:
-    return optree.tree_map(lambda a: a * factor, rate)
+    return pytree.tree_map(lambda a: a * factor, rate)
 
 
 def _expect_steps(name: str, steps: int, what: str = "steps") -> None:

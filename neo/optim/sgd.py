@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import optree
-
+from neo import pytree
 from neo.optim.base import (
     Number,
     Optimizer,
@@ -55,9 +54,9 @@ def momentum(
     def make(rate: Rate) -> Optimizer:
         def step(params: PyTree, grads: PyTree, state: Any) -> tuple[PyTree, Any]:
             grads = adjusted(params, grads, weight_decay, maximize)
-            velocity = optree.tree_map(lambda v, g: v * momentum + g, state, grads)
+            velocity = pytree.tree_map(lambda v, g: v * momentum + g, state, grads)
             direction = (
-                optree.tree_map(lambda g, v: g + v * momentum, grads, velocity) if nesterov else velocity
+                pytree.tree_map(lambda g, v: g + v * momentum, grads, velocity) if nesterov else velocity
             )
             return all_moved(params, direction, rate), velocity
 

@@ -161,15 +161,10 @@ def test_hessian_nested_in_a_session_is_differentiable():
     close(d(lambda x: session.jacobian(cube)(x).sum())(X), 6 * X.data)
 
 
-@pytest.mark.parametrize("given", [3.0, torch.ones(2), [X]])
-def test_jacobian_of_what_is_not_one_tensor_is_refused(given):
-    with pytest.raises(TypeError, match="jacobian: expected one LiteTensor"):
+@pytest.mark.parametrize("given", [3.0, torch.ones(2), [None]])
+def test_jacobian_of_what_holds_no_lite_tensor_is_refused(given):
+    with pytest.raises(TypeError, match=r"jacobian\(Cube\): nothing to differentiate"):
         session.jacobian(cube)(given)
-
-
-def test_jacobian_of_several_outputs_is_refused():
-    with pytest.raises(TypeError, match="jacobian: expected fn to return one LiteTensor"):
-        session.jacobian(sincos)(X)
 
 
 def test_stop_gradient_is_the_identity_whose_gradient_is_zero():
