@@ -42,6 +42,7 @@ cdef class Function:
     cdef readonly object policy     # the Policy class
     cdef object forward             # its forward, as a plain function of (policy, *arguments)
     cdef object signature           # of forward, made when first needed
+    cdef dict keyword_forms         # names of keyword-only arguments -> the Function that takes them as positional ones
     cdef bint broadcasts            # gradients are summed back to the shapes of the inputs
     cdef bint verified              # a Policy of Neo's own, whose gradients' layouts the test suite checks
     cdef bint initialised           # the Policy has an __init__ to be called
@@ -66,8 +67,11 @@ cdef class Function:
         return f"<neo function {self.name} of Policy {self.policy.__module__}.{self.policy.__qualname__}>"
 
     def __call__(self, *args, **kwargs):
+        cdef dict by_keyword
         if kwargs:
-            args = self.bind(args, kwargs)
+            args, by_keyword = self.bind(args, kwargs)
+            if by_keyword:
+                return self.taking(tuple(by_keyword))(*args, *by_keyword.values())
         if not begin_answer():
             return self.apply(args)
         try:
@@ -75,8 +79,19 @@ cdef class Function:
         finally:
             end_answer()
 
+    cdef Function taking(self, tuple names):
+        """This function with its keyword-only arguments `names` as its last positional ones, so that tensors among them
+        are inputs like any other."""
+        cdef Function function
+        if self.keyword_forms is None:
+            self.keyword_forms = {}
+        function = self.keyword_forms.get(names)
+        if function is None:
+            function = self.keyword_forms[names] = Function(with_keywords(self.policy, names), self.name)
+        return function
+
     cdef tuple bind(self, tuple args, dict kwargs):
-        """Keyword arguments as positional ones, by forward's signature."""
+        """(positional arguments, those that forward takes by keyword alone), by forward's signature."""
         if kwargs.get("out") is not None:
             raise InPlaceError(f"{self.name}: out= is not supported, for it writes in place; use the result")
         kwargs.pop("out", None)
@@ -94,9 +109,7 @@ cdef class Function:
         except TypeError as error:
             raise TypeError(f"{self.name}{self.signature}: {error}") from None
         bound.apply_defaults()      # an argument left out between two given ones
-        if bound.kwargs:
-            raise TypeError(f"{self.name}: forward must not have keyword-only arguments")
-        return bound.args
+        return bound.args, bound.kwargs
 
     cdef object apply(self, tuple args):
         cdef tuple raw_args             # what forward gets: torch tensors in place of LiteTensors
@@ -382,6 +395,17 @@ cdef int name_error(str name, object error) except -1:
         if not error.args[0].startswith(name):
             error.args = (f"{name}: {error.args[0]}",)
     return 0
+
+
+def with_keywords(policy, tuple names):
+    """A subclass of a Policy whose forward takes the arguments `names`, keyword-only to the Policy, as its last ones."""
+    cdef Py_ssize_t count = len(names)
+
+    def forward(self, *args):
+        return policy.forward(self, *args[:-count], **dict(zip(names, args[-count:])))
+
+    return type(policy.__name__, (policy,), {
+        "forward": forward, "__module__": policy.__module__, "__qualname__": policy.__qualname__, "__doc__": policy.__doc__})
 
 
 def function(policy, name=None):
