@@ -8,6 +8,7 @@ and optimisers, and the package `meta` for MAML.
 
 from neo import autograd  # first: it makes LiteTensor's compiled half, which all else stands on  # isort: skip
 from neo import functions, nn, optim, pytree, runtime
+from neo._guards import install as _install_guards
 from neo.autograd.batching import vmap
 from neo.autograd.check import gradcheck
 from neo.autograd.jacobians import hessian, jacobian
@@ -46,6 +47,8 @@ from neo.errors import (
     SavedTensorError,
 )
 from neo.tensor import LiteTensor
+
+_install_guards()
 
 __version__ = "0.1.0"
 

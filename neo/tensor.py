@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from neo._elsewhere import ASSIGNED, ATTRIBUTES
 from neo.autograd import _handle
 from neo.autograd._tape import same_to_rule, tracked
 from neo.autograd.torch_code import asked_by_name, asked_by_torch
@@ -24,6 +25,8 @@ class LiteTensor(_handle.Handle):
     (detached, memory shared) or LiteTensor. Numbers and lists of floats become torch's default dtype. A new tensor is
     a constant to every open session, also when it is made of another; not so inside a Policy's backward or jvp, where
     LiteTensor(x) is x to the sessions around it. Raises TypeError for complex numbers.
+
+    It is no torch.Tensor: isinstance(x, torch.Tensor) is False, isinstance(x, neo.LiteTensor) True.
 
     Operators, torch functions and torch's methods work on it and give LiteTensors; which tensor came from which is
     known to the tape of an open session alone. LiteTensors are hashed by identity, so that they can be dict keys.
@@ -65,9 +68,15 @@ class LiteTensor(_handle.Handle):
         if name in _DESCRIPTIONS:
             return getattr(self.data, name)
         method = getattr(torch.Tensor, name, None)
-        if name.startswith("_") or not callable(method):
-            raise AttributeError(f"LiteTensor has no attribute {name!r}{_ELSEWHERE.get(name, '')}")
+        if name in ATTRIBUTES or name.startswith("_") or not callable(method):
+            advice = f": {ATTRIBUTES[name]}" if name in ATTRIBUTES else ""
+            raise AttributeError(f"LiteTensor has no attribute {name!r}{advice}")
         return lambda *args, **kwargs: registry.dispatch(method, (self, *args), kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ASSIGNED:
+            raise AttributeError(f"LiteTensor.{name} cannot be set: {ASSIGNED[name]}")
+        object.__setattr__(self, name, value)
 
     # what a tensor is; shape, dtype, device and ndim: _handle.pyx ----------------------------------------------
 
@@ -218,10 +227,6 @@ _DESCRIPTIONS = (
         ["is_meta", "is_nested", "is_quantized", "is_sparse", "layout"]
     )
 )
-_ELSEWHERE = {  # attributes of torch.Tensor that are a session's business here
-    "grad": ": gradients are what a session returns, as in neo.grad(f)(x)",
-    "grad_fn": ": who came from whom is known to the tape of an open session, autograd.TapeContext.current()",
-}
 
 
 def _no_assignment() -> InPlaceError:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from neo import _elsewhere
 from neo.autograd import _handle
 from neo.autograd._function import Function
 from neo.autograd._function import function as make_function
@@ -348,16 +349,29 @@ def _as_method(method: str, handler: Callable[..., Any]) -> Callable[..., Any]:
 
 def _unsupported(func: Any) -> Exception:
     spelled = _spell(func)
+    if spelled in _elsewhere.FUNCTIONS:
+        return NotImplementedError(f"{spelled}: {_elsewhere.FUNCTIONS[spelled]}")
     name = getattr(func, "__name__", str(func))
-    if name.endswith("_") and not name.endswith("__"):
-        functional = name[:-1]
+    if name in _elsewhere.IN_PLACE or (name.endswith("_") and not name.endswith("__")):
         return InPlaceError(
-            f"{spelled} works in place, and a LiteTensor never changes. Use its functional form, "
-            f"{_spell(func)[:-1]}: x = {'torch.' if hasattr(torch, functional) else 'x.'}{functional}(...)."
+            f"{spelled} works in place, and a LiteTensor never changes{_functional_form(name)}"
         )
     return NotImplementedError(
         f"{spelled} has no Policy; give it one with @neo.functions.implements({spelled})"
     )
+
+
+def _functional_form(name: str) -> str:
+    """What to write in place of an in-place op, as the end of a sentence; it exists, and takes the same arguments."""
+    if name in _elsewhere.IN_PLACE:
+        return f". Use {_elsewhere.IN_PLACE[name]}."
+    functional = name[:-1]
+    for home, prefix in ((torch, "torch"), (F, "torch.nn.functional")):
+        if getattr(home, functional, None) in _handlers:
+            return f". Use its functional form, {prefix}.{functional}: x = {prefix}.{functional}(x, ...)."
+    if callable(getattr(LiteTensor, functional, None)):
+        return f". Use its functional form, x = x.{functional}(...)."
+    return ", and Neo has no functional form of it. Compute on x.data where it is a constant."
 
 
 def _spell(func: Any) -> str:
@@ -380,7 +394,9 @@ def _spell(func: Any) -> str:
 def _define_in_place_methods() -> None:
     """x.add_(1) and its like: what torch's do in code written for torch; elsewhere they say what to use instead."""
     for method in dir(torch.Tensor):
-        if method.endswith("_") and not method.endswith("__") and not hasattr(LiteTensor, method):
+        if method.endswith("_") and not method.endswith("__") and method not in _elsewhere.ATTRIBUTES:
+            if hasattr(LiteTensor, method):
+                continue
 
             def write(self: LiteTensor, *args: Any, _method: str = method, **kwargs: Any) -> Any:
                 func = getattr(torch.Tensor, _method)

@@ -7,6 +7,7 @@ from neo.nn.containers import Residual
 from neo.nn.convolution import Conv1d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from neo.nn.dropout import Dropout
 from neo.nn.embedding import Embedding
+from neo.nn.functional_call import functional_call
 from neo.nn.layers import (
     BatchNorm2d,
     BatchNormReLU,
@@ -75,4 +76,5 @@ __all__ = [
     "TorchModel",
     "draws",
     "from_torch",
+    "functional_call",
 ]

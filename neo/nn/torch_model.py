@@ -20,6 +20,7 @@ from neo.nn._torch.copies import Blueprint, Copy
 from neo.nn._torch.refusals import refuse_unconvertible
 from neo.nn._torch.verification import compare, first_example
 from neo.nn._torch.weights import built, constructed, reset
+from neo.nn.methods import Method
 from neo.nn.module import Module
 from neo.tensor import LiteTensor
 from neo.typing import Params
@@ -226,6 +227,16 @@ class TorchModel(Module):
             else value
             for name, value in constants.items()
         }
+
+    def method(self, name: str) -> Method:
+        """Another method of the module than forward: model.method("encode")(params, x). Made once, then kept."""
+        methods = vars(self).setdefault("_methods", {})
+        if name not in methods:
+            given = self._blueprint
+            trained = {key: torch.nn.Parameter(value) for key, value in given.parameters.items()}
+            frozen = {key: torch.nn.Parameter(value, False) for key, value in given.frozen.items()}
+            methods[name] = Method(self, given.build({**given.buffers, **trained, **frozen}), name)
+        return methods[name]
 
     def __repr__(self) -> str:
         return f"from_torch({self._blueprint.name})"

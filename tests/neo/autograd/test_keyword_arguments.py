@@ -120,7 +120,7 @@ def test_errors_keep_the_name_of_the_policy():
 
     with pytest.raises(neo.GradientError, match=r"Wrong\.backward: expected 2 gradients"):
         session.grad(lambda x: function(Wrong)(x, scale=x))(X)
-    with pytest.raises(TypeError, match="Scaled.*missing a required .*'scale'"):
+    with pytest.raises(TypeError, match=r"Scaled.*missing a required .*'scale'"):
         scaled(X, factor=1.0)
     with pytest.raises(TypeError, match="scale"):
         scaled(X)
