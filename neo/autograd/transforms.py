@@ -78,6 +78,7 @@ def hvp(fn: Callable[..., Any], args: Any, vectors: Any, has_aux: bool = False) 
     )
 
     def gradient(*primals: Any) -> Any:
+        aux: list[Any]
         out, pullback, *aux = vjp(fn, *primals, has_aux=has_aux)
         pulled = pullback(pytree.tree_map(lambda leaf: torch.ones_like(leaf.data), out))
         return (pulled, *aux) if has_aux else pulled

@@ -178,12 +178,13 @@ def test_keywords_reach_forward() -> None:
             super().__init__()
             self.w = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
 
-        def forward(self, x: Any, *, state: Any, shift: float = 0.0) -> Any:
+        def forward(self, x: Any, state: Any = 0.0, *, shift: float = 0.0) -> Any:
             return x * self.w + shift + state
 
-    out = torch.func.functional_call(
-        Shifted(), {"w": neo.LiteTensor(X[0])}, (X,), {"shift": 2.0, "state": 1.0}
-    )
+    params = {"w": neo.LiteTensor(X[0])}
+    with pytest.raises(TypeError, match="give it by position"):
+        torch.func.functional_call(Shifted(), params, (X,), {"state": 1.0})
+    out = torch.func.functional_call(Shifted(), params, (X, 1.0), {"shift": 2.0})
     torch.testing.assert_close(out.data, X * X[0] + 3.0)
 
 
