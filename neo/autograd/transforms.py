@@ -100,6 +100,7 @@ class _Recording:
         self.tape = Tape(keep_tensors=True)
         self.slots = Arguments(args, tuple(range(len(args))), self.name, integers="constant")
         out, self.outputs = run(self.tape, fn, self.slots, {}, has_aux, self.name)
+        self.aux: Any
         self.out, self.aux = out if has_aux else (out, None)
         self.spec = pytree.structure(self.out)
 

@@ -18,6 +18,7 @@ from neo.optim.base import (
     with_rate,
     zeros_like,
 )
+from neo.optim.recipe import remakeable
 from neo.optim.root import root
 from neo.typing import PyTree
 
@@ -29,6 +30,7 @@ class AdagradState(NamedTuple):
     square: PyTree  # v, the sum of squared gradients, like the parameters
 
 
+@remakeable
 def adagrad(
     lr: Rate | Schedule,
     lr_decay: Number = 0.0,

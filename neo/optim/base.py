@@ -45,8 +45,7 @@ class Scheduled(NamedTuple):
 def with_rate(name: str, lr: Rate | Schedule, make: Callable[[Rate], Optimizer]) -> Optimizer:
     """make(lr); or, where lr is a schedule, an optimiser that counts its steps and takes each with make(lr(count))."""
     if not callable(lr):
-        if is_number(lr) and not lr > 0:
-            raise ValueError(f"{name}: lr must be greater than 0, got {lr}")
+        check_rate(name, lr)
         return make(lr)
     schedule = lr
 
@@ -105,10 +104,27 @@ def is_zero(value: Number) -> bool:
     return is_number(value) and value == 0
 
 
-def check_fraction(name: str, what: str, value: Number) -> None:
-    """0 ≤ value < 1; under vmap a LiteTensor has no one value to look at."""
-    if is_number(value) and not 0 <= value < 1:
-        raise ValueError(f"{name}: expected {what} in [0, 1), got {value}")
+def decayed(
+    params: PyTree, grads: PyTree, rates: PyTree, weight_decay: Number, decoupled: bool, maximize: bool
+) -> tuple[PyTree, PyTree]:
+    """(params, grads) with weight decay: (1 − α λ) θ if decoupled, else λ θ in the gradient."""
+    grads = adjusted(params, grads, 0.0 if decoupled else weight_decay, maximize)
+    if decoupled and not is_zero(weight_decay):
+        params = pytree.tree_map(lambda p, a: p * (1 - a * weight_decay), params, rates)
+    return params, grads
+
+
+def check_rate(name: str, lr: Any) -> None:
+    """Every number in lr is ≥ 0, and no NaN; 0 leaves the parameters as they are."""
+    for rate in [lr] if is_number(lr) else pytree.leaves(lr):
+        if is_number(rate) and not rate >= 0:
+            raise ValueError(f"{name}: lr must be 0 or greater, got {rate}")
+
+
+def check_fraction(name: str, what: str, value: Number, closed: bool = False) -> None:
+    """0 ≤ value < 1, or ≤ 1 if closed; under vmap a LiteTensor has no one value to look at."""
+    if is_number(value) and not (0 <= value < 1 or (closed and value == 1)):
+        raise ValueError(f"{name}: expected {what} in [0, 1{']' if closed else ')'}, got {value}")
 
 
 def check_not_negative(name: str, what: str, value: Number) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from neo import pytree
 from neo.optim.base import Number, Optimizer, check_not_negative
+from neo.optim.recipe import remakeable
 from neo.optim.root import root
 from neo.typing import PyTree
 
@@ -39,6 +40,7 @@ def clip_by_value(grads: PyTree, limit: float) -> PyTree:
     return pytree.tree_map(lambda g: torch.clamp(g, -limit, limit), grads)
 
 
+@remakeable
 def clipped(optimizer: Optimizer, *, norm: Number | None = None, value: float | None = None) -> Optimizer:
     """optimizer, given clipped gradients: by their global norm, by value, or first by value and then by norm.
 

@@ -21,6 +21,7 @@ from neo.optim.base import (
     with_rate,
     zeros_like,
 )
+from neo.optim.recipe import remakeable
 from neo.optim.root import root
 from neo.typing import PyTree
 
@@ -33,6 +34,7 @@ class RMSpropState(NamedTuple):
     velocity: PyTree  # b, where there is momentum; else None
 
 
+@remakeable
 def rmsprop(
     lr: Rate | Schedule,
     alpha: Number = 0.99,

@@ -13,15 +13,18 @@ from typing import Any
 
 from neo import pytree
 from neo.optim.base import Rate, Schedule
+from neo.optim.recipe import remakeable
 
 __all__ = ["constant", "cosine", "exponential_decay", "step_decay", "warmup"]
 
 
+@remakeable
 def constant(rate: Rate) -> Schedule:
     """The same rate at every step."""
     return lambda step: rate
 
 
+@remakeable
 def cosine(rate: Rate, steps: int, final: float = 0.0) -> Schedule:
     """From rate to final · rate along half a cosine, over `steps` steps; final · rate ever after.
 
@@ -34,12 +37,14 @@ def cosine(rate: Rate, steps: int, final: float = 0.0) -> Schedule:
     )
 
 
+@remakeable
 def exponential_decay(rate: Rate, factor: float) -> Schedule:
     """α γᵗ, factor γ in (0, 1]; torch.optim.lr_scheduler.ExponentialLR."""
     _expect_factor("exponential_decay", factor)
     return lambda step: _scaled(rate, factor**step)
 
 
+@remakeable
 def step_decay(rate: Rate, factor: float, every: int) -> Schedule:
     """α γ^⌊t/every⌋: times γ after each `every` steps; torch.optim.lr_scheduler.StepLR."""
     _expect_factor("step_decay", factor)
@@ -47,6 +52,7 @@ def step_decay(rate: Rate, factor: float, every: int) -> Schedule:
     return lambda step: _scaled(rate, factor ** (step // every))
 
 
+@remakeable
 def warmup(steps: int, then: Rate | Schedule, start: float = 0.0) -> Schedule:
     """Linearly from start · then(0) to then(0) over `steps` steps, and from there on `then`, counted from its own 0.
 

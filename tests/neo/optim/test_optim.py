@@ -9,7 +9,22 @@ import pytest
 import torch
 
 import neo
-from neo.optim import Optimizer, adagrad, adam, adamw, momentum, nesterov, rmsprop, sgd
+from neo.optim import (
+    Optimizer,
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    adamw,
+    asgd,
+    momentum,
+    nadam,
+    nesterov,
+    radam,
+    rmsprop,
+    rprop,
+    sgd,
+)
 
 PAIRS: dict[str, tuple[Optimizer, Callable]] = {
     "sgd": (sgd(0.1), lambda p: torch.optim.SGD(p, 0.1)),
@@ -42,6 +57,57 @@ PAIRS: dict[str, tuple[Optimizer, Callable]] = {
         ),
     ),
     "adagrad": (adagrad(0.1), lambda p: torch.optim.Adagrad(p, 0.1)),
+    "adam amsgrad": (
+        adam(0.1, amsgrad=True, weight_decay=0.02),
+        lambda p: torch.optim.Adam(p, 0.1, amsgrad=True, weight_decay=0.02),
+    ),
+    "adamw amsgrad": (adamw(0.1, amsgrad=True), lambda p: torch.optim.AdamW(p, 0.1, amsgrad=True)),
+    "dampening": (
+        momentum(0.05, 0.8, weight_decay=0.02, dampening=0.3),
+        lambda p: torch.optim.SGD(p, 0.05, 0.8, dampening=0.3, weight_decay=0.02),
+    ),
+    "sgd as torch spells it": (
+        sgd(0.05, momentum=0.8, dampening=0.3),
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, dampening=0.3),
+    ),
+    "sgd with nesterov": (
+        sgd(0.05, 0.01, momentum=0.8, nesterov=True),
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, nesterov=True, weight_decay=0.01),
+    ),
+    "adadelta": (adadelta(), lambda p: torch.optim.Adadelta(p)),
+    "adadelta, all": (
+        adadelta(0.5, 0.8, 1e-4, 0.02, True),
+        lambda p: torch.optim.Adadelta(p, 0.5, 0.8, 1e-4, 0.02, maximize=True),
+    ),
+    "adamax": (adamax(), lambda p: torch.optim.Adamax(p)),
+    "adamax, all": (
+        adamax(0.01, (0.7, 0.8), 1e-4, 0.02, True),
+        lambda p: torch.optim.Adamax(p, 0.01, (0.7, 0.8), 1e-4, 0.02, maximize=True),
+    ),
+    "nadam": (nadam(), lambda p: torch.optim.NAdam(p)),
+    "nadam, all": (
+        nadam(0.01, (0.7, 0.8), 1e-4, 0.02, 0.1, True, True),
+        lambda p: torch.optim.NAdam(p, 0.01, (0.7, 0.8), 1e-4, 0.02, 0.1, True, maximize=True),
+    ),
+    "nadam decay": (nadam(0.01, weight_decay=0.1), lambda p: torch.optim.NAdam(p, 0.01, weight_decay=0.1)),
+    "radam": (radam(0.01), lambda p: torch.optim.RAdam(p, 0.01)),
+    "radam, all": (
+        radam(0.01, (0.7, 0.8), 1e-4, 0.02, True, True),
+        lambda p: torch.optim.RAdam(p, 0.01, (0.7, 0.8), 1e-4, 0.02, True, maximize=True),
+    ),
+    "radam decay": (radam(0.01, weight_decay=0.1), lambda p: torch.optim.RAdam(p, 0.01, weight_decay=0.1)),
+    "rprop": (rprop(), lambda p: torch.optim.Rprop(p)),
+    "rprop, all": (
+        rprop(0.02, (0.4, 1.5), (1e-3, 0.05), True),
+        lambda p: torch.optim.Rprop(p, 0.02, (0.4, 1.5), (1e-3, 0.05), maximize=True),
+    ),
+    "asgd": (asgd(), lambda p: torch.optim.ASGD(p)),
+    "asgd, all": (
+        asgd(1e-3, 0.1, 0.6, 10, 0.02, True),
+        lambda p: torch.optim.ASGD(p, 1e-3, 0.1, 0.6, 10, 0.02, maximize=True),
+    ),
+    "rate of zero": (sgd(0.0, 0.1), lambda p: torch.optim.SGD(p, 0.0, weight_decay=0.1)),
+    "adam at rate zero": (adam(0), lambda p: torch.optim.Adam(p, 0.0)),
     "adagrad, all": (
         adagrad(0.1, 0.05, 0.02, 0.3, 1e-6, True),
         lambda p: torch.optim.Adagrad(p, 0.1, 0.05, 0.02, 0.3, 1e-6, maximize=True),
@@ -54,6 +120,15 @@ def rough_loss(a, b):
     return torch.sum(torch.tanh(a @ b) ** 2) + torch.sum(torch.cos(a)) * 0.1 + torch.sum(b**4)
 
 
+@pytest.fixture
+def float64():
+    """torch.optim keeps some numbers (NAdam's product, ASGD's rate) in the default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", PAIRS)
 def test_optimizer_equals_torch_optim_over_50_steps(name: str) -> None:
     optimizer, make = PAIRS[name]
@@ -73,7 +148,17 @@ def test_optimizer_equals_torch_optim_over_50_steps(name: str) -> None:
     torch.testing.assert_close(params["b"].data, tb.detach(), rtol=1e-10, atol=1e-12)
 
 
-ALL = [sgd, momentum, nesterov, adam, adamw, rmsprop, adagrad]
+def dampened(lr, weight_decay=0.0):
+    return momentum(lr, 0.8, weight_decay=weight_decay, dampening=0.3)
+
+
+def amsgrad(lr, weight_decay=0.0):
+    return adam(lr, weight_decay=weight_decay, amsgrad=True)
+
+
+DECAYING = [sgd, momentum, dampened, adam, adamw, amsgrad, rmsprop, adagrad]
+DECAYING += [adadelta, adamax, nadam, radam, asgd]
+ALL = [*DECAYING, nesterov, rprop]
 # Each hyperparameter that may be a LiteTensor, as a function of (rate, number) -> optimiser.
 LEARNED: dict[str, Callable[[float, object], Optimizer]] = {
     "sgd decay": lambda lr, h: sgd(lr, weight_decay=h),
@@ -85,6 +170,15 @@ LEARNED: dict[str, Callable[[float, object], Optimizer]] = {
     "rmsprop": lambda lr, h: rmsprop(lr, h, 1e-2, h, h),
     "rmsprop centered": lambda lr, h: rmsprop(lr, h, h, centered=True),
     "adagrad": lambda lr, h: adagrad(lr, h, h, eps=h),
+    "dampening": lambda lr, h: momentum(lr, 0.8, dampening=h),
+    "amsgrad": lambda lr, h: adam(lr, (h, h), eps=h, amsgrad=True),
+    "adadelta": lambda lr, h: adadelta(lr, h, h, h),
+    "adamax": lambda lr, h: adamax(lr, (h, h), h, h),
+    "nadam": lambda lr, h: nadam(lr, (h, h), h, h, h),
+    "nadam decoupled": lambda lr, h: nadam(lr, weight_decay=h, decoupled_weight_decay=True, eps=0.1),
+    "radam": lambda lr, h: radam(lr, (h, 0.9), h, h),
+    "rprop": lambda lr, h: rprop(h * 0.4, (0.5, h + 1)),
+    "asgd": lambda lr, h: asgd(lr, h, h, weight_decay=h),
 }
 
 
@@ -105,9 +199,34 @@ def test_hyperparameters_given_as_tensors_get_gradients(name: str) -> None:
     assert abs(gradient.item()) > 1e-6
 
 
+def test_radam_is_differentiable_past_its_first_steps() -> None:
+    """ρₜ > 5 from the sixth step on, where the second moment comes in."""
+    theta, beta = (neo.LiteTensor(value, dtype=torch.float64) for value in ([0.3, -1.2], 0.9))
+    after = lambda beta, theta: torch.sum(after_steps(radam(0.05, (0.8, beta), 0.1), theta, 8))  # noqa: E731
+    assert neo.gradcheck(after, (beta, theta), order=2)
+    assert neo.grad(after, argnums=0)(beta, theta).item() != 0
+
+
+def test_average_of_asgd_is_torchs() -> None:
+    params, theirs = (
+        {"a": neo.LiteTensor([1.0, -2.0], dtype=torch.float64)},
+        torch.tensor([1.0, -2.0]).double(),
+    )
+    theirs.requires_grad_()
+    optimizer, reference = asgd(0.1, t0=2), torch.optim.ASGD([theirs], 0.1, t0=2)
+    state = optimizer.init(params)
+    for _ in range(7):
+        gradient = neo.grad(lambda p: torch.sum(torch.cos(p["a"])), argnums=0)(params)
+        params, state = optimizer.step(params, gradient, state)
+        reference.zero_grad()
+        torch.cos(theirs).sum().backward()
+        reference.step()
+    torch.testing.assert_close(state.average["a"].data, reference.state[theirs]["ax"], rtol=1e-6, atol=1e-7)
+
+
 def test_decay_of_zero_given_as_a_tensor_has_a_gradient() -> None:
     theta, zero = (neo.LiteTensor(value, dtype=torch.float64) for value in ([0.3, -1.2], 0.0))
-    for make in (sgd, momentum, adam, adamw, rmsprop, adagrad):
+    for make in DECAYING:
         fn = lambda h, make=make: torch.sum(after_steps(make(0.05, weight_decay=h), theta))  # noqa: E731
         assert neo.gradcheck(fn, (zero,), order=1)
         assert neo.grad(fn, argnums=0)(zero).item() != 0
@@ -225,8 +344,8 @@ def test_step_leaves_its_inputs_alone() -> None:
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
-def test_rate_must_be_positive(make: Callable[..., Optimizer]) -> None:
-    with pytest.raises(ValueError, match="greater than 0, got -1"):
+def test_rate_must_not_be_negative(make: Callable[..., Optimizer]) -> None:
+    with pytest.raises(ValueError, match="0 or greater, got -1"):
         make(-1)
 
 
