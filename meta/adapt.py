@@ -9,7 +9,7 @@ import neo
 from neo.optim import Optimizer
 from neo.typing import PyTree
 
-__all__ = ["adapt", "last", "trajectory"]
+__all__ = ["adapt", "last", "trajectory", "with_inner_clip"]
 
 
 def adapt(
@@ -62,6 +62,18 @@ def trajectory(
         at = neo.stop_gradient(params) if first_order else params
         params, state = optimizer.step(params, gradient(at, support), state)
         yield params
+
+
+def with_inner_clip(name: str, optimizer: Optimizer, clip: float | None) -> Optimizer:
+    """optimizer, given gradients of global norm at most `clip`, differentiably; itself for None.
+
+    Raises: ValueError for a clip that is not greater than 0.
+    """
+    if clip is None:
+        return optimizer
+    if not clip > 0:
+        raise ValueError(f"{name}: inner_clip must be greater than 0, or null for no limit, got {clip}")
+    return neo.optim.clipped(optimizer, norm=clip)
 
 
 def last(trajectory: Iterator[PyTree]) -> PyTree:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import neo
-from meta.adapt import last, trajectory
+from meta.adapt import last, trajectory, with_inner_clip
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.objectives import Classification, Objective
 from meta.parallel import Workers
@@ -31,6 +31,8 @@ class MAML(MetaLearner):
         model: its params are the meta-parameters.
         inner_lr: α > 0, dimensionless, the same at every step; what it means depends on the objective's reduction.
         inner_steps: gradient steps on the support set, ≥ 0.
+        inner_clip: the largest global norm of an inner gradient, > 0: longer ones are scaled down to it, and the
+            meta-gradient goes through that. None: no limit.
         first_order: see above.
         objective: losses and score; cross-entropy by default.
         inner_optimizer: takes the place of sgd(inner_lr).
@@ -46,6 +48,7 @@ class MAML(MetaLearner):
         first_order: bool = False,
         objective: Objective | None = None,
         inner_optimizer: Optimizer | None = None,
+        inner_clip: float | None = None,
         workers: int | None = None,
     ):
         if inner_steps < 0:
@@ -54,7 +57,9 @@ class MAML(MetaLearner):
         self.inner_steps = inner_steps
         self.first_order = first_order
         self.objective = objective or Classification()
+        self.inner_clip = inner_clip
         self.inner_optimizer = inner_optimizer or neo.optim.sgd(inner_lr)
+        self.inner_optimizer = with_inner_clip(type(self).__name__, self.inner_optimizer, inner_clip)
         self.workers = Workers(workers)
 
     def adapt(self, params: PyTree, support: Batch, steps: int | None = None) -> Params:

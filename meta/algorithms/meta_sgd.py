@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import neo
-from meta.adapt import trajectory
+from meta.adapt import trajectory, with_inner_clip
 from meta.algorithms.maml import MAML
 from neo import LiteTensor, pytree
 from neo.nn import Module
@@ -54,7 +54,7 @@ class MetaSGD(MAML):
             self._support_loss,
             params["params"],
             support,
-            optimizer=neo.optim.sgd(params["rates"]),
+            optimizer=with_inner_clip("MetaSGD", neo.optim.sgd(params["rates"]), self.inner_clip),
             steps=steps,
             first_order=self.first_order,
         )

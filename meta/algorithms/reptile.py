@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import neo
-from meta.adapt import last, trajectory
+from meta.adapt import last, trajectory, with_inner_clip
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.objectives import Classification, Objective
 from meta.parallel import Workers
@@ -40,6 +40,7 @@ class Reptile(MetaLearner):
     Args:
         model: its params are the meta-parameters.
         inner_lr: α > 0, of SGD, the same at every step.
+        inner_clip: the largest global norm of an inner gradient, > 0: longer ones are scaled down. None: no limit.
         inner_steps: k ≥ 2; with one step it is training on all tasks at once.
         objective: losses and score; cross-entropy by default.
         inner_optimizer: takes the place of sgd(inner_lr); the paper has Adam with β₁ = 0.
@@ -55,6 +56,7 @@ class Reptile(MetaLearner):
         inner_steps: int = 5,
         objective: Objective | None = None,
         inner_optimizer: Optimizer | None = None,
+        inner_clip: float | None = None,
         workers: int | None = None,
     ):
         if inner_steps < 2:
@@ -62,7 +64,9 @@ class Reptile(MetaLearner):
         self.model = model
         self.inner_steps = inner_steps
         self.objective = objective or Classification()
+        self.inner_clip = inner_clip
         self.inner_optimizer = inner_optimizer or neo.optim.sgd(inner_lr)
+        self.inner_optimizer = with_inner_clip("Reptile", self.inner_optimizer, inner_clip)
         self.workers = Workers(workers)
 
     def adapt(self, params: Params, support: Batch, steps: int | None = None) -> Params:

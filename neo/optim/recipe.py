@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from neo.optim.base import Optimizer
 
@@ -23,36 +23,38 @@ def remakeable(factory: Factory) -> Factory:
     def make(*args: Any, **kwargs: Any) -> Any:
         made = factory(*args, **kwargs)
         again: Any = _Optimizer(*made) if isinstance(made, Optimizer) else _Schedule(made)
-        # an optimiser that optree has rebuilt has none, and is then a plain pair
         again.recipe = (make, args, kwargs)
         return again
 
-    return make  # type: ignore[return-value]
+    return cast(Factory, make)
 
 
-class _Optimizer(Optimizer):
+class _Made:
+    """By `make(*args, **kwargs)`; what optree has rebuilt has no recipe, and is a plain pair."""
+
     recipe: Any = None
 
+    def __reduce__(self) -> Any:
+        return (_remade, self.recipe) if self.recipe else super().__reduce__()
+
     def __repr__(self) -> str:
+        if not self.recipe:
+            return super().__repr__()
         make, args, kwargs = self.recipe
         given = [*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]
         return f"{make.__name__}({', '.join(given)})"
 
-    def __reduce__(self) -> Any:
-        return _remade, self.recipe
+
+class _Optimizer(_Made, Optimizer):
+    pass
 
 
-class _Schedule:
-    recipe: Any = None
-
+class _Schedule(_Made):
     def __init__(self, schedule: Callable[[int], Any]):
         self.schedule = schedule
 
     def __call__(self, step: int) -> Any:
         return self.schedule(step)
-
-    def __reduce__(self) -> Any:
-        return _remade, self.recipe
 
 
 def _remade(make: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
