@@ -196,6 +196,6 @@ def test_forms_that_have_another_name_run() -> None:
 
 def test_writing_into_a_torch_tensor_names_what_to_write() -> None:
     t = torch.ones(3, dtype=torch.float64)
-    with pytest.raises(InPlaceError, match=r"torch\.index_put\(x, \(i,\), v\)"):
+    with pytest.raises(InPlaceError, match=r"torch\.stack|torch\.index_put"):
         t[0] = X[0]
     assert t.tolist() == [1.0, 1.0, 1.0]
