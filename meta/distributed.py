@@ -21,6 +21,7 @@ from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.averaging import blocks, mean
 from meta.evaluate import Evaluation, Sampler, evaluate
 from neo import LiteTensor, pytree
+from neo.draws import parts_from
 from neo.typing import Params, PyTree
 from tasks import Task
 
@@ -112,7 +113,10 @@ class Ranks:
             return of_tasks(params, sampler.sample(iteration, meta_batch))
         self.expect_work(meta_batch)
         shares = [blocks(self.share(meta_batch, rank)) for rank in range(self.size)]
-        found = [of_tasks(params, sampler.sample(iteration, block)) for block in shares[self.index]]
+        found = []
+        for block in shares[self.index]:
+            with parts_from(block.start):
+                found.append(of_tasks(params, sampler.sample(iteration, block)))
         like = found[0]
 
         def template(block: range) -> MetaGradient:
@@ -139,7 +143,8 @@ class Ranks:
         self.agree("the parameters", _fingerprint(params))
         share = self.share(tasks)
         # A rank without a task of its own does one all the same, to know what the others will send.
-        own = evaluate(learner, params, _From(sampler, share.start), max(1, len(share)), **settings)
+        with parts_from(share.start):
+            own = evaluate(learner, params, _From(sampler, share.start), max(1, len(share)), **settings)
         columns: Any = [getattr(own, field.name) for field in fields(own)]
 
         def rows(count: int) -> Any:

@@ -11,6 +11,7 @@ import torch
 
 from meta import batch_norm as normalisation
 from meta.algorithms.base import MetaLearner
+from neo.draws import parts_from
 from neo.typing import Params
 from tasks import Task
 
@@ -111,7 +112,8 @@ def evaluate(
     checksums: list[int] = []
     for first in range(0, tasks, batch):
         drawn = sampler.sample(0, range(first, min(first + batch, tasks)))
-        results += learner.workers.map(result, drawn)
+        with parts_from(first):
+            results += learner.workers.map(result, drawn)
         if record:
             checksums += [task.checksum() for task in drawn]
         progress(len(results))

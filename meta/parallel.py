@@ -12,6 +12,7 @@ import torch
 
 import neo
 from neo import pytree
+from neo.draws import part_of, source
 
 __all__ = ["Batched", "Workers"]
 
@@ -26,7 +27,8 @@ class Workers:
 
     Small kernels gain little from two threads and a great deal from two tasks: each task's tensors stay in the cache of
     one core, and nothing waits at the end of every kernel. Each task is computed exactly as it would be alone, and
-    results come in the order of the items, so that what is made of them does not depend on `count`.
+    results come in the order of the items, so that what is made of them does not depend on `count`. Inside
+    `with neo.nn.draws(seed):` each item draws by a seed of its own, a pure function of that one and its place.
 
     Args:
         count: threads, ≥ 1; 1 runs in the calling thread, with one kernel thread too. None: in the calling thread
@@ -50,11 +52,13 @@ class Workers:
 
         The first exception of an item is raised in its place; items that no thread has begun are then left.
         """
+        task = _drawing_apart(fn)
+        numbered = enumerate(items)
         if self.count is None:
-            yield from map(fn, items)
+            yield from map(task, numbered)
             return
         if self.count == 1 or threading.current_thread() is not threading.main_thread():
-            yield from _with_one_kernel_thread(fn, items)
+            yield from _with_one_kernel_thread(task, numbered)
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
@@ -62,7 +66,7 @@ class Workers:
             )
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # what is made of the results meanwhile must not take the workers' cores
-        futures = deque(self._pool.submit(fn, item) for item in items)
+        futures = deque(self._pool.submit(task, item) for item in numbered)
         try:
             while futures:
                 # What is made of results takes a core and Python's lock from the workers: let it have several at once.
@@ -109,6 +113,18 @@ class Batched(Workers):
         for rows in zip(*(torch.unbind(leaf) for leaf in leaves), strict=True):
             result: Any = pytree.unflatten(spec, rows)
             yield result
+
+
+def _drawing_apart(fn: Callable[[Item], Result]) -> Callable[[tuple[int, Item]], Result]:
+    """fn of numbered items, each with the draws that belong to its number in the block around, on any thread."""
+    block = source()
+
+    def alone(numbered: tuple[int, Item]) -> Result:
+        index, item = numbered
+        with part_of(block, index):
+            return fn(item)
+
+    return alone
 
 
 def _with_one_kernel_thread(fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

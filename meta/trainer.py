@@ -14,6 +14,7 @@ from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.distributed import ALONE, Ranks
 from meta.divergence import TrainingError, expect_finite_gradient, expect_finite_state
 from meta.evaluate import Evaluation, Sampler
+from neo.draws import part_of, source
 from neo.guards import settle
 from neo.optim import Optimizer
 from neo.typing import PyTree
@@ -53,7 +54,8 @@ class Trainer:
     """θ ← step(θ, meta-gradient of the meta-batch of this step), `iterations` times; Finn et al. 2017, Algorithm 2.
 
     Knows nothing of which algorithm, model or tasks it runs. Step s (from 1) takes the tasks of iteration s − 1, slots
-    0 to meta_batch − 1, so that a state and its sampler determine all that follows.
+    0 to meta_batch − 1, so that a state and its sampler determine all that follows; with a random model, inside
+    `with neo.nn.draws(seed):`, the seed does too, from which each task of each step has its own.
 
     Args:
         learner: supplies the meta-gradient.
@@ -108,7 +110,10 @@ class Trainer:
         if self.capture:  # the optimiser stays outside: its state counts steps in Python
             of_tasks = neo.capture(of_tasks)
         for step in range(state.step + 1, self.iterations + 1):
-            gradient = self.ranks.meta_gradient(of_tasks, state.params, sampler, step - 1, self.meta_batch)
+            with part_of(source(), step - 1):
+                gradient = self.ranks.meta_gradient(
+                    of_tasks, state.params, sampler, step - 1, self.meta_batch
+                )
             params, inner = self.optimizer.step(state.params, gradient.gradient, state.optimizer)
             state = State(step, params, inner)
             yield state, gradient

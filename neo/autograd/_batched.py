@@ -9,7 +9,7 @@ import torch
 from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-__all__ = ["agree", "any_batched", "is_batched", "is_sliced_here", "one_example", "outside_vmap"]
+__all__ = ["agree", "any_batched", "in_vmap", "is_batched", "is_sliced_here", "one_example", "outside_vmap"]
 
 
 def is_batched(tensor: torch.Tensor) -> bool:
@@ -49,3 +49,8 @@ def agree(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Whether two tensors of one shape agree up to rounding, NaN being equal to NaN: a 0-dim tensor of truth."""
     # torch.isclose, spelled out, for it has no batched form
     return ((a == b) | ((a - b).abs() <= 1e-8 + 1e-5 * b.abs()) | (a.isnan() & b.isnan())).all()
+
+
+def in_vmap() -> bool:
+    """Is this code run by torch.func.vmap (or another transform of torch.func)?"""
+    return _functorch.peek_interpreter_stack() is not None

@@ -8,6 +8,7 @@ import torch
 
 from neo.errors import ComplexError, InPlaceError
 from neo.autograd._context cimport Context, PolicyBase, alike, contains, rebuilt, share, stashed, version_of
+from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, join, wrap
 from neo.autograd._tape cimport Node, Stack, Tape, open_elsewhere, open_stack, refuse_other_threads
 
@@ -119,6 +120,7 @@ cdef class Function:
         cdef list listening = None      # the tapes with an interest in an input
         cdef list versions = None
         cdef bint lite, several
+        cdef int change = 0             # of torch's function mode, which Neo's own Policies do without
         cdef Py_ssize_t i, j, n
         cdef Stack stack
         cdef PolicyBase policy
@@ -169,6 +171,8 @@ cdef class Function:
         ctx.recorded = listening is not None
         if lite and not self.verified:
             versions = [version_of(raw) for raw in raw_inputs]
+        if blocks:
+            change = switch(not self.verified)
         try:
             if len(raw_args) == 1:      # spelled out, the call needs no tuple
                 result = self.forward(policy, raw_args[0])
@@ -179,6 +183,9 @@ cdef class Function:
         except TORCH_ERRORS as error:
             name_error(self.name, error)
             raise
+        finally:
+            if change:
+                undo(change)
         if lite and listening is None and type(result) is Tensor and self.verified:
             return linked(wrap(own(result, raw_inputs)), inputs, raw_inputs)    # the common case of no interest
 

@@ -19,7 +19,7 @@ __all__ = ["Replay"]
 
 
 class Replay:
-    """What a second run needs of the first: torch's generators before it, its inputs' versions and its outputs.
+    """What a second run needs of the first: where it drew from, its inputs' versions and its outputs.
 
     Made before the first run; `remember` after it; the second one goes inside `with replay.again():` and is judged by
     `compare`. What torch's default generators and those of `with draws(seed)` gave is drawn again. Python's, numpy's
@@ -44,7 +44,7 @@ class Replay:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """torch's generators as they were before the first run, and put back afterwards."""
+        """Draws as in the first run; torch's generators are put back afterwards."""
         for value, count in zip(self.inputs, self.versions, strict=True):
             if version(value.data) != count:
                 raise SavedTensorError(

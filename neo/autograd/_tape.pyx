@@ -17,6 +17,7 @@ import torch
 
 from neo.errors import GradientError, SavedTensorError, SessionError
 from neo.autograd._context cimport Context, PolicyBase, grad_enabled, stashed
+from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._handle cimport Handle, is_handle, last_serial, twin, wrap
 from neo.kernels import direct
 
@@ -305,6 +306,7 @@ cdef tuple run(Node node, list bars):
     cdef object result
     cdef tuple gradients
     cdef NeoRule outer = neo_rule
+    cdef int change = 0         # of torch's function mode, which Neo's own Policies do without
 
     if node.policy is None:
         lifted = True           # hand-made nodes speak LiteTensor
@@ -343,11 +345,15 @@ cdef tuple run(Node node, list bars):
         was_wanted, was_lifted, was_readable = ctx.wanted, ctx.lifted, ctx.readable
         ctx.wanted, ctx.lifted, ctx.readable = wanted, lifted, True
         begin_rule(stack, ON_LITE_TENSORS if lifted else ON_TORCH_TENSORS)
+        if blocks and not lifted and node.policy.verified:
+            change = switch(False)
         try:
             result = node.policy.backward(bars[0]) if node.outputs == 1 else node.policy.backward(*bars)
         finally:        # put back, for this may be a walk inside a backward of the same op
             end_rule(outer)
             ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
+            if change:
+                undo(change)
     gradients = as_gradients(node, result)
     if node.layouts is not None:
         gradients = tuple([None if gradients[i] is None or node.slots[i] < 0 else check(node, i, gradients[i])

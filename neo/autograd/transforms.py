@@ -113,8 +113,8 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
     """fn with the same values and gradients, which recomputes fn in backward instead of storing what it did.
 
     Memory of one call: its inputs and outputs. Time: one more fn per backward. Random draws are repeated: torch's
-    default generators, on the CPU and on CUDA, are set back for the recomputation. Also what fn closes over gets its
-    gradient. Chen et al. 2016, arXiv:1604.06174.
+    default generators, on the CPU and on CUDA, and the seed of neo.nn.draws are set back for the recomputation. Also
+    what fn closes over gets its gradient. Chen et al. 2016, arXiv:1604.06174.
 
     Raises: SavedTensorError when an input was changed in place in between, or when the recomputation gives other
     values (fn keeps state, or draws from a generator of its own).

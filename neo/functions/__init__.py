@@ -33,6 +33,7 @@ from neo.functions import (  # noqa: F401  (importing a subject registers its op
     padding,
     piecewise,
     pooling,
+    randomness,
     rearranging,
     recurrent,
     reduction,

@@ -11,6 +11,7 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.draws import noise_generator
 from neo.functions._arguments import named
 from neo.functions.registry import implements, lite, raw
 from neo.functions.triangular import solve_triangular
@@ -322,8 +323,8 @@ def _range_of(A, q, niter):
 
     Halko et al. 2009, arXiv:0909.4061, algorithm 4.4; what is drawn is what torch draws.
     """
-    draws = torch.randn(A.shape[-1], q, dtype=A.dtype, device=A.device)
-    Q = qr(A @ draws)[0]
+    noise = torch.randn(A.shape[-1], q, dtype=A.dtype, device=A.device, generator=noise_generator(A.device))
+    Q = qr(A @ noise)[0]
     for _ in range(2 if niter is None else niter):
         Q = qr(A.transpose(-1, -2) @ Q)[0]
         Q = qr(A @ Q)[0]

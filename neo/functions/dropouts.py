@@ -7,10 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import in_vmap
 from neo.autograd._function import function
 from neo.draws import dropping, generator_for, kept
 from neo.functions.elementwise import Unary
 from neo.functions.registry import implements
+from neo.tensor import LiteTensor
 
 
 class Dropout(Unary):
@@ -26,7 +28,12 @@ class Dropout(Unary):
         return y_bar * scale
 
 
-_dropout = function(Dropout, "dropout")
+_dropped = function(Dropout, "dropout")
+
+
+def _dropout(x: Any, p: float, shape: tuple[int, ...]) -> Any:
+    """x times one draw for each entry of shape; on a torch tensor as torch has it, torch.autograd included."""
+    return _dropped(x, p, shape) if isinstance(x, LiteTensor) else x * kept(shape, p, x.dtype, x.device)
 
 
 @implements(F.dropout, torch.dropout)
@@ -134,15 +141,19 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1):
 
     Jang et al. 2017, arXiv:1611.01144.
     """
-    draws = torch.empty(tuple(logits.shape), dtype=logits.dtype, device=logits.device).exponential_(
-        generator=generator_for(logits.device)
-    )
-    soft = torch.softmax((logits - draws.log()) / tau, dim)
+    soft = torch.softmax((logits - _exponential(logits).log()) / tau, dim)
     if not hard:
         return soft
     values = soft.detach()
     chosen = torch.zeros_like(values).scatter(dim, values.argmax(dim, keepdim=True), 1.0)
     return chosen - values + soft
+
+
+def _exponential(like: Any) -> torch.Tensor:
+    shape, generator = tuple(like.shape), generator_for(like.device)
+    if in_vmap():  # where torch refuses to draw in place what is to differ from example to example
+        return -torch.log1p(-torch.rand(shape, dtype=like.dtype, device=like.device, generator=generator))
+    return torch.empty(shape, dtype=like.dtype, device=like.device).exponential_(generator=generator)
 
 
 def _check_probability(p: float, name: str) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from neo import _elsewhere
-from neo.autograd import _handle
+from neo.autograd import _function_mode, _handle
 from neo.autograd._function import Function
 from neo.autograd._function import function as make_function
 from neo.autograd.policy import Policy
@@ -408,3 +408,4 @@ def _define_in_place_methods() -> None:
 
 _define_in_place_methods()
 _handle.register_dispatch(_handlers, dispatch)
+_function_mode.register_dispatch(_handlers, dispatch)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.draws import noise_generator
 from neo.functions._linear_map import linear_map
 from neo.functions.convolution import per_dim
 from neo.functions.pooling import avg_pool1d, avg_pool2d, max_pool1d, max_pool2d
@@ -100,7 +101,8 @@ def _fractional(x, kernel_size, output_size, output_ratio, return_indices, sampl
         output_size = [int(n * ratio) for n, ratio in zip(x.shape[-count:], ratios, strict=True)]
     if samples is None:
         batch = 1 if x.ndim == count + 1 else x.shape[0]
-        samples = torch.rand(batch, x.shape[-count - 1], count, dtype=x.dtype, device=x.device)
+        shape = (batch, x.shape[-count - 1], count)
+        samples = torch.rand(shape, dtype=x.dtype, device=x.device, generator=noise_generator(x.device))
     kernel, size, samples = per_dim(kernel_size, count), per_dim(output_size, count), raw(samples)
     return _largest(x, lambda t: kernel_function(t, kernel, size, samples), count, return_indices)
 

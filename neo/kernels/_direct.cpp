@@ -5,6 +5,7 @@
 // float64 and of one shape, are looped over on the spot; other dense CPU tensors go to the same kernels as torch's own
 // call, past autograd, which Neo's tensors never need; everything else (LiteTensors, subclasses, other devices, an open
 // torch mode or transform, a tensor that requires a gradient) goes to the Python function that was given as fallback.
+#include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/cos.h>
@@ -229,7 +230,14 @@ int one_storage(PyObject* one, PyObject* other) {
   return x.unsafeGetTensorImpl()->unsafe_storage().is_alias_of(y.unsafeGetTensorImpl()->unsafe_storage());
 }
 
-NeoLook look = {version, same_layout, grad_enabled, one_storage};
+int torch_functions(int disabled) {
+  using at::impl::PythonTorchFunctionTLS;
+  const int before = PythonTorchFunctionTLS::get_disabled_state();
+  PythonTorchFunctionTLS::set_disabled_state(static_cast<at::impl::TorchFunctionDisabledState>(disabled));
+  return before;
+}
+
+NeoLook look = {version, same_layout, grad_enabled, one_storage, torch_functions};
 
 PyObject* bind(PyObject*, PyObject* arguments) {
   const char* name;

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from neo.autograd._batched import outside_vmap
-from neo.draws import draws, no_draws
+from neo.draws import draws, no_draws, rewinding, source
 from neo.errors import ConversionError
 from neo.functions.in_place import NeedsLifting
 from neo.functions.registry import raw
@@ -80,8 +80,9 @@ class TorchModel(Module):
         not), and LiteTensors among them are differentiated like params.
         state: name → tensor in place of model.state, the buffers as they were; LiteTensors are differentiated too.
             Required by buffers="updated".
-        seed: an integer that dropout draws from; the same seed drops the same entries. Required where dropout is
-            active: in training mode with p > 0. Other random draws of forward come from torch's default generator.
+        seed: an integer that whatever is drawn in forward is drawn from, see neo.nn.draws; by default that of the block
+            `with neo.nn.draws(...)` around the call. One of the two is required where dropout is active (in training
+            mode with p > 0); other random functions then draw from torch's default generator.
 
     Raises:
         ConversionError, now: the module has lazy, complex, quantised or meta parameters, backward hooks, is compiled,
@@ -89,7 +90,7 @@ class TorchModel(Module):
             used again), or gradients would not be (torch.autograd.Function, torch.no_grad over all uses of a
             parameter or argument, parameters reached by a closure). At any call: forward writes a buffer in place
             and buffers is not "updated".
-        DrawError: dropout is active and the call has no seed.
+        DrawError: dropout is active, and neither the call nor a block around it has a seed.
         NotImplementedError: an op without a Policy, named. KeyError: params lack a name, or have one too many.
     Cost: a call is forward with Neo's ops. A copy per thread, without the weights. The first call: twice more forward,
         and one backward.
@@ -192,10 +193,12 @@ class TorchModel(Module):
             with self._lock:
                 if not self._verified:
                     self._verified = self._verify(params, constants, args, kwargs)
+        draw_again = rewinding()
         try:
             out, new_state = self._run(params, constants, args, kwargs, seed)
         except NeedsLifting:
             self._lifts = True
+            draw_again()
             out, new_state = self._run(params, constants, args, kwargs, seed)
         return (out, new_state) if self.buffers == "updated" else out
 
@@ -203,7 +206,7 @@ class TorchModel(Module):
         self, params: Any, constants: State, args: tuple, kwargs: dict[str, Any], seed: int | None
     ) -> tuple[Any, dict[str, torch.Tensor]]:
         """forward on a free copy: its output, and the buffers afterwards."""
-        drawing = no_draws(self._unseeded()) if seed is None else draws(seed)
+        drawing = self._drawing(seed)
         try:
             copy = self._free.popleft()
         except IndexError:
@@ -323,8 +326,13 @@ class TorchModel(Module):
             f"lacking {lacking}, not known {', '.join(surplus) or 'none'}"
         )
 
-    def _unseeded(self) -> str:
-        return (
+    def _drawing(self, seed: int | None) -> contextlib.AbstractContextManager[Any]:
+        """Where a call draws from: its seed, else the `with neo.nn.draws(...)` around it, else nowhere."""
+        if seed is not None:
+            return draws(seed)
+        if source() is not None:
+            return contextlib.nullcontext()
+        return no_draws(
             f"{self}: dropout is active (p > 0, training mode) and the call has no seed to draw from. Give one, "
             f"model(params, x, seed=...), another one at each step; or convert module.eval(), "
             f'with buffers="batch" where batch statistics are wanted.'

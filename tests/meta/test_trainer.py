@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import neo
-from meta import Evaluation
+from meta import MAML, Evaluation, evaluate
 from meta.trainer import Log, State, Trainer, TrainingError
 from neo.optim import adam, sgd
+from tasks import Glyphs
 from tests.meta.toy import Pull, TargetSampler
 
 
@@ -150,3 +151,39 @@ def test_trainer_refuses_counts_out_of_range(name, value):
 def test_trainer_refuses_a_count_that_is_no_integer():
     with pytest.raises(ValueError, match=r"meta_batch=2\.5 must be an integer"):
         trainer(meta_batch=2.5)
+
+
+def test_random_model_draws_by_step_and_slot_on_any_number_of_workers():
+    sampler = Glyphs(alphabets=4).sampler("train", ways=5, shots=1, queries=2, seed=0)
+    model = neo.nn.Sequential(
+        [("flat", neo.nn.Flatten()), ("drop", neo.nn.Dropout(0.5)), ("head", neo.nn.Linear(784, 5))]
+    )
+
+    def trained(workers, seed=0, validates=False, start=None):
+        learner = MAML(model, inner_lr=0.1, workers=workers)
+        trainer = Trainer(
+            learner,
+            neo.optim.sgd(0.1),
+            iterations=3,
+            meta_batch=3,
+            log_every=1,
+            val_every=1,
+            checkpoint_every=1,
+        )
+        states = []
+        with neo.nn.draws(seed):
+            trainer.fit(
+                sampler,
+                start or trainer.start(0),
+                validate=(lambda params: evaluate(learner, params, sampler, 2)) if validates else None,
+                checkpoint=lambda state, _: states.append(state),
+            )
+        return states
+
+    def weights(state):
+        return state.params["head.weight"].data
+
+    one = trained(1)
+    for other in (trained(2), trained(None), trained(1, validates=True), trained(2, start=one[0])):
+        assert torch.equal(weights(other[-1]), weights(one[-1]))
+    assert not torch.equal(weights(trained(1, seed=1)[-1]), weights(one[-1]))

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from neo.autograd._batched import is_batched, one_example
 from neo.autograd._tape import Tape, TapeContext
 from neo.autograd.session import close
-from neo.draws import no_draws
+from neo.draws import no_draws, undrawn
 from neo.errors import ConversionError, DrawError
 from neo.functions.registry import raw
 from neo.nn._torch.calls import run_as_torch_code
@@ -86,7 +86,7 @@ def compare(
     own = {name: leaf for name, leaf in leaves.items() if name in parameters}
     try:
         module = theirs({**own, **{name: _copied(value) for name, value in constants.items()}})
-        with torch.enable_grad():
+        with torch.enable_grad(), undrawn():
             expected = module(*fresh[0], **fresh[1])
     except Exception as error:
         error.add_note(f"{label}: raised by torch's own forward, which is run once to check Neo's.")
