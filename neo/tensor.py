@@ -184,10 +184,31 @@ class LiteTensor(_handle.Handle):
                 f"say that a constant is meant: x.detach(), x.item(), x.tolist()."
             )
 
+    def __complex__(self) -> complex:
+        return complex(self.data)
+
+    def __contains__(self, element: Any) -> bool:
+        return bool((self == element).data.any())
+
     def __iter__(self) -> Iterator[LiteTensor]:
         if self.ndim == 0:
             raise TypeError("iteration over a 0-dim LiteTensor")
         return iter([self[i] for i in range(len(self))])
+
+    def __reversed__(self) -> LiteTensor:
+        return self.flip(0) if self.ndim else self
+
+    def __lshift__(self, other: Any) -> LiteTensor:
+        return self.bitwise_left_shift(other)
+
+    def __rshift__(self, other: Any) -> LiteTensor:
+        return self.bitwise_right_shift(other)
+
+    def __rlshift__(self, other: Any) -> LiteTensor:
+        return torch.bitwise_left_shift(other, self)
+
+    def __rrshift__(self, other: Any) -> LiteTensor:
+        return torch.bitwise_right_shift(other, self)
 
     def __str__(self) -> str:
         settle()
@@ -224,7 +245,10 @@ class LiteTensor(_handle.Handle):
 
 _DESCRIPTIONS = (
     frozenset(  # what code written for torch.Tensors, torch.nn's own for one, asks about a tensor's storage
-        ["is_meta", "is_nested", "is_quantized", "is_sparse", "layout"]
+        [
+            *("is_cpu", "is_ipu", "is_maia", "is_meta", "is_mkldnn", "is_mps", "is_mtia", "is_nested", "is_quantized"),
+            *("is_sparse", "is_sparse_csr", "is_vulkan", "is_xla", "is_xpu", "layout", "name", "_version"),
+        ]
     )
 )
 

@@ -102,7 +102,9 @@ class Extreme(Binary):
         return z_bar * share if need_x else None, z_bar * (1 - share) if need_y else None
 
     def share(self, x, y, z):
-        """1 where z is x, 0 where it is y, 1/2 where they tie."""
+        """1 where z is x, 0 where it is y, 1/2 where they tie; of integers and booleans nobody asks."""
+        if not z.is_floating_point():
+            return x == z
         return ((x == z).to(z.dtype) - (y == z).to(z.dtype) + 1) / 2
 
 
