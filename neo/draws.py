@@ -53,15 +53,15 @@ class draws:
         self.seed = seed
         self.first = 0  # the number of its first part, see part()
         self._generators: dict[torch.device, torch.Generator] = {}
-        self._entered: list[Entry] = []
 
     def __enter__(self) -> draws:
-        self._generators = {}
-        self._entered.append(_enter(self))
+        same = copy.copy(self)  # for this time and thread alone
+        same._generators = {}
+        _enter(same)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _leave(self._entered.pop())
+        _leave()
 
     def drops(self) -> bool:
         return self.seed is not None
@@ -83,7 +83,7 @@ class draws:
     def generator(self, device: torch.device) -> torch.Generator:
         if self.seed is None:
             raise DrawError("draws(None): a random draw where none is wanted; give a seed, draws(seed)")
-        if device.type != "cpu" and device.index is None:
+        if device.type != "cpu" and ":" not in str(device):  # "cuda" is the one that is current
             device = torch.device(device.type, torch.accelerator.current_device_index())
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
@@ -92,7 +92,6 @@ class draws:
     def onwards(self) -> draws:
         """What this block draws from here on, to be drawn again."""
         same = copy.copy(self)
-        same._entered = []
         same._generators = {device: generator.clone_state() for device, generator in self._generators.items()}
         return same
 
@@ -116,21 +115,22 @@ class _Place(threading.local):
 
     source: draws | None = None
 
+    def __init__(self) -> None:
+        # Of each open block, the one around it, and what entering it did to torch's function modes.
+        self.entered: list[tuple[draws | None, int]] = []
+
 
 _place = _Place()
 
-Entry = tuple["draws | None", int]
-"""The block around one that has been entered, and what entering did to torch's function modes."""
 
-
-def _enter(block: draws | None) -> Entry:
+def _enter(block: draws | None) -> None:
     outer, _place.source = _place.source, block
-    return outer, _function_mode.enter()
+    _place.entered.append((outer, _function_mode.enter()))
 
 
-def _leave(entry: Entry) -> None:
-    _place.source = entry[0]
-    _function_mode.leave(entry[1])
+def _leave() -> None:
+    _place.source, change = _place.entered.pop()
+    _function_mode.leave(change)
 
 
 def source() -> draws | None:
@@ -143,13 +143,12 @@ class replay:
 
     def __init__(self) -> None:
         self._from = None if _place.source is None else _place.source.onwards()
-        self._entered: list[Entry] = []
 
     def __enter__(self) -> None:
-        self._entered.append(_enter(None if self._from is None else self._from.onwards()))
+        _enter(None if self._from is None else self._from.onwards())
 
     def __exit__(self, *_: object) -> None:
-        _leave(self._entered.pop())
+        _leave()
 
 
 def undrawn() -> contextlib.AbstractContextManager[None]:
@@ -181,11 +180,11 @@ def rewinding() -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _as(block: draws | None) -> Iterator[None]:
-    entry = _enter(block)
+    _enter(block)
     try:
         yield
     finally:
-        _leave(entry)
+        _leave()
 
 
 def dropping() -> bool:

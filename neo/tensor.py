@@ -205,10 +205,10 @@ class LiteTensor(_handle.Handle):
         return self.bitwise_right_shift(other)
 
     def __rlshift__(self, other: Any) -> LiteTensor:
-        return torch.bitwise_left_shift(other, self)
+        return _shift_left(other, self)
 
     def __rrshift__(self, other: Any) -> LiteTensor:
-        return torch.bitwise_right_shift(other, self)
+        return _shift_right(other, self)
 
     def __str__(self) -> str:
         settle()
@@ -243,10 +243,22 @@ class LiteTensor(_handle.Handle):
         raise InPlaceError("LiteTensor: entries cannot be deleted; index what you want to keep")
 
 
+_shift_left: Any = torch.bitwise_left_shift
+_shift_right: Any = torch.bitwise_right_shift
 _DESCRIPTIONS = (
     frozenset(  # what code written for torch.Tensors, torch.nn's own for one, asks about a tensor's storage
         [
-            *("is_cpu", "is_ipu", "is_maia", "is_meta", "is_mkldnn", "is_mps", "is_mtia", "is_nested", "is_quantized"),
+            *(
+                "is_cpu",
+                "is_ipu",
+                "is_maia",
+                "is_meta",
+                "is_mkldnn",
+                "is_mps",
+                "is_mtia",
+                "is_nested",
+                "is_quantized",
+            ),
             *("is_sparse", "is_sparse_csr", "is_vulkan", "is_xla", "is_xpu", "layout", "name", "_version"),
         ]
     )

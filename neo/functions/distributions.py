@@ -1,7 +1,7 @@
 """torch.distributions on LiteTensors: the few places where it asks for torch.Tensor by class, and how they answer here.
 
-All else of torch.distributions is written in torch functions, which LiteTensors answer. These four cannot be reached so,
-and are wrapped where they stand; without a LiteTensor each does what it did.
+All else of torch.distributions is written in torch functions, which LiteTensors answer. These four cannot be reached
+so, and are wrapped where they stand; without a LiteTensor each does what it did.
 """
 
 from __future__ import annotations

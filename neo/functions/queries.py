@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from neo.functions.casting import to
 from neo.functions.registry import constant, implements, raw
 from neo.tensor import LiteTensor
 
-Tensor = torch.Tensor
+Tensor: Any = torch.Tensor
 
 constant(torch._is_all_true, torch._is_any_true, torch.is_nonzero, torch.is_signed, torch.is_same_size)
 constant(torch.is_inference, torch.is_conj, torch.is_neg, torch.is_distributed)

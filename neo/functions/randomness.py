@@ -189,13 +189,13 @@ def _rrelu(input, lower=1.0 / 8, upper=1.0 / 3, training=False, generator=None):
     return dropouts.rrelu(input, lower, upper, training)
 
 
-for _target, _composition in (
-    (torch.rrelu, _rrelu),
-    (torch.rrelu_, _in_place(_rrelu)),
-    (aten.rrelu, _rrelu),
-    (aten.rrelu_, _in_place(_rrelu)),
-):  # with the mode off, for the composition asks torch.rrelu
-    _answers[_target] = lambda func, args, kwargs, of=_composition: of(*args, **kwargs)
+def _with_the_mode_off(composition: Callable[..., Any]) -> Answer:
+    """For one that asks the very function that it answers."""
+    return lambda func, args, kwargs: composition(*args, **kwargs)
+
+
+_answers[torch.rrelu] = _answers[aten.rrelu] = _with_the_mode_off(_rrelu)
+_answers[torch.rrelu_] = _answers[aten.rrelu_] = _with_the_mode_off(_in_place(_rrelu))
 
 
 @_kin(torch.native_dropout, aten.native_dropout)

@@ -30,8 +30,8 @@ class Underivable(Policy):
     def backward(self, *y_bars):
         (name,) = self.ctx.release
         raise NotImplementedError(
-            f"{name}: the derivative is not implemented, in torch neither. Take x.detach() or neo.stop_gradient(x) for a "
-            f"constant, or give it a rule with @neo.functions.implements."
+            f"{name}: the derivative is not implemented, in torch neither. Take x.detach() or neo.stop_gradient(x) for "
+            f"a constant, or give it a rule with @neo.functions.implements."
         )
 
 
@@ -114,7 +114,7 @@ class IncompleteGamma(Binary):
 
     def backward(self, y_bar):
         a, x = self.ctx.release
-        need_a, need_x = self.ctx.needs_grad
+        need_a, _need_x = self.ctx.needs_grad
         if need_a:
             raise NotImplementedError(
                 f"{self.value.__name__}: the derivative by its first argument, the shape, is not implemented, in torch "

@@ -274,11 +274,13 @@ def test_torch_modes_of_others_go_on_inside_and_around():
     assert torch.equal(first, under(1, lambda: torch.rand(3)))
 
 
-def test_block_holds_for_its_thread_alone():
+@pytest.mark.parametrize("shared", [False, True], ids=["a block each", "one block"])
+def test_block_holds_for_its_thread_alone(shared):
     gate = threading.Barrier(2)
+    one = neo.nn.draws(1)
 
     def work(seed):
-        with neo.nn.draws(seed):
+        with one if shared else neo.nn.draws(seed):
             gate.wait(timeout=30)
             first = F.dropout(torch.ones(64))
             gate.wait(timeout=30)
@@ -287,7 +289,7 @@ def test_block_holds_for_its_thread_alone():
     with ThreadPoolExecutor(2) as pool:
         side_by_side = list(pool.map(work, (1, 2)))
     for seed, found in zip((1, 2), side_by_side, strict=True):
-        alone = under(seed, lambda: (F.dropout(torch.ones(64)), torch.randn(8)))
+        alone = under(1 if shared else seed, lambda: (F.dropout(torch.ones(64)), torch.randn(8)))
         assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True))
 
 

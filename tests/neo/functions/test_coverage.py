@@ -23,7 +23,9 @@ ELSEWHERE = {
     "gumbel_softmax", "cartesian_prod", "chain_matmul",
 }  # fmt: skip
 
-BY_THEIR_OWN_TESTS = tuple(f"neo.functions.{name}." for name in ("fused", "blocks", "first_block", "foreach"))
+BY_THEIR_OWN_TESTS = tuple(
+    f"neo.functions.{name}." for name in ("fused", "blocks", "first_block", "foreach", "queries", "sampling")
+)
 
 
 def code_run_by(walk: Callable[[], None]) -> set[CodeType]:
