@@ -146,3 +146,29 @@ def test_second_order_meets_the_draws_of_the_value(build):
         return inner(adapted)
 
     neo.gradcheck(outer, (params,), order=1)
+
+
+class WritesIntoZeros(torch.nn.Module):
+    """Writes what a session differentiates into a torch tensor made in forward: the first run is given up for another."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 3)
+
+    def forward(self, x):
+        out = torch.zeros(2, 3)
+        h = F.dropout(self.layer(F.dropout(x, 0.5, self.training)), 0.5, self.training)
+        out[:, :2] = h[:, :2]
+        return out + torch.rand(3)
+
+
+def test_run_that_is_begun_anew_draws_anew():
+    def drawn(model, params):
+        with neo.nn.draws(1):
+            gradient = neo.grad(lambda p: model(p, X).sum(), argnums=0)(params)
+            return model(params, X).data, gradient["layer.weight"].data, torch.rand(3)
+
+    torch.manual_seed(0)
+    model, params = neo.nn.from_torch(WritesIntoZeros().train(), verify=False)
+    for first, second in zip(drawn(model, params), drawn(model, params), strict=True):
+        assert torch.equal(first, second)
