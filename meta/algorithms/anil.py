@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
+
+import torch
 
 import neo
 from meta.adapt import trajectory
 from meta.algorithms.maml import MAML
 from neo.nn import Module
-from neo.typing import Params
+from neo.typing import Params, PyTree
 from tasks import Batch
 
 __all__ = ["ANIL"]
@@ -23,15 +27,21 @@ class ANIL(MAML):
     L_query(body, head′) goes to both (section 4.1, ANIL algorithm). With adapt="*" it is MAML.
 
     Args:
-        adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several patterns.
+        adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several patterns, of
+            which every one must match a parameter.
         others: as MAML has them.
-    Raises: ValueError at the first adaptation where no parameter matches.
+    Raises: ValueError where adapt is no pattern, and by init() and every adaptation where one matches no parameter.
     Cost: an inner step computes no gradient below the first parameter that adapts, neither at first nor second order.
     """
 
     def __init__(self, model: Module, *, adapt: str | Sequence[str] = "head.*", **options: Any):
         super().__init__(model, **options)
-        self.patterns = (adapt,) if isinstance(adapt, str) else tuple(adapt)
+        self.patterns = expect_patterns(adapt)
+
+    def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
+        params: PyTree = super().init(seed, device)
+        matching(self.patterns, params)  # a misspelt pattern ends a run before its first task
+        return params
 
     def _inner_loop(self, params: Params, support: Batch, steps: int) -> Iterator[Params]:
         # First order means that ∇L is a constant, in the parameters that stay as much as in those that adapt.
@@ -42,7 +52,7 @@ class ANIL(MAML):
 
         way = trajectory(
             loss,
-            self._adapting(params),
+            {name: params[name] for name in matching(self.patterns, params)},
             support,
             optimizer=self.inner_optimizer,
             steps=steps,
@@ -50,15 +60,45 @@ class ANIL(MAML):
         )
         return ({**params, **adapted} for adapted in way)
 
-    def _adapting(self, params: Params) -> Params:
-        chosen = {
-            name: value
-            for name, value in params.items()
-            if any(fnmatchcase(name, pattern) for pattern in self.patterns)
-        }
-        if not chosen:
-            raise ValueError(
-                f"ANIL: adapt={', '.join(self.patterns)!r} matches no parameter; choose algorithm.adapt so that it "
-                f"matches some of {', '.join(params)}."
-            )
-        return chosen
+
+def expect_patterns(adapt: Any) -> tuple[str, ...]:
+    """A pattern, or a sequence of patterns, as a tuple. Raises: ValueError for anything else, and for no pattern."""
+    patterns = (adapt,) if isinstance(adapt, str) else adapt
+    if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(one, str) for one in patterns):
+        raise ValueError(
+            f'ANIL: adapt={adapt!r} must be a pattern of parameter names, or a list of one or more: "head.*", '
+            '["head.*", "norm*.bias"], or "*" for all.'
+        )
+    return tuple(patterns)
+
+
+def matching(patterns: Sequence[str], params: Params) -> list[str]:
+    """The names, in the order of params, that any of the patterns matches.
+
+    Raises: ValueError naming every pattern that matches none of them, and the parameters nearest to it.
+    """
+    unmatched = [one for one in patterns if not any(fnmatchcase(name, one) for name in params)]
+    if unmatched:
+        said = "; ".join(f"{one!r} matches no parameter{_nearest(one, list(params))}" for one in unmatched)
+        raise ValueError(
+            f"ANIL: in algorithm.adapt, {said}. The model's parameters: {_shortened(list(params))}."
+        )
+    return [name for name in params if any(fnmatchcase(name, one) for one in patterns)]
+
+
+def _nearest(pattern: str, names: Sequence[str]) -> str:
+    """The nearest names, compared without the pattern's wildcards, up to as many dots as it has, or whole."""
+    word = re.sub(r"[*?]", "", pattern).strip(".")
+    depth = word.count(".") + 1
+    starts = [".".join(name.split(".")[:depth]) for name in names]
+    closest = difflib.get_close_matches(word, dict.fromkeys(starts), n=1, cutoff=0.5)
+    near = [name for name, start in zip(names, starts, strict=True) if start in closest][:3]
+    near = near or difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    return f" (nearest: {', '.join(near)})" if near else ""
+
+
+def _shortened(names: Sequence[str], most: int = 20) -> str:
+    """All names, or where they are many the first and the last ones."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most // 2])}, ..., {', '.join(names[-most // 2 :])} ({len(names)} in all)"

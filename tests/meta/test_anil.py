@@ -71,8 +71,31 @@ def test_several_patterns_adapt_what_any_of_them_matches():
     assert {"head.bias", "norm3.bias"} <= changed
 
 
-def test_pattern_that_matches_nothing_is_refused_with_the_names_there_are():
+@pytest.mark.parametrize(
+    ("adapt", "sentence"),
+    [
+        ("haed.*", r"'haed\.\*' matches no parameter \(nearest: head\.weight, head\.bias\)"),
+        (["head.*", "nrom0.bias"], r"'nrom0\.bias' matches no parameter \(nearest: norm0\.bias"),
+        (["conv*.weight", "head"], r"'head' matches no parameter \(nearest: head\.weight, head\.bias\)"),
+        (["x", "head.bias", "Head.*"], r"'x' matches no parameter; 'Head\.\*' matches no parameter \(nearest"),
+        (["head.*", ""], r"'' matches no parameter"),
+    ],
+)
+@pytest.mark.parametrize("where", ["init", "adapt", "meta_gradient"])
+def test_every_pattern_must_match_a_parameter(where, adapt, sentence):
+    """One that is misspelt beside another that matches would leave parameters as they are without a word."""
     model = neo.nn.Conv4(ways=3, hidden=4)
-    batch = random_tasks(3, 1, torch.float32)
-    with pytest.raises(ValueError, match=r"adapt='haed\.\*' matches no parameter.*head\.weight"):
-        ANIL(model, adapt="haed.*").adapt(model.init(seed=0), batch[0].support)
+    learner, batch = ANIL(model, adapt=adapt), random_tasks(3, 1, torch.float32)
+    calls = {
+        "init": lambda: learner.init(seed=0),
+        "adapt": lambda: learner.adapt(model.init(seed=0), batch[0].support),
+        "meta_gradient": lambda: learner.meta_gradient(model.init(seed=0), batch),
+    }
+    with pytest.raises(ValueError, match=sentence + r".*The model's parameters: conv0\.weight.*head\.bias\."):
+        calls[where]()
+
+
+@pytest.mark.parametrize("adapt", [[], None, 3, ["head.*", 1], {"head.*": 1}, b"head.*"])
+def test_what_is_no_pattern_is_refused(adapt):
+    with pytest.raises(ValueError, match=r"ANIL: adapt=.* must be a pattern of parameter names, or a list"):
+        ANIL(neo.nn.Conv4(ways=3, hidden=4), adapt=adapt)
