@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -50,22 +51,26 @@ EXPECTED = (
 def run(
     config_name: str,
     job: Callable[[DictConfig], Any],
-    before: Callable[[Sequence[Override], bool], Sequence[str]] = lambda overrides, sweeping: (),
+    before: Callable[[str, Sequence[Override], bool], Sequence[str]] = lambda name, overrides, sweeping: (),
     in_ranks: bool = False,
 ) -> None:
     """Compose conf/<config_name>.yaml with the command line, call job with it; exit 1 with a sentence where that fails.
 
+    What a configuration names by import path may lie in the current folder, or in the one that --config-dir lies in.
+
     Args:
         job: is called once, or with -m once an arm of the sweep, in a process that keeps its working directory.
             What it returns is what a search over arms maximises.
-        before: looks at the overrides, and whether they sweep (-m), before hydra has written anything; gives further
-            ones.
+        before: looks at the configuration's name, the overrides, and whether they sweep (-m), before hydra has written
+            anything; gives further overrides.
         in_ranks: whether job knows what to do in each of several processes that torchrun started.
     """
+    importable: list[str] = []
     debug = bool(os.environ.get("HYDRA_FULL_ERROR")) or "debug=true" in sys.argv[1:]
 
     def guarded(config: DictConfig) -> Any:
         keep_freed_memory()  # here, because an arm of a sweep may run in another process
+        _import_from(importable)
         try:
             return job(config)
         except KeyboardInterrupt as interrupt:
@@ -79,7 +84,7 @@ def run(
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises its errors instead of printing them
     try:
-        arguments = get_args_parser().parse_args()
+        arguments = get_args_parser().parse_intermixed_args()
         overrides = _overrides.parse(arguments.overrides)
         ranks = launched(os.environ)
         if ranks.size > 1 and not in_ranks:
@@ -92,10 +97,16 @@ def run(
                 "over processes and machines."
             )
         _sweep.require(_overrides.value_of(overrides, "sweep"))
-        if not (arguments.hydra_help or arguments.info or arguments.config_dir or arguments.config_name):
-            _overrides.check(config_name, overrides, arguments.multirun)
+        folders = [Path(arguments.config_dir).absolute()] if arguments.config_dir else []
+        importable += [str(Path.cwd()), *(str(folder.parent) for folder in folders)]
+        _import_from(importable)
+        if not (arguments.hydra_help or arguments.info or arguments.config_path):
+            name = arguments.config_name or config_name
+            checked = _overrides.check(name, overrides, arguments.multirun, folders)
+            sys.argv = [*(one for one in given if one not in arguments.overrides), *checked]
             if not (arguments.help or arguments.cfg):
-                sys.argv = [*given, *before(overrides, arguments.multirun)]
+                overrides = _overrides.parse([*checked, *_overrides.searching(overrides, folders)])
+                sys.argv += before(name, overrides, arguments.multirun)
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(guarded)()
     except KeyboardInterrupt as interrupt:
         _interrupted(interrupt)
@@ -106,6 +117,11 @@ def run(
         GlobalHydra.instance().clear()
         if full_error is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _import_from(folders: Sequence[str]) -> None:
+    """Let configurations name what lies in these folders: last, so that no file there hides one of Neo's modules."""
+    sys.path += [folder for folder in folders if folder not in sys.path]
 
 
 @contextlib.contextmanager

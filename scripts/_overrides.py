@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["ConfigError", "check", "parse", "value_of"]
+from scripts._arms import Arm, arms, in_sweeps_of_their_own, leaves
+from scripts._types import ConfigError, expect_type
 
-TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
+__all__ = ["ConfigError", "check", "groups", "leaves", "parse", "quoted", "searching", "value_of"]
 
-
-class ConfigError(ValueError):
-    """A command was given something that its configuration does not have."""
+SEARCHPATH = "hydra.searchpath"
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:
@@ -44,42 +42,77 @@ def value_of(overrides: Iterable[Override], key: str) -> Any:
     return _unquoted(given[-1].value()) if given else None
 
 
-def check(config_name: str, overrides: Sequence[Override], sweeping: bool) -> None:
-    """Raise ConfigError unless every key exists, every choice has a file, and values are of their default's type."""
-    choices = groups()
+def quoted(value: object) -> str:
+    """A value in single quotes, as an override takes any text."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def check(
+    config_name: str, overrides: Sequence[Override], sweeping: bool, folders: Sequence[Path] = ()
+) -> list[str]:
+    """The overrides as hydra takes them; ConfigError where one would change nothing, or not what it says.
+
+    Every key must exist (in every arm of a sweep), every choice have a file, and values be of their default's type, or
+    of one that the annotation of what they are given to allows. Below a mapping that is empty in the configuration,
+    as options: {}, any key may be given.
+
+    Args:
+        folders: of further configuration files, beside conf/.
+    """
+    choices = groups(folders)
     choices["device"] += _numbered_gpus(overrides, sweeping)
-    composed: list[str] = []
+    chosen: dict[str, list[Any]] = {}
+    searched = searching(overrides, folders)
     for override in overrides:
         key = override.key_or_group
         if key in choices:
-            for value in _values(override, sweeping):
+            values = _values(override, sweeping, choices[key])
+            for value in values:
                 _expect_choice(key, value, choices[key])
-                choice = "null" if value is None else value
-                composed = [*[c for c in composed if not c.startswith(f"{key}=")], f"{key}={choice}"]
-    with initialize_config_module("conf", version_base="1.3"):
-        reference = compose(config_name, overrides=composed)
-    known = leaves(reference)
+            chosen[key] = values
+    found = arms(config_name, chosen, searched)
+    checked = []
     for override in overrides:
-        key = override.key_or_group
-        if key in choices or key.split(".")[0] == "hydra" or key.startswith("hydra/") or override.is_delete():
+        key, line = override.key_or_group, override.input_line or ""
+        if _of_hydra(key) or key in choices or override.is_delete():
+            checked.append(line)
             continue
-        if key not in known or override.is_add():
-            raise ConfigError(_unknown(key, [*known, *choices]))
-        for value in _values(override, sweeping):
-            _expect_type(key, value, known[key])
+        having = [arm for arm in found if arm.has(key)]
+        if not having or override.is_add():
+            raise ConfigError(_unknown(config_name, key, found[-1], choices, searched))
+        if len(having) < len(found):
+            raise ConfigError(in_sweeps_of_their_own(key, found, overrides))
+        for arm in having:
+            for value in _values(override, sweeping):
+                expect_type(arm.config, key, value)
+        opened = any(key not in arm.keys for arm in having) and not override.is_force_add()
+        checked.append(f"++{line}" if opened else line)
+    return checked
 
 
-def groups() -> dict[str, list[str]]:
-    """The config groups with the choices of each."""
-    folders = [
-        entry for entry in files("conf").iterdir() if entry.is_dir() and not entry.name.startswith("_")
-    ]
-    return {
-        folder.name: sorted(
-            file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")
-        )
-        for folder in folders
-    }
+def groups(folders: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """The config groups with the choices of each, those of further folders among them."""
+    found: dict[str, set[str]] = {}
+    for root in (files("conf"), *folders):
+        for entry in root.iterdir():
+            if entry.is_dir() and not entry.name.startswith("_"):
+                names = {
+                    file.name.removesuffix(".yaml") for file in entry.iterdir() if file.name.endswith(".yaml")
+                }
+                found.setdefault(entry.name, set()).update(names)
+    return {group: sorted(names) for group, names in found.items() if names}
+
+
+def searching(overrides: Sequence[Override], folders: Sequence[Path]) -> list[str]:
+    """The override that lets hydra find configuration files in further folders too; none without any."""
+    given = value_of(overrides, SEARCHPATH) or []
+    paths = [*(f"file://{folder.absolute()}" for folder in folders), *given]
+    return [f"{SEARCHPATH}=[{','.join(quoted(path) for path in paths)}]"] if paths else []
+
+
+def _of_hydra(key: str) -> bool:
+    return key.split(".")[0] == "hydra" or key.startswith("hydra/")
 
 
 def _numbered_gpus(overrides: Sequence[Override], sweeping: bool) -> list[str]:
@@ -91,25 +124,8 @@ def _numbered_gpus(overrides: Sequence[Override], sweeping: bool) -> list[str]:
     return numbered
 
 
-def leaves(config: DictConfig) -> dict[str, Any]:
-    """Every dotted key with its value, interpolations resolved where that is possible; inner nodes with None."""
-    found: dict[str, Any] = {}
-
-    def visit(node: DictConfig, prefix: str) -> None:
-        for key in node:
-            name = f"{prefix}{key!s}"
-            child = None if OmegaConf.is_missing(node, key) else node[key]
-            if isinstance(child, DictConfig):
-                found[name] = None
-                visit(child, f"{name}.")
-            else:
-                found[name] = child
-
-    visit(config, "")
-    return found
-
-
-def _values(override: Override, sweeping: bool) -> list[Any]:
+def _values(override: Override, sweeping: bool, choices: Sequence[str] = ()) -> list[Any]:
+    """What a key is to be, one value for a single run. choices: what a glob picks from."""
     value: Any = override.value()
     if not override.is_sweep_override():
         return [_unquoted(value)]
@@ -118,11 +134,17 @@ def _values(override: Override, sweeping: bool) -> list[Any]:
             f"{override.key_or_group}={override.get_value_string()} gives several values; add -m to sweep over them, "
             "or quote it if it is one."
         )
+    if isinstance(value, Glob):
+        return list(value.filter(list(choices)))
     # What a range or an interval holds is checked as it is run.
     return [_unquoted(one) for one in value.list] if isinstance(value, ChoiceSweep) else []
 
 
 def _unquoted(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unquoted(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _unquoted(one) for key, one in value.items()}
     return getattr(value, "text", value)
 
 
@@ -135,18 +157,20 @@ def _expect_choice(group: str, value: Any, choices: Sequence[str]) -> None:
     )
 
 
-def _expect_type(key: str, value: Any, default: Any) -> None:
-    wanted = type(default)
-    if default is None or wanted not in TYPES or (isinstance(value, str) and "${" in value):
-        return
-    # Words may look like numbers (data_dir=2024), and a whole number is a number too.
-    fits = {int: (int,), float: (int, float), bool: (bool,), str: (str, int, float)}[wanted]
-    if not isinstance(value, fits) or (isinstance(value, bool) and wanted is not bool):
-        raise ConfigError(f"{key}={value} is not {TYPES[wanted]}; expected one like {key}={_said(default)}.")
-
-
-def _unknown(key: str, known: Sequence[str]) -> str:
-    return f"{key} is no key of this configuration{_nearest(key, known)}; --cfg job prints them all."
+def _unknown(
+    config_name: str, key: str, arm: Arm, choices: Mapping[str, Sequence[str]], searched: Sequence[str]
+) -> str:
+    """What to do about a key that the configuration lacks: another choice of its group may have it."""
+    group = key.split(".")[0]
+    if "." in key and group in choices and group in arm.keys:
+        others = arms(config_name, {**arm.chosen, group: list(choices[group])}, searched)
+        having = [str(other.chosen[group][0]) for other in others if other.has(key)]
+        if having:
+            return (
+                f"{key} is no key of {group}={arm.choice(group)}; "
+                f"{' and '.join(f'{group}={name}' for name in having)} {'have' if having[1:] else 'has'} it."
+            )
+    return f"{key} is no key of this configuration{_nearest(key, [*arm.keys, *choices])}; --cfg job prints them all."
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -160,7 +184,3 @@ def _nearest(word: str, known: Sequence[str]) -> str:
             for tail in difflib.get_close_matches(word.rpartition(".")[2], list(tails), n=1, cutoff=0.6)
         ]
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _said(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.files import write_json
 from meta.report.arms import FAILURE
-from scripts._overrides import ConfigError, value_of
+from scripts._overrides import ConfigError, quoted, value_of
 
-__all__ = ["RECORD", "begun", "expect_none", "failure_noted", "prepare", "quoted", "require"]
+__all__ = ["RECORD", "begun", "expect_none", "failure_noted", "prepare", "require"]
 
 RECORD = "sweep.json"  # in a sweep's folder: what its arms have in common, and what was searched
 
@@ -65,7 +65,7 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
     if searching:
         _expect_a_search(config, overrides)
     _claim(folder, {"sweeper": "optuna" if searching else "grid", "overrides": _of_the_arms(overrides)})
-    further = [f"hydra.sweep.dir='{quoted(folder)}'"]  # said once, for its name may hold the time
+    further = [f"hydra.sweep.dir={quoted(folder)}"]  # said once, for its name may hold the time
     if searching:
         begun = sum((arm / ".hydra").is_dir() for arm in folder.iterdir())
         seed = config.hydra.sweeper.sampler.get("seed")
@@ -102,11 +102,6 @@ def failure_noted(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk, say: the error itself is what matters
             write_json(note, {"error": type(error).__name__, "sentence": " ".join(str(error).split())})
         raise
-
-
-def quoted(path: Path) -> str:
-    """For between the single quotes of an override."""
-    return str(path).replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _composed(config_name: str, overrides: Sequence[Override]) -> DictConfig:

@@ -26,7 +26,7 @@ from meta.divergence import TrainingError
 from meta.resume import RESUMABLE, holds_run, may_change
 from meta.run import resumed_config, sentence, train, validation_score
 from scripts import _command, _sweep
-from scripts._overrides import ConfigError, value_of
+from scripts._overrides import ConfigError, quoted, value_of
 
 
 def job(config: DictConfig) -> float | None:
@@ -85,7 +85,7 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
     return validation_score(folder)
 
 
-def before(overrides: Sequence[Override], sweeping: bool) -> Sequence[str]:
+def before(config_name: str, overrides: Sequence[Override], sweeping: bool) -> Sequence[str]:
     """Point hydra at the folder of a run to be resumed, and away from one that another run or sweep has filled.
 
     Of several ranks only the first has a folder, and so agrees with itself on the time in its name.
@@ -95,7 +95,7 @@ def before(overrides: Sequence[Override], sweeping: bool) -> Sequence[str]:
     resume = value_of(overrides, "resume")
     if resume is None:
         if sweeping:
-            return _sweep.prepare("train", overrides)
+            return _sweep.prepare(config_name, overrides)
         _sweep.expect_none(overrides)
         taken = value_of(overrides, "hydra.run.dir")
         if isinstance(taken, str) and holds_run(Path(taken)):
@@ -119,7 +119,7 @@ def before(overrides: Sequence[Override], sweeping: bool) -> Sequence[str]:
                 f"{key} cannot change when a run is resumed, for its past steps depended on it; leave it out, or "
                 f"start a new run. What may change: {', '.join(RESUMABLE[1:])}."
             )
-    return f"hydra.run.dir='{_sweep.quoted(folder)}'", "hydra.output_subdir=null"
+    return f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"
 
 
 def _taken(folder: Path) -> str:
@@ -132,7 +132,7 @@ def _resume(folder: Path) -> str:
     """The override that continues a run, as a shell takes it."""
     if re.fullmatch(r"[\w./:@+-]+", str(folder), re.ASCII):
         return f"resume={folder}"
-    return shlex.quote(f"resume='{_sweep.quoted(folder)}'")
+    return shlex.quote(f"resume={quoted(folder)}")
 
 
 def main() -> None:

@@ -64,7 +64,11 @@ class ANIL(MAML):
 def expect_patterns(adapt: Any) -> tuple[str, ...]:
     """A pattern, or a sequence of patterns, as a tuple. Raises: ValueError for anything else, and for no pattern."""
     patterns = (adapt,) if isinstance(adapt, str) else adapt
-    if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(one, str) for one in patterns):
+    if (
+        not isinstance(patterns, Sequence)
+        or not patterns
+        or not all(isinstance(one, str) for one in patterns)
+    ):
         raise ValueError(
             f'ANIL: adapt={adapt!r} must be a pattern of parameter names, or a list of one or more: "head.*", '
             '["head.*", "norm*.bias"], or "*" for all.'

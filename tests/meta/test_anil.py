@@ -77,7 +77,10 @@ def test_several_patterns_adapt_what_any_of_them_matches():
         ("haed.*", r"'haed\.\*' matches no parameter \(nearest: head\.weight, head\.bias\)"),
         (["head.*", "nrom0.bias"], r"'nrom0\.bias' matches no parameter \(nearest: norm0\.bias"),
         (["conv*.weight", "head"], r"'head' matches no parameter \(nearest: head\.weight, head\.bias\)"),
-        (["x", "head.bias", "Head.*"], r"'x' matches no parameter; 'Head\.\*' matches no parameter \(nearest"),
+        (
+            ["x", "head.bias", "Head.*"],
+            r"'x' matches no parameter; 'Head\.\*' matches no parameter \(nearest",
+        ),
         (["head.*", ""], r"'' matches no parameter"),
     ],
 )
