@@ -1,31 +1,212 @@
-"""Models of other libraries, built for neo.nn.TorchModel: conf/model names these functions."""
+"""Any torch.nn.Module, by its import path, as the model of a run: conf/model/torch.yaml names torch_model."""
 
 from __future__ import annotations
 
+import copy
+import functools
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 
-from tasks._torchvision import import_torchvision
+from meta.imports import argument_names, expect_arguments, located, nearest
+from neo import LiteTensor
+from neo.nn import TorchModel
+from neo.typing import Params
 
-__all__ = ["torchvision_model"]
+__all__ = ["ConfiguredModel", "torch_model"]
+
+CARRIED = ("batch", "frozen")  # TorchModel's "updated" gives new statistics, which no algorithm carries along
 
 
-def torchvision_model(name: str, **options: Any) -> torch.nn.Module:
-    """A classifier of torchvision, untrained, e.g. ("resnet18", num_classes=5).
+class ConfiguredModel(TorchModel):
+    """A TorchModel whose inputs are made to fit it, and of whose outputs one is picked; see torch_model."""
 
-    Images of one channel are seen as three equal ones, so that the weights are those that torchvision has.
+    def __init__(
+        self,
+        factory: functools.partial[torch.nn.Module],
+        *,
+        output: str | int | None,
+        channels: int | None,
+        dtype: torch.dtype | None,
+        **options: Any,
+    ):
+        self.output, self.channels, self.dtype = output, channels, dtype
+        super().__init__(factory, **options)
+
+    def __call__(self, params: Params, x: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.channels is not None and x.ndim > 1 and x.shape[1] == 1 != self.channels:
+            x = x.expand(-1, self.channels, *(-1,) * (x.ndim - 2))
+        if self.dtype is not None and x.dtype.is_floating_point and x.dtype != self.dtype:
+            x = x.to(self.dtype)
+        return picked(super().__call__(params, x, *args, **kwargs), self.output)
+
+
+def torch_model(
+    module: str | None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    output: str | int | None = None,
+    buffers: str = "batch",
+    training: bool = False,
+    init: str = "drawn",
+    verify: bool = True,
+    channels: int | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+) -> ConfiguredModel:
+    """The model that a run's configuration names: prediction = model(params, x), x of the tasks' own shape.
 
     Args:
-        name: one of torchvision.models.list_models().
-        options: of its builder; num_classes is what every one of them has.
-    Raises: ImportError where torchvision is not installed; ValueError for a name that it does not know.
+        module: import path of a torch.nn.Module class, or of a function that gives a module: "my.package.Net",
+            "torchvision.models.mobilenet_v3_small".
+        options: its keyword arguments; positional ones as a list under "_args_". What has a _target_ in them is
+            built by hydra's rules, anew for every seed.
+        output: which of forward's outputs is the prediction, where it gives more than one tensor: a key, an attribute
+            or an index, or several with dots between them, "logits" or "0" or "heads.left".
+        buffers: whose statistics normalise in batch norms: "batch" (those of the batch at hand), "frozen" (the running
+            ones of the module as it is built, of use with pretrained weights).
+        training: False turns dropout and its kin off, as module.eval() does; of batch norms, `buffers` decides.
+        init: "drawn" (the run's seed draws new weights), "given" (the weights that the module is built with under
+            `seed`, whatever init() is given, as pretrained ones are).
+        verify: compare the first call with torch's, values and gradients.
+        channels: images of one channel are given to the module as so many equal ones; None for as they are.
+        dtype: of the parameters, and of floating-point inputs: "float64", say; None for the module's own.
+        seed: under which the module is built, with the buffers that it draws; the run's.
+    Raises: ValueError naming the key of the configuration, what came and what is there; what neo.nn.TorchModel raises.
     """
-    module = import_torchvision().models.get_model(name, weights=None, **options)
-    module.register_forward_pre_hook(_as_rgb)
-    return module
+    if not isinstance(module, str) or not module:
+        raise ValueError(
+            f"model.module={module!r} must be the import path of a torch.nn.Module class or of a function that builds "
+            "one, as model.module=my.package.Net."
+        )
+    if buffers not in CARRIED:
+        raise ValueError(
+            f"model.buffers={buffers!r} must be one of {', '.join(CARRIED)}; running statistics that each call updates "
+            "(neo.nn.TorchModel has them) are carried along by no algorithm."
+        )
+    if init not in ("drawn", "given"):
+        raise ValueError(f"model.init={init!r} must be drawn or given.")
+    wanted = None if dtype is None else floating(dtype)
+    factory = functools.partial(built, module, dict(options or {}), training, wanted)
+    return ConfiguredModel(
+        factory,
+        output=output,
+        channels=channels,
+        dtype=wanted,
+        buffers=buffers,
+        init=init,
+        verify=verify,
+        seed=seed,
+    )
 
 
-def _as_rgb(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    x, *rest = args
-    return (x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x, *rest)
+def built(
+    path: str, options: Mapping[str, Any], training: bool, dtype: torch.dtype | None
+) -> torch.nn.Module:
+    """The module of an import path. Raises: ValueError naming the key of the configuration."""
+    target = located(path, "model.module")
+    keywords = {name: _instantiated(value) for name, value in options.items() if name != "_args_"}
+    positional = [_instantiated(value) for value in options.get("_args_", ())]
+    expect_arguments(target, positional, keywords, what=path, key="model.options")
+    if path.split(".")[0] == "torchvision":
+        _expect_read(path, target, keywords)
+    try:
+        module = target(*positional, **keywords)
+    except Exception as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items()) or "no options"
+        raise ValueError(
+            f"model.module={path} could not be built with model.options ({given}): {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(module, torch.nn.Module):
+        raise ValueError(
+            f"model.module={path} gives a {type(module).__name__}; it must be a torch.nn.Module class, or a function "
+            "that builds a module."
+        )
+    return module.train(training).to(dtype)
+
+
+def picked(out: Any, output: str | int | None) -> Any:
+    """The prediction in what forward gave. Raises: ValueError for one that is not there, or is no tensor."""
+    found = out
+    if isinstance(out, LiteTensor | torch.Tensor):
+        if output is not None:
+            raise ValueError(
+                f"model.output={output}: the module gives one tensor, of shape {tuple(out.shape)}; leave model.output "
+                "out."
+            )
+    elif output is None:
+        raise ValueError(
+            f"the module gives a {type(out).__name__} with {_said(out)}; say which is the prediction: "
+            f"model.output={next(iter(_names(out)), 0)}."
+        )
+    else:
+        for part in str(output).split("."):
+            found = _entry(found, part, output)
+    if not isinstance(found, LiteTensor | torch.Tensor):
+        raise ValueError(
+            f"model.output={output} is a {type(found).__name__}, and the prediction must be a tensor; it has "
+            f"{_said(found)}."
+        )
+    return found
+
+
+def floating(name: str) -> torch.dtype:
+    """The dtype of a name. Raises: ValueError for one that is not of floating-point numbers."""
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(
+            f"model.dtype={name} must be a dtype of floating-point numbers: float32, float64, bfloat16, float16."
+        )
+    return dtype
+
+
+def _instantiated(value: Any) -> Any:
+    """Nested nodes that have a _target_, built; lists and mappings as plain ones."""
+    return instantiate(copy.deepcopy(value), _convert_="all") if isinstance(value, dict | list) else value
+
+
+def _expect_read(path: str, target: Any, keywords: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option that nothing reads.
+
+    torchvision's builders pass any keyword on, and some of its constructors (MobileNetV3's) drop those they do not
+    know: a name must at least be an argument of some function or class beside the builder.
+    """
+    beside = vars(sys.modules[target.__module__]).values()
+    names = dict.fromkeys(name for one in (target, *beside) if callable(one) for name in argument_names(one))
+    unread = [name for name in keywords if name not in names]
+    if unread:
+        raise ValueError(
+            f"model.options.{unread[0]} is read by nothing that {path} calls{nearest(unread[0], names)}"
+        )
+
+
+def _entry(out: Any, part: str, output: str | int) -> Any:
+    if isinstance(out, Mapping) and part in out:
+        return out[part]
+    if part.lstrip("-").isdigit() and isinstance(out, Sequence) and not isinstance(out, str):
+        if -len(out) <= int(part) < len(out):
+            return out[int(part)]
+    elif part.isidentifier() and not isinstance(out, LiteTensor | torch.Tensor) and part in _names(out):
+        return getattr(out, part)
+    raise ValueError(
+        f"model.output={output}: there is no {part!r} in a {type(out).__name__}, which has {_said(out)}."
+    )
+
+
+def _names(out: Any) -> list[str]:
+    """What the outputs are called, of a mapping, a sequence, or an object with attributes."""
+    if isinstance(out, Mapping):
+        return [str(key) for key in out]
+    if hasattr(out, "_fields"):
+        return list(out._fields)
+    if isinstance(out, Sequence) and not isinstance(out, str):
+        return [str(index) for index in range(len(out))]
+    attributes = getattr(out, "__dict__", None) or getattr(type(out), "__slots__", ())
+    return [name for name in attributes if not name.startswith("_")]
+
+
+def _said(out: Any) -> str:
+    return ", ".join(_names(out)) or "no outputs"

@@ -33,9 +33,8 @@ class Arm:
 
     @cached_property
     def _open(self) -> list[str]:
-        """Mappings that are empty: any key may be given below them."""
-        nodes = {key: OmegaConf.select(self.config, key) for key, value in self.keys.items() if value is None}
-        return [f"{key}." for key, node in nodes.items() if isinstance(node, DictConfig) and not node]
+        """Mappings by the name of options: any key may be given below them, for what is built to accept or refuse."""
+        return [f"{key}." for key in self.keys if key.split(".")[-1] == "options"]
 
     def has(self, key: str) -> bool:
         return key in self.keys or any(key.startswith(start) and key != start for start in self._open)

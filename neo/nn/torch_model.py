@@ -39,6 +39,7 @@ def from_torch(
     buffers: str | None = None,
     init: str = "drawn",
     verify: bool = True,
+    seed: int = 0,
 ) -> tuple[TorchModel, Params]:
     """A torch module as (model, params): out = model(params, x), differentiated by Neo at every order.
 
@@ -51,7 +52,7 @@ def from_torch(
 
     See TorchModel for the arguments, for what a call takes and gives, for dropout, and for errors.
     """
-    model = TorchModel(module, buffers=buffers, init=init, verify=verify)
+    model = TorchModel(module, buffers=buffers, init=init, verify=verify, seed=seed)
     return model, model.params()
 
 
@@ -64,7 +65,7 @@ class TorchModel(Module):
 
     Args:
         module: the module, with its training flags as they are to be; or a function without arguments that builds it
-            (a class, a functools.partial), so that init(seed) can build it anew; it is called under seed 0 here.
+            (a class, a functools.partial), so that init(seed) can build it anew; it is called under `seed` here.
         buffers: which statistics batch and instance norms with running statistics normalise by.
             "batch": those of the batch at hand, always, as MAML has it; the layers keep no running statistics.
             "frozen": the running ones, as constants.
@@ -77,6 +78,7 @@ class TorchModel(Module):
             one) is known only to a function. "given": the weights of the module, whatever the seed (a pretrained one).
         verify: before the first call, run torch's forward on the same numbers and compare; see Raises. Without it
             functions called with inplace=True are refused, as everywhere in Neo.
+        seed: under which a function builds the module, and with it buffers that are drawn (spectral norm's vectors).
 
     A call: model(params, *args, state=None, seed=None, **kwargs); args and kwargs are forward's (state and seed are
         not), and LiteTensors among them are differentiated like params.
@@ -105,6 +107,7 @@ class TorchModel(Module):
         buffers: str | None = None,
         init: str = "drawn",
         verify: bool = True,
+        seed: int = 0,
     ):
         if buffers is not None and buffers not in POLICIES:
             raise ValueError(
@@ -115,7 +118,7 @@ class TorchModel(Module):
             raise ValueError(f"from_torch: init must be 'drawn' or 'given', got {init!r}")
         self.factory = None if isinstance(module, torch.nn.Module) else module
         if self.factory is not None:
-            module = built(self.factory, seed=0) if callable(self.factory) else self.factory
+            module = built(self.factory, seed) if callable(self.factory) else self.factory
         if not isinstance(module, torch.nn.Module):
             raise TypeError(
                 f"from_torch: expected a torch.nn.Module, or a function without arguments that builds one; got "
@@ -157,7 +160,8 @@ class TorchModel(Module):
         """Params to start from, a pure function of seed, drawn on the CPU; see `init` above.
 
         dtype and device: the module's, unless given. Raises: NotImplementedError naming a submodule whose parameters
-        reset_parameters does not draw; ConversionError when the function builds another module under another seed.
+        reset_parameters does not draw; ConversionError when the function builds another module, or other buffers,
+        under another seed.
         """
         given = self._blueprint.parameters
         return {

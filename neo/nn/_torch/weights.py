@@ -48,6 +48,12 @@ def constructed(
         raise ConversionError(
             f"from_torch({blueprint.name}): the function builds another module than it did before: {differing}"
         )
+    for name, buffer in module.named_buffers():
+        if not torch.equal(buffer.cpu().nan_to_num(), blueprint.buffers[name].cpu().nan_to_num()):
+            raise ConversionError(
+                f"from_torch({blueprint.name}): buffer {name!r} is drawn too, and the model keeps the one that it was "
+                f"built with; give from_torch the seed that init is called with, seed={seed}"
+            )
     return weights
 
 

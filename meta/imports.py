@@ -1,0 +1,112 @@
+"""What a configuration names by import path: found, and called with arguments that it has."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks._torchvision import import_torchvision
+
+__all__ = ["argument_names", "expect_arguments", "located", "nearest"]
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def located(path: str, key: str) -> Callable[..., Any]:
+    """The class or function of an import path, "my.package.Net".
+
+    Args:
+        key: of the configuration, for errors.
+    Raises: ValueError where a module is missing or cannot be imported, has no such name, or what has the name cannot be
+        called.
+    """
+    parts = path.split(".")
+    if not all(part.isidentifier() for part in parts) or len(parts) < 2:
+        raise ValueError(f"{key}={path} must be an import path with a dot in it, as my.package.Net.")
+    if parts[0] == "torchvision":
+        try:
+            import_torchvision()  # which needs care over a CPU build of torch
+        except ImportError as error:
+            raise ValueError(f"{key}={path}: {error}; pip install torchvision.") from error
+    count, found = _imported(path, parts, key)
+    for place, part in enumerate(parts[count:], count):
+        if not hasattr(found, part):
+            where = ".".join(parts[:place])
+            raise ValueError(f"{key}={path}: {where} has no {part!r}{nearest(part, dir(found))}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(
+            f"{key}={path} is a {type(found).__name__}, which cannot be called; name a class or a function."
+        )
+    return found
+
+
+def _imported(path: str, parts: Sequence[str], key: str) -> tuple[int, Any]:
+    """The longest beginning of a path that is a module: of how many parts, and the module."""
+    for count in range(len(parts), 0, -1):
+        name = ".".join(parts[:count])
+        try:
+            return count, importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name and not name.startswith(f"{error.name}."):
+                raise ValueError(f"{key}={path}: {name} cannot be imported: {error}.") from error
+        except Exception as error:
+            raise ValueError(
+                f"{key}={path}: {name} cannot be imported: {type(error).__name__}: {error}."
+            ) from error
+    raise ValueError(
+        f"{key}={path}: there is no module {parts[0]!r}; it must be installed, on PYTHONPATH, in the folder that the "
+        f"command is started in ({Path.cwd()}), or beside the folder of --config-dir."
+    )
+
+
+def expect_arguments(
+    target: Callable[..., Any],
+    positional: Sequence[Any],
+    keywords: Mapping[str, Any],
+    *,
+    what: str,
+    key: str,
+) -> None:
+    """Raise ValueError where a target cannot be called so: for an unknown name, a missing one, or too many."""
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # of some callables written in C
+        return
+    parameters = signature.parameters.values()
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        names = argument_names(target)
+        for name in keywords:
+            if name not in names:
+                takes = f"It takes {', '.join(names)}" if names else "It takes none"
+                raise ValueError(f"{key}.{name} is no argument of {what}{nearest(name, names)} {takes}.")
+    try:
+        signature.bind(*positional, **keywords)
+    except TypeError:
+        by_name = [one for one in parameters if one.kind in _NAMED][len(positional) :]
+        lacking = [one.name for one in by_name if one.default is one.empty and one.name not in keywords]
+        needs = f"{what} needs {', '.join(lacking)}" if lacking else f"{what} takes {signature}"
+        raise ValueError(
+            f"{needs}; give {' '.join(f'{key}.{name}=...' for name in lacking) or key + ' that fit'}."
+        ) from None
+
+
+def argument_names(target: Callable[..., Any]) -> list[str]:
+    """The names of a target's keyword arguments; none where its signature cannot be known."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [one.name for one in parameters if one.kind in _NAMED]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence: "; did you mean ...?" where one of the known words is near, otherwise a full stop."""
+    near = difflib.get_close_matches(
+        word, [name for name in known if not name.startswith("_")], n=1, cutoff=0.5
+    )
+    return f"; did you mean {near[0]}?" if near else "."
