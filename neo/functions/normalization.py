@@ -228,6 +228,24 @@ def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
     return x / (means * alpha + k) ** beta
 
 
+@implements(torch.norm_except_dim, only=True, name="norm_except_dim")
+def norm_except_dim(v, pow=2, dim=0):
+    """‖v‖_pow over every dim but one, which keeps its size; the others have size 1. dim = -1: over all, a scalar."""
+    if dim == -1:
+        return torch.linalg.vector_norm(v, pow)
+    kept = dim % v.ndim
+    return torch.linalg.vector_norm(v, pow, [d for d in range(v.ndim) if d != kept], True)
+
+
+@implements(torch._weight_norm, only=True)
+def weight_norm(v, g, dim=0):
+    """g v / ‖v‖, the norm over every dim but one: what torch.nn.utils.weight_norm and its parametrization call.
+
+    Salimans and Kingma 2016, arXiv:1602.07868, equation 2. NaN where v is 0, as torch has it.
+    """
+    return v * (g / norm_except_dim(v, 2, dim))
+
+
 def _normalized(x, dims, eps):
     away = x - x.mean(dims, True)
     return away * torch.rsqrt((away * away).mean(dims, True) + eps)

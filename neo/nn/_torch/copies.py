@@ -34,6 +34,25 @@ class Place:
         )
 
 
+class Computed:
+    """Stands where the module keeps a tensor that it computed from its parameters: old weight_norm's `weight`.
+
+    A forward that computes it anew, as that does in a hook, puts it in its place; one that uses the tensor kept would
+    use a constant.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        names = [repr(value.name) for value in args if isinstance(value, Computed)]
+        raise ConversionError(
+            f"from_torch: {' and '.join(names) or 'an attribute'} was computed from parameters when the module was made, "
+            f"and would be a constant. Compute it in forward."
+        )
+
+
 class Blueprint:
     """A module without its tensors, and the tensors by the names of state_dict; tied ones once, by their first.
 
@@ -52,8 +71,9 @@ class Blueprint:
             id(tensor): Place(name) for name, tensor in (*named.items(), *module.named_buffers())
         }
         self._places = list(places.values())
+        computed = {id(tensor): Computed(name) for name, tensor in _computed(module)}
         try:
-            self._module = copy.deepcopy(module, places)
+            self._module = copy.deepcopy(module, {**places, **computed})
         except Exception as error:
             raise ConversionError(
                 f"from_torch({self.name}): the module cannot be copied ({type(error).__name__}: {error}), and Neo runs "
@@ -117,6 +137,16 @@ class Copy:
         """The tensor that is now under a name."""
         container, key = self.places[name][0]
         return container[key]
+
+
+def _computed(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of what is kept in attributes, and in lists and dicts there, with a gradient's history."""
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+            for one in held:
+                if isinstance(one, torch.Tensor) and not one.is_leaf:
+                    yield f"{prefix}.{name}".removeprefix("."), one
 
 
 def _open_places(module: torch.nn.Module) -> Iterator[tuple[Any, Any, Place]]:

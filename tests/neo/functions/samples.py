@@ -815,3 +815,28 @@ add(
     normal(6, 2, 4),
     orders=1,  # torch has no second
 )
+
+
+# --- weight norm -----------------------------------------------------------------------------------------------
+
+
+def _weight_norm_by_formula(dim: int) -> Callable[..., torch.Tensor]:
+    """torch's own is right at first order only: torch.autograd.gradgradcheck refuses it."""
+
+    def weight_norm(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        dims = [d for d in range(v.ndim) if d != dim]
+        return v * (g / torch.linalg.vector_norm(v, 2, dims, keepdim=dim != -1))
+
+    return weight_norm
+
+
+for _dim, _size in ((0, (3, 1, 1)), (2, (1, 1, 4)), (-1, ())):
+    add(
+        f"weight_norm-{_dim}",
+        lambda v, g, dim=_dim: torch._weight_norm(v, g, dim),
+        normal(3, 2, 4),
+        uniform(*_size, low=0.5, high=2.0),
+        examiner=_weight_norm_by_formula(_dim),
+    )
+    add(f"norm_except_dim-{_dim}", lambda v, dim=_dim: torch.norm_except_dim(v, 2, dim), normal(3, 2, 4))
+add("norm_except_dim-1-norm", lambda v: torch.norm_except_dim(v, 1, 1), normal(3, 2, 4))
