@@ -47,21 +47,25 @@ def located(path: str, key: str) -> Callable[..., Any]:
 
 def _imported(path: str, parts: Sequence[str], key: str) -> tuple[int, Any]:
     """The longest beginning of a path that is a module: of how many parts, and the module."""
-    for count in range(len(parts), 0, -1):
+    found: Any = None
+    for count in range(1, len(parts) + 1):
         name = ".".join(parts[:count])
         try:
-            return count, importlib.import_module(name)
+            found = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != name and not name.startswith(f"{error.name}."):
+            if error.name == name and count > 1:
+                return count - 1, found
+            if error.name != name:
                 raise ValueError(f"{key}={path}: {name} cannot be imported: {error}.") from error
+            raise ValueError(
+                f"{key}={path}: there is no module {name!r}; it must be installed, on PYTHONPATH, in the folder that the "
+                f"command is started in ({Path.cwd()}), or beside the folder of --config-dir."
+            ) from None
         except Exception as error:
             raise ValueError(
                 f"{key}={path}: {name} cannot be imported: {type(error).__name__}: {error}."
             ) from error
-    raise ValueError(
-        f"{key}={path}: there is no module {parts[0]!r}; it must be installed, on PYTHONPATH, in the folder that the "
-        f"command is started in ({Path.cwd()}), or beside the folder of --config-dir."
-    )
+    return len(parts), found
 
 
 def expect_arguments(

@@ -108,6 +108,10 @@ def built(
 ) -> torch.nn.Module:
     """The module of an import path. Raises: ValueError naming the key of the configuration."""
     target = located(path, "model.module")
+    if isinstance(target, torch.nn.Module):
+        raise ValueError(
+            f"model.module={path} is a module already built; name its class, or a function that builds it."
+        )
     keywords = {name: _instantiated(value) for name, value in options.items() if name != "_args_"}
     positional = [_instantiated(value) for value in options.get("_args_", ())]
     expect_arguments(target, positional, keywords, what=path, key="model.options")

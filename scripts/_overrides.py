@@ -79,15 +79,16 @@ def check(
             checked.append(line)
             continue
         having = [arm for arm in found if arm.has(key)]
-        if not having or override.is_add():
+        opened = any(key not in arm.keys for arm in having)
+        if not having or (override.is_add() and not opened):
             raise ConfigError(_unknown(config_name, key, found[-1], choices, searched))
         if len(having) < len(found):
             raise ConfigError(in_sweeps_of_their_own(key, found, overrides))
         for arm in having:
             for value in _values(override, sweeping):
                 expect_type(arm.config, key, value)
-        opened = any(key not in arm.keys for arm in having) and not override.is_force_add()
-        checked.append(f"++{line}" if opened else line)
+        plain = not override.is_add() and not override.is_force_add()
+        checked.append(f"++{line}" if opened and plain else line)
     return checked
 
 

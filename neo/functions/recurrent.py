@@ -231,3 +231,19 @@ def pad_packed_sequence(rows, batch_sizes, batch_first, padding_value, total_len
     padding = rows.new_full((steps, sizes[0], *rows.shape[1:]), padding_value)
     x = torch.index_put(padding, (times, sequences), rows)
     return (x.transpose(0, 1) if batch_first else x), torch.tensor(lengths)
+
+
+@implements(torch._C._nn.pad_sequence, only=True, name="pad_sequence")
+def pad_sequence(sequences, batch_first=False, padding_value=0.0, padding_side="right"):
+    """Sequences (time, *) of any lengths as one tensor (time, sequence, *), padded with a number at one end of time.
+
+    What torch.nn.utils.rnn.pad_sequence and pack_sequence call.
+    """
+    if padding_side not in ("right", "left"):
+        raise RuntimeError(f"pad_sequence: padding_side must be 'right' or 'left', got {padding_side!r}")
+    longest = max(len(x) for x in sequences)
+    rows = []
+    for x in sequences:
+        ends = (0, longest - len(x)) if padding_side == "right" else (longest - len(x), 0)
+        rows.append(F.pad(x, (0, 0) * (x.ndim - 1) + ends, value=padding_value))
+    return torch.stack(rows, 0 if batch_first else 1)

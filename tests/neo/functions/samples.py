@@ -840,3 +840,9 @@ for _dim, _size in ((0, (3, 1, 1)), (2, (1, 1, 4)), (-1, ())):
     )
     add(f"norm_except_dim-{_dim}", lambda v, dim=_dim: torch.norm_except_dim(v, 2, dim), normal(3, 2, 4))
 add("norm_except_dim-1-norm", lambda v: torch.norm_except_dim(v, 1, 1), normal(3, 2, 4))
+add(
+    "pad_sequence",
+    lambda a, b: torch.nn.utils.rnn.pad_sequence([a, b], padding_value=2.0, padding_side="left"),
+    normal(3, 2),
+    normal(1, 2),
+)
