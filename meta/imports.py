@@ -58,8 +58,8 @@ def _imported(path: str, parts: Sequence[str], key: str) -> tuple[int, Any]:
             if error.name != name:
                 raise ValueError(f"{key}={path}: {name} cannot be imported: {error}.") from error
             raise ValueError(
-                f"{key}={path}: there is no module {name!r}; it must be installed, on PYTHONPATH, in the folder that the "
-                f"command is started in ({Path.cwd()}), or beside the folder of --config-dir."
+                f"{key}={path}: there is no module {name!r}; it must be installed, on PYTHONPATH, in the folder that "
+                f"the command is started in ({Path.cwd()}), or beside the folder of --config-dir."
             ) from None
         except Exception as error:
             raise ValueError(

@@ -51,7 +51,7 @@ def test_choice_composes_and_resolves(group, choice):
     assert group in ("experiment", "sweep") or resolved[group]
 
 
-OF_NEO = [choice for choice in groups()["model"] if choice != "resnet18"]
+OF_NEO = [choice for choice in groups()["model"] if choice not in ("resnet18", "torch")]
 
 
 @pytest.mark.parametrize("choice", OF_NEO)
@@ -80,6 +80,16 @@ def test_torch_module_builds_by_its_target_and_adapts():
     found = learner.meta_gradient(params, experiment.sampler("train").sample(0, 1))
     assert all(bool(torch.isfinite(gradient.data).all()) for gradient in found.gradient.values())
     assert float(found.gradient["conv1.weight"].data.abs().max()) > 0
+
+
+@pytest.mark.parametrize("policy", ["batch", "single", "support"])
+def test_policy_of_the_evaluation_is_none_of_the_buffers_of_a_torch_module(policy):
+    """Whose statistics normalise queries is asked of the evaluation; a torch module knows other policies."""
+    config = composed(
+        "train", "model=torch", "model.module=torch.nn.BatchNorm2d", f"evaluation.batch_norm={policy}"
+    )
+    config.model.options = {"num_features": 1}
+    assert Experiment(config).learner.model.buffers == "batch"
 
 
 @pytest.mark.parametrize("choice", groups()["optimizer"])

@@ -73,7 +73,7 @@ def task_for(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
 def meta_gradient_by_torch(
     module: torch.nn.Module, params: dict[str, torch.Tensor], task: Task, model: Any, objective: Any
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """∇ L_query(θ − α ∇ L_support(θ)) by torch's double backward. model: whose inputs and outputs are prepared alike."""
+    """∇ L_query(θ − α ∇ L_support(θ)) by torch's double backward; channels and output as the model has them."""
 
     def predict(params: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         if model.channels is not None:
@@ -133,7 +133,14 @@ def right_weight_norm(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_meta_gradient_of_a_configured_module_is_torchs(name, here, right_weight_norm):
     net = NETS[name]
     write(here, name, net)
-    overrides = [f"model={name}", "model.dtype=float64", "task.ways=3", f"algorithm.inner_lr={ALPHA}", "workers=1", "seed=3"]
+    overrides = [
+        f"model={name}",
+        "model.dtype=float64",
+        "task.ways=3",
+        f"algorithm.inner_lr={ALPHA}",
+        "workers=1",
+        "seed=3",
+    ]
     experiment = Experiment(composed(*overrides, folders=(here / "own",)))
     if name == "policy":
         experiment.config.task.objective = {"_target_": "nets.Reinforce"}
@@ -156,7 +163,11 @@ def test_meta_gradient_of_a_configured_module_is_torchs(name, here, right_weight
         ours = found.gradient[key].data
         assert ours.dtype == torch.float64
         torch.testing.assert_close(
-            ours, gradient, rtol=TOLERANCE, atol=TOLERANCE * max(largest, 1.0), msg=lambda m, key=key: f"{key}: {m}"
+            ours,
+            gradient,
+            rtol=TOLERANCE,
+            atol=TOLERANCE * max(largest, 1.0),
+            msg=lambda m, key=key: f"{key}: {m}",
         )
 
 
@@ -256,13 +267,22 @@ def test_module_beside_the_folder_of_config_dir_is_imported(mine, tmp_path_facto
     ("arguments", "sentence"),
     [
         ([], "model.module=None must be the import path of a torch.nn.Module class"),
-        (["model.module=mine.nets.Nett"], "model.module=mine.nets.Nett: mine.nets has no 'Nett'; did you mean Net?"),
+        (
+            ["model.module=mine.nets.Nett"],
+            "model.module=mine.nets.Nett: mine.nets has no 'Nett'; did you mean Net?",
+        ),
         (["model.module=mine.nests.Net"], "model.module=mine.nests.Net: mine has no 'nests'"),
         (["model.module=yours.nets.Net"], "model.module=yours.nets.Net: there is no module 'yours'"),
-        (["model.module=mine.wrong.Net"], "mine.wrong cannot be imported: No module named 'nowhere_to_be_found'"),
+        (
+            ["model.module=mine.wrong.Net"],
+            "mine.wrong cannot be imported: No module named 'nowhere_to_be_found'",
+        ),
         (["model.module=Net"], "model.module=Net must be an import path with a dot in it"),
         (["model.module=mine.nets"], "model.module=mine.nets is a module, which cannot be called"),
-        (["model.module=mine.nets.number"], "model.module=mine.nets.number gives a int; it must be a torch.nn.Module"),
+        (
+            ["model.module=mine.nets.number"],
+            "model.module=mine.nets.number gives a int; it must be a torch.nn.Module",
+        ),
         (
             ["model.module=mine.nets.net"],
             "model.module=mine.nets.net is a module already built; name its class, or a function that builds it",
@@ -275,8 +295,14 @@ def test_module_beside_the_folder_of_config_dir_is_imported(mine, tmp_path_facto
         (["model.module=mine.nets.broken", "model.options.width=3"], "RuntimeError: no width of 3"),
         (["model.module=mine.nets.make", "model.options.size=3"], "unexpected keyword argument 'size'"),
         ([*OWN[1:], "model.options.width=wide"], "could not be built with model.options (width='wide')"),
-        (OWN[1:3], "the module gives a dict with hidden, logits; say which is the prediction: model.output=hidden"),
-        ([*OWN[1:3], "model.output=logit"], "model.output=logit: there is no 'logit' in a dict, which has hidden, logits"),
+        (
+            OWN[1:3],
+            "the module gives a dict with hidden, logits; say which is the prediction: model.output=hidden",
+        ),
+        (
+            [*OWN[1:3], "model.output=logit"],
+            "model.output=logit: there is no 'logit' in a dict, which has hidden, logits",
+        ),
         ([*OWN[1:], "model.buffers=updated"], "model.buffers='updated' must be one of batch, frozen"),
         ([*OWN[1:], "model.dtype=float65"], "model.dtype=float65 must be a dtype of floating-point numbers"),
         ([*OWN[1:], "model.init=pretrained"], "model.init='pretrained' must be drawn or given"),
@@ -313,13 +339,17 @@ def test_weights_are_a_pure_function_of_the_seed_nested_parts_among_them():
 
 def test_weights_are_the_same_numbers_in_every_dtype():
     options = {"in_features": 3, "out_features": 2}
-    single, double = (torch_model("torch.nn.Linear", options=options, dtype=d).init(4) for d in (None, "float64"))
+    single, double = (
+        torch_model("torch.nn.Linear", options=options, dtype=d).init(4) for d in (None, "float64")
+    )
     assert double["weight"].dtype == torch.float64
     assert torch.equal(double["weight"].data, single["weight"].data.double())
 
 
 def test_given_weights_are_the_modules_own_whatever_the_seed():
-    model = torch_model("torch.nn.Linear", options={"in_features": 3, "out_features": 2}, init="given", seed=7)
+    model = torch_model(
+        "torch.nn.Linear", options={"in_features": 3, "out_features": 2}, init="given", seed=7
+    )
     expected = built(lambda: torch.nn.Linear(3, 2), 7).weight
     for seed in (0, 1):
         assert torch.equal(model.init(seed)["weight"].data, expected)
@@ -336,7 +366,9 @@ def test_buffers_that_are_drawn_are_those_of_the_seed_that_the_weights_are_drawn
     x = torch.eye(5)
     y = model(params, x).data - params["bias"].data
     assert torch.linalg.matrix_norm(y, 2) == pytest.approx(1.0, abs=1e-2)
-    with pytest.raises(ConversionError, match=r"buffer 'parametrizations\.weight\.0\._u' is drawn too.*seed=4"):
+    with pytest.raises(
+        ConversionError, match=r"buffer 'parametrizations\.weight\.0\._u' is drawn too.*seed=4"
+    ):
         model.init(seed=4)
 
 
@@ -349,7 +381,9 @@ def test_one_channel_is_given_as_several_and_integers_stay_as_they_are():
     assert torch.equal(model(params, one).data, model(params, three).data)
     assert model(params, one).dtype == torch.float64
     tokens = torch.tensor([1, 2])
-    model = torch_model("torch.nn.Embedding", options={"num_embeddings": 3, "embedding_dim": 2}, dtype="float64")
+    model = torch_model(
+        "torch.nn.Embedding", options={"num_embeddings": 3, "embedding_dim": 2}, dtype="float64"
+    )
     assert model(model.init(0), tokens).dtype == torch.float64
 
 

@@ -19,38 +19,67 @@ from neo.tensor import LiteTensor
 __all__ = ["Blueprint", "Copy"]
 
 
-class Place:
-    """Stands where the tensor of that name goes. Whoever uses it, uses a tensor that could not be filled in."""
+class Absent:
+    """Stands where there is no tensor: whatever is done with it is refused by name."""
+
+    said = "forward uses {names}"
 
     def __init__(self, name: str):
         self.name = name
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        names = [value.name for value in args if isinstance(value, Place)]
-        raise ConversionError(
-            f"from_torch: forward uses {' and '.join(map(repr, names)) or 'a parameter'} through another reference "
-            f"than the attribute it is registered under (in a tuple, say). Use self.<name> in forward."
+    def refusal(cls, names: list[str]) -> ConversionError:
+        return ConversionError(
+            f"from_torch: {cls.said.format(names=' and '.join(map(repr, names)) or 'an attribute')}"
         )
 
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise cls.refusal([value.name for value in _flat((*args, *(kwargs or {}).values()))])
 
-class Computed:
-    """Stands where the module keeps a tensor that it computed from its parameters: old weight_norm's `weight`.
+
+def _flat(values: Any) -> Iterator[Absent]:
+    for value in values:
+        if isinstance(value, Absent):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _flat(value)
+
+
+def _refuse_operators() -> None:
+    """Python looks operators up on the class, and would say no more than that there are none."""
+    binary = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+    named = [f"__{side}{name}__" for name in binary for side in ("", "r")]
+    for name in (*named, "__neg__", "__abs__", "__getitem__", "__len__", "__iter__", "__bool__", "__float__"):
+
+        def refuse(self: Absent, *args: Any) -> Any:
+            raise self.refusal([self.name])
+
+        setattr(Absent, name, refuse)
+
+
+_refuse_operators()
+
+
+class Place(Absent):
+    """Where the tensor of that name goes. Whoever uses it, uses a tensor that could not be filled in."""
+
+    said = (
+        "forward uses {names} through another reference than the attribute it is registered under (in a tuple, say). "
+        "Use self.<name> in forward."
+    )
+
+
+class Computed(Absent):
+    """Where the module keeps a tensor that it computed from its parameters: old weight_norm's `weight`.
 
     A forward that computes it anew, as that does in a hook, puts it in its place; one that uses the tensor kept would
     use a constant.
     """
 
-    def __init__(self, name: str):
-        self.name = name
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        names = [repr(value.name) for value in args if isinstance(value, Computed)]
-        raise ConversionError(
-            f"from_torch: {' and '.join(names) or 'an attribute'} was computed from parameters when the module was made, "
-            f"and would be a constant. Compute it in forward."
-        )
+    said = (
+        "{names} was computed from parameters when the module was made, and would be a constant. Compute it in forward."
+    )
 
 
 class Blueprint:
@@ -143,7 +172,13 @@ def _computed(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) of what is kept in attributes, and in lists and dicts there, with a gradient's history."""
     for prefix, part in module.named_modules():
         for name, value in vars(part).items():
-            held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+            held = (
+                value.values()
+                if isinstance(value, dict)
+                else value
+                if isinstance(value, list | tuple)
+                else (value,)
+            )
             for one in held:
                 if isinstance(one, torch.Tensor) and not one.is_leaf:
                     yield f"{prefix}.{name}".removeprefix("."), one

@@ -675,3 +675,37 @@ def test_model_goes_where_its_params_go():
     assert out.device.type == "cuda"
     assert torch.equal(out.data, model(there, x.cuda(), seed=1).data)
     assert all(torch.equal(there[name].data.cpu(), here[name].data) for name in here)
+
+
+# --- attributes that were computed from parameters -----------------------------------------------------------
+
+
+class Doubled(nn.Module):
+    """Uses a tensor that was computed from a parameter when it was made, or computes it anew."""
+
+    def __init__(self, anew: bool, use: Callable[[Any, Any], Any]):
+        super().__init__()
+        self.p = nn.Parameter(torch.ones(2, dtype=torch.float64))
+        self.scale = self.p * 2
+        self.anew, self.use = anew, use
+
+    def forward(self, x: Any) -> Any:
+        if self.anew:
+            self.scale = self.p * 2
+        return self.use(x, self.scale)
+
+
+@pytest.mark.parametrize(
+    "use", [lambda x, s: x * s, lambda x, s: s * x, torch.mul, lambda x, s: torch.stack([x, s])]
+)
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("wrap", [neo.LiteTensor, lambda x: x])
+def test_tensor_computed_before_forward_is_no_constant(use, verify, wrap):
+    """In torch a gradient flows through it; a copy of its numbers would have none."""
+    x = wrap(normal(2))
+    model, params = neo.nn.from_torch(Doubled(False, use), verify=verify)
+    with pytest.raises(ConversionError, match=r"'scale' was computed from parameters when the module was made"):
+        model(params, x)
+    model, params = neo.nn.from_torch(Doubled(True, use), verify=verify)
+    gradient = neo.grad(lambda params: model(params, x).sum(), argnums=0)(params)
+    assert float(gradient["p"].data.abs().sum()) > 0
