@@ -9,7 +9,7 @@ import neo
 from neo.optim import Optimizer
 from neo.typing import PyTree
 
-__all__ = ["adapt", "last", "trajectory", "with_inner_clip"]
+__all__ = ["adapt", "chosen_optimizer", "last", "trajectory", "with_inner_clip"]
 
 
 def adapt(
@@ -81,3 +81,17 @@ def last(trajectory: Iterator[PyTree]) -> PyTree:
     for params in trajectory:  # noqa: B007
         pass
     return params
+
+
+def chosen_optimizer(
+    owner: str, inner_lr: float | None, inner_optimizer: Optimizer | None, default_lr: float
+) -> Optimizer:
+    """The optimiser given, or SGD at the rate given or by default. Raises: ValueError where both are given."""
+    if inner_optimizer is None:
+        return neo.optim.sgd(default_lr if inner_lr is None else inner_lr)
+    if inner_lr is not None:
+        raise ValueError(
+            f"{owner}: inner_lr={inner_lr} is the rate of SGD, and nothing would read it beside inner_optimizer, which has "
+            "a rate of its own; give one of the two."
+        )
+    return inner_optimizer

@@ -14,7 +14,6 @@ from hydra.utils import instantiate
 from meta.imports import argument_names, expect_arguments, located, nearest
 from neo import LiteTensor
 from neo.nn import TorchModel
-from neo.typing import Params
 
 __all__ = ["ConfiguredModel", "torch_model"]
 
@@ -36,12 +35,20 @@ class ConfiguredModel(TorchModel):
         self.output, self.channels, self.dtype = output, channels, dtype
         super().__init__(factory, **options)
 
-    def __call__(self, params: Params, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        params: Any,
+        *args: Any,
+        state: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        x, *rest = args
         if self.channels is not None and x.ndim > 1 and x.shape[1] == 1 != self.channels:
             x = x.expand(-1, self.channels, *(-1,) * (x.ndim - 2))
         if self.dtype is not None and x.dtype.is_floating_point and x.dtype != self.dtype:
             x = x.to(self.dtype)
-        return picked(super().__call__(params, x, *args, **kwargs), self.output)
+        return picked(super().__call__(params, x, *rest, state=state, seed=seed, **kwargs), self.output)
 
 
 def torch_model(
@@ -208,7 +215,7 @@ def _names(out: Any) -> list[str]:
         return list(out._fields)
     if isinstance(out, Sequence) and not isinstance(out, str):
         return [str(index) for index in range(len(out))]
-    attributes = getattr(out, "__dict__", None) or getattr(type(out), "__slots__", ())
+    attributes: Any = getattr(out, "__dict__", None) or getattr(type(out), "__slots__", ())
     return [name for name in attributes if not name.startswith("_")]
 
 

@@ -20,7 +20,7 @@ from scripts._bench import compare, guard, plot, record, report, unroll
 from scripts._bench.contender import ContenderError
 from scripts._bench.problem import images
 from scripts._bench.record import Found
-from scripts._bench.settings import GRIDS
+from scripts._bench.settings import GRIDS, contenders
 from scripts._bench.works import Unroll, choose
 
 PAGE = "docs/benchmarks.md"
@@ -30,6 +30,12 @@ PEERS = sorted({peer for grid in GRIDS.values() for peer in grid})
 def job(config: DictConfig) -> None:
     works = choose(list(config.works), config.quick)
     options = _options(config)
+    absent = [peer for peer in config.peers if not any(peer in contenders(work) for work in works)]
+    if absent:
+        raise ValueError(
+            f"peers={list(config.peers)}: {', '.join(absent)} has no part in any of works={list(config.works)}; add a "
+            "work that it has, or leave it out."
+        )
     kind = torch.device(options.device).type
     recorded = record.read(Path(config.record)) if config.guard else {}
     dataset = images(config.data_dir, config.quick)

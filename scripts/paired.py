@@ -34,6 +34,10 @@ def main() -> None:
 def _files(runs: list[Path], name: str | None) -> list[Path]:
     """Where the results of both lie. Raises: ResultsError where there are none that both have."""
     if all(run.is_file() for run in runs):
+        if name is not None:
+            raise ResultsError(
+                f"--name={name} chooses a file in the folder of a run, and {runs[0]} is a file; leave it out."
+            )
         return runs
     for run in runs:
         if not run.is_dir():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import neo
-from meta.adapt import last, trajectory, with_inner_clip
+from meta.adapt import chosen_optimizer, last, trajectory, with_inner_clip
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.objectives import Classification, Objective
 from meta.parallel import Workers
@@ -29,13 +29,14 @@ class MAML(MetaLearner):
 
     Args:
         model: its params are the meta-parameters.
-        inner_lr: α > 0, dimensionless, the same at every step; what it means depends on the objective's reduction.
+        inner_lr: α > 0, dimensionless, the same at every step; what it means depends on the objective's reduction;
+            0.4 where None.
         inner_steps: gradient steps on the support set, ≥ 0.
         inner_clip: the largest global norm of an inner gradient, > 0: longer ones are scaled down to it, and the
             meta-gradient goes through that. None: no limit.
         first_order: see above.
         objective: losses and score; cross-entropy by default.
-        inner_optimizer: takes the place of sgd(inner_lr).
+        inner_optimizer: in the place of sgd(inner_lr), without inner_lr.
         workers: threads on which tasks run side by side, see meta.parallel.Workers; None: one after the other.
     """
 
@@ -43,7 +44,7 @@ class MAML(MetaLearner):
         self,
         model: Module,
         *,
-        inner_lr: float = 0.4,
+        inner_lr: float | None = None,
         inner_steps: int = 1,
         first_order: bool = False,
         objective: Objective | None = None,
@@ -58,7 +59,7 @@ class MAML(MetaLearner):
         self.first_order = first_order
         self.objective = objective or Classification()
         self.inner_clip = inner_clip
-        self.inner_optimizer = inner_optimizer or neo.optim.sgd(inner_lr)
+        self.inner_optimizer = chosen_optimizer("MAML", inner_lr, inner_optimizer, 0.4)
         self.inner_optimizer = with_inner_clip(type(self).__name__, self.inner_optimizer, inner_clip)
         self.workers = Workers(workers)
 

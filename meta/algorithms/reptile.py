@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import neo
-from meta.adapt import last, trajectory, with_inner_clip
+from meta.adapt import chosen_optimizer, last, trajectory, with_inner_clip
 from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.objectives import Classification, Objective
 from meta.parallel import Workers
@@ -39,11 +39,11 @@ class Reptile(MetaLearner):
 
     Args:
         model: its params are the meta-parameters.
-        inner_lr: α > 0, of SGD, the same at every step.
+        inner_lr: α > 0, of SGD, the same at every step; 0.1 where None.
         inner_clip: the largest global norm of an inner gradient, > 0: longer ones are scaled down. None: no limit.
         inner_steps: k ≥ 2; with one step it is training on all tasks at once.
         objective: losses and score; cross-entropy by default.
-        inner_optimizer: takes the place of sgd(inner_lr); the paper has Adam with β₁ = 0.
+        inner_optimizer: in the place of sgd(inner_lr), without inner_lr; the paper has Adam with β₁ = 0.
         workers: threads on which tasks run side by side, see meta.parallel.Workers; None: one after the other.
     Cost: k first-order gradients of (support + query) / k examples each a task; no session outlives its step.
     """
@@ -52,7 +52,7 @@ class Reptile(MetaLearner):
         self,
         model: Module,
         *,
-        inner_lr: float = 0.1,
+        inner_lr: float | None = None,
         inner_steps: int = 5,
         objective: Objective | None = None,
         inner_optimizer: Optimizer | None = None,
@@ -65,7 +65,7 @@ class Reptile(MetaLearner):
         self.inner_steps = inner_steps
         self.objective = objective or Classification()
         self.inner_clip = inner_clip
-        self.inner_optimizer = inner_optimizer or neo.optim.sgd(inner_lr)
+        self.inner_optimizer = chosen_optimizer("Reptile", inner_lr, inner_optimizer, 0.1)
         self.inner_optimizer = with_inner_clip("Reptile", self.inner_optimizer, inner_clip)
         self.workers = Workers(workers)
 

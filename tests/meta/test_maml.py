@@ -10,7 +10,7 @@ import torch
 
 import neo
 import neo.kernels
-from meta import MAML, Classification, MetaGradient, adapt
+from meta import ANIL, MAML, Classification, MetaGradient, Reptile, adapt
 from neo.optim import sgd
 from tasks import Batch, Glyphs, Omniglot, Task
 from tests.peers import learn2learn_reference, torch_reference
@@ -197,3 +197,12 @@ def test_meta_gradient_never_meets_torch_autograd(monkeypatch: pytest.MonkeyPatc
     model = neo.nn.Conv4(ways=3, hidden=4)
     result = MAML(model).meta_gradient(model.init(seed=0), random_tasks(3, 1, torch.float32))
     assert all(not g.data.requires_grad and g.data.grad_fn is None for g in result.gradient.values())
+
+
+@pytest.mark.parametrize("algorithm", [MAML, Reptile, ANIL])
+def test_rate_beside_an_optimizer_of_another_rate_is_refused(algorithm):
+    """It would be read by nobody, and yet stand in the protocol of the result."""
+    model = neo.nn.MLP(1, 2, 1)
+    with pytest.raises(ValueError, match=r"inner_lr=0\.3 is the rate of SGD, and nothing would read it"):
+        algorithm(model, inner_lr=0.3, inner_optimizer=neo.optim.adam(0.1))
+    assert algorithm(model, inner_optimizer=neo.optim.adam(0.1)).inner_steps >= 1

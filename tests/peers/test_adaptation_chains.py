@@ -349,7 +349,7 @@ def test_gradients_transformed_by_kronecker_products_get_their_gradient():
         f"{name}.{side}": torch.eye(p.shape[place], dtype=torch.float64)
         + 0.1 * torch.randn(2 * [p.shape[place]])
         for name, p in module.named_parameters()
-        for place, side in enumerate(("left", "right"))
+        for side, n in zip(("left", "right"), p.shape, strict=True)
     }
 
     def ours(params: Any, factors: Any) -> Any:

@@ -249,3 +249,20 @@ def test_sweep_with_configuration_files_of_ones_own_goes_on(own):
         assert done.code == 0, done.stderr
     done = call(cwd, "train", *command, "seed=1")
     assert "holds the sweep of another command" in done.stderr
+
+
+# --- options of other commands that would do nothing ------------------------------------------------------------------
+
+
+def test_peer_without_a_part_in_the_works_is_refused(tmp_path):
+    done = call(tmp_path, "bench", "works=[w5]", "peers=[learn2learn]", "quick=true", "device=cpu", "write=none")
+    assert done.code == 1
+    assert "learn2learn has no part in any of works=['w5']" in done.stderr
+
+
+def test_name_of_an_evaluation_beside_files_of_results_is_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("")
+    done = call(tmp_path, "paired", "a", "b", "--name", "test")
+    assert done.code == 1
+    assert "--name=test chooses a file in the folder of a run, and a is a file" in done.stderr
