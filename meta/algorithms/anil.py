@@ -8,13 +8,11 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
-
 import neo
 from meta.adapt import trajectory
 from meta.algorithms.maml import MAML
 from neo.nn import Module
-from neo.typing import Params, PyTree
+from neo.typing import Params
 from tasks import Batch
 
 __all__ = ["ANIL"]
@@ -30,18 +28,14 @@ class ANIL(MAML):
         adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several patterns, of
             which every one must match a parameter.
         others: as MAML has them.
-    Raises: ValueError where adapt is no pattern, and by init() and every adaptation where one matches no parameter.
+    Raises: ValueError where adapt is no pattern, and at the first adaptation where one matches no
+        parameter.
     Cost: an inner step computes no gradient below the first parameter that adapts, neither at first nor second order.
     """
 
     def __init__(self, model: Module, *, adapt: str | Sequence[str] = "head.*", **options: Any):
         super().__init__(model, **options)
         self.patterns = expect_patterns(adapt)
-
-    def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
-        params: PyTree = super().init(seed, device)
-        matching(self.patterns, params)  # a misspelt pattern ends a run before its first task
-        return params
 
     def _inner_loop(self, params: Params, support: Batch, steps: int) -> Iterator[Params]:
         # First order means that ∇L is a constant, in the parameters that stay as much as in those that adapt.

@@ -84,13 +84,13 @@ def test_several_patterns_adapt_what_any_of_them_matches():
         (["head.*", ""], r"'' matches no parameter"),
     ],
 )
-@pytest.mark.parametrize("where", ["init", "adapt", "meta_gradient"])
+@pytest.mark.parametrize("where", ["adapt", "trajectory", "meta_gradient"])
 def test_every_pattern_must_match_a_parameter(where, adapt, sentence):
     """One that is misspelt beside another that matches would leave parameters as they are without a word."""
     model = neo.nn.Conv4(ways=3, hidden=4)
     learner, batch = ANIL(model, adapt=adapt), random_tasks(3, 1, torch.float32)
     calls = {
-        "init": lambda: learner.init(seed=0),
+        "trajectory": lambda: next(learner.trajectory(model.init(seed=0), batch[0].support, 1)),
         "adapt": lambda: learner.adapt(model.init(seed=0), batch[0].support),
         "meta_gradient": lambda: learner.meta_gradient(model.init(seed=0), batch),
     }
