@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import neo
 from meta import MAML
 from meta.experiment import Experiment
 from meta.models import picked, torch_model
@@ -169,6 +171,40 @@ def test_meta_gradient_of_a_configured_module_is_torchs(name, here, right_weight
             atol=TOLERANCE * max(largest, 1.0),
             msg=lambda m, key=key: f"{key}: {m}",
         )
+
+
+@pytest.mark.parametrize("wrap", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.* is deprecated:FutureWarning")
+def test_power_iteration_of_a_spectral_norm_goes_on_from_step_to_step(wrap):
+    """In training mode each call does one, in place and without a gradient; its vectors are carried as state."""
+    torch.manual_seed(0)
+    module = nn.Sequential(wrap(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 2)).double()
+    support, query = torch.randn(2, 6, 5, dtype=torch.float64)
+    model, params = neo.nn.from_torch(module, buffers="updated")
+
+    def inner(params: Any) -> Any:
+        out, state = model(params, support, state=model.state)
+        return (out**2).sum(), state
+
+    def outer(params: Any) -> Any:
+        gradient, state = neo.grad(inner, argnums=0, has_aux=True)(params)
+        out, state = model({n: params[n] - ALPHA * gradient[n] for n in params}, query, state=state)
+        return (out**3).sum(), state
+
+    (_, state), found = neo.value_and_grad(outer, argnums=0, has_aux=True)(params)
+    theta = {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters()}
+    buffers = {n: buffer.clone() for n, buffer in module.named_buffers()}
+    call = torch.func.functional_call
+    loss = (call(module, {**theta, **buffers}, (support,)) ** 2).sum()
+    gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+    adapted = {n: p - ALPHA * g for (n, p), g in zip(theta.items(), gradients, strict=True)}
+    loss = (call(module, {**adapted, **buffers}, (query,)) ** 3).sum()
+    for (name, ours), expected in zip(
+        found.items(), torch.autograd.grad(loss, list(theta.values())), strict=True
+    ):
+        torch.testing.assert_close(ours.data, expected, rtol=1e-9, atol=1e-12, msg=name)
+    for name, buffer in buffers.items():
+        torch.testing.assert_close(state[name], buffer, rtol=1e-9, atol=1e-12)
 
 
 # --- through the command ---------------------------------------------------------------------------------------------

@@ -194,6 +194,37 @@ class Normed(nn.Module):
         return self.head(torch.tanh(self.hidden(torch.tanh(self.conv(x)).flatten(1))))
 """,
     ),
+    "in_place": Net(
+        """
+module: nets.InPlace
+output: logits
+""",
+        """
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class InPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 6), nn.Linear(6, 3)
+        self.register_buffer("mask", torch.arange(6) == 4)
+
+    def forward(self, x):
+        hidden = self.body(x.flatten(1))
+        hidden[:, 1::2].mul_(2).add_(hidden[:, ::2])
+        hidden.masked_fill_(self.mask, 0.5)
+        rectified = F.relu(hidden, inplace=True)
+        scores = self.head(hidden + rectified)
+        logits = torch.zeros(len(x), 3, dtype=hidden.dtype)
+        logits[:, :2] = scores[:, :2]
+        logits[:, 2] = scores[:, 0] * hidden.sum(1)
+        return SimpleNamespace(logits=logits)
+""",
+    ),
     "layers": Net(
         """
 module: torch.nn.Sequential

@@ -296,7 +296,7 @@ def test_head_alone_adapts_and_everything_gets_a_gradient():
 
 @pytest.mark.parametrize("adapting", [False, True], ids=["fixed in a task", "adapting in a task"])
 def test_learned_update_of_every_gradient_gets_its_gradient(adapting):
-    """θ ← θ − α φ ∘ ∇L, φ like θ; adapting, φ takes steps of its own on the loss after the step, by its own gradient."""
+    """θ ← θ − α φ ∘ ∇L, φ like θ; adapting, φ first takes a step of its own on the loss after the step."""
     module = module_of("softmax")
     model, params = neo.nn.from_torch(module)
     a, b = inputs(2)
@@ -346,8 +346,7 @@ def test_gradients_transformed_by_kronecker_products_get_their_gradient():
     model, params = neo.nn.from_torch(module)
     a, b = inputs(2)
     factors = {
-        f"{name}.{side}": torch.eye(p.shape[place], dtype=torch.float64)
-        + 0.1 * torch.randn(2 * [p.shape[place]])
+        f"{name}.{side}": torch.eye(n, dtype=torch.float64) + 0.1 * torch.randn(n, n)
         for name, p in module.named_parameters()
         for side, n in zip(("left", "right"), p.shape, strict=True)
     }
