@@ -91,7 +91,7 @@ def chosen_optimizer(
         return neo.optim.sgd(default_lr if inner_lr is None else inner_lr)
     if inner_lr is not None:
         raise ValueError(
-            f"{owner}: inner_lr={inner_lr} is the rate of SGD, and nothing would read it beside inner_optimizer, which has "
-            "a rate of its own; give one of the two."
+            f"{owner}: inner_lr={inner_lr} is the rate of SGD, and nothing would read it beside inner_optimizer, which "
+            "has a rate of its own; give one of the two."
         )
     return inner_optimizer

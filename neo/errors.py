@@ -10,6 +10,7 @@ __all__ = [
     "GradientError",
     "InPlaceError",
     "NeoError",
+    "NumberError",
     "SavedTensorError",
     "SessionError",
 ]
@@ -29,6 +30,10 @@ class SavedTensorError(NeoError, RuntimeError):
 
 class SessionError(NeoError, RuntimeError):
     """A tensor that an open session tracks is used where the session cannot see it: its gradient would be lost."""
+
+
+class NumberError(NeoError, TypeError):
+    """A tensor where an op takes a number, which would lose its gradient; the message names the op and the argument."""
 
 
 class InPlaceError(NeoError, TypeError):

@@ -10,6 +10,7 @@ from neo.errors import ComplexError, InPlaceError
 from neo.autograd._context cimport Context, PolicyBase, alike, contains, rebuilt, share, stashed, version_of
 from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, join, wrap
+from neo.autograd._numbers cimport Numbers
 from neo.autograd._tape cimport Node, Stack, Tape, open_elsewhere, open_stack, refuse_other_threads
 
 cdef object Tensor = torch.Tensor
@@ -28,6 +29,7 @@ cdef extern from *:
 
 
 cdef tuple EMPTY = ()
+cdef Numbers NO_NUMBERS = Numbers("", ())
 
 
 cdef class Function:
@@ -44,6 +46,7 @@ cdef class Function:
     cdef object forward             # its forward, as a plain function of (policy, *arguments)
     cdef object signature           # of forward, made when first needed
     cdef dict keyword_forms         # names of keyword-only arguments -> the Function that takes them as positional ones
+    cdef Numbers numbers            # which parameters of a Policy of Neo's own take numbers
     cdef bint broadcasts            # gradients are summed back to the shapes of the inputs
     cdef bint verified              # a Policy of Neo's own, whose gradients' layouts the test suite checks
     cdef bint initialised           # the Policy has an __init__ to be called
@@ -59,6 +62,9 @@ cdef class Function:
         self.verified = policy.verified
         self.initialised = policy.__init__ is not plain_init
         self.name = name or policy.__name__
+        self.numbers = NO_NUMBERS
+        if self.verified:       # a Policy of the user's may take a tensor wherever it likes
+            self.numbers = Numbers(self.name, self.parameters().values(), policy.numbers)
 
     @property
     def __name__(self):
@@ -91,15 +97,19 @@ cdef class Function:
             function = self.keyword_forms[names] = Function(with_keywords(self.policy, names), self.name)
         return function
 
+    cdef object parameters(self):
+        """Those of forward, after self."""
+        if self.signature is None:
+            signature = inspect.signature(self.forward)
+            self.signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+        return self.signature.parameters
+
     cdef tuple bind(self, tuple args, dict kwargs):
         """(positional arguments, those that forward takes by keyword alone), by forward's signature."""
         if kwargs.get("out") is not None:
             raise InPlaceError(f"{self.name}: out= is not supported, for it writes in place; use the result")
         kwargs.pop("out", None)
-        if self.signature is None:
-            signature = inspect.signature(self.forward)
-            self.signature = signature.replace(parameters=list(signature.parameters.values())[1:])
-        parameters = self.signature.parameters
+        parameters = self.parameters()
         for given, torch_name in (("axis", "dim"), ("keepdims", "keepdim")):     # numpy's names, as torch takes them
             if given in kwargs and given not in parameters and torch_name in parameters:
                 kwargs[torch_name] = kwargs.pop(given)
@@ -129,6 +139,8 @@ cdef class Function:
         cdef object result, argument
         cdef Tape tape
 
+        if len(args) > self.numbers.first:
+            args = self.numbers.checked(args)
         raw_args = data_of_handles(args)
         if raw_args is not None:        # the common case: LiteTensors alone
             inputs, raw_inputs, lite = args, raw_args, True

@@ -42,6 +42,9 @@ class Policy(PolicyBase):
     """A test shows that this Policy's gradients have the right layout, so that the tape need not look (Neo's own ops,
     which also keep nothing on self). Leave it False in yours: a wrong shape, dtype or device then raises."""
 
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Of a verified Policy: parameters of forward that take numbers, where neither a default nor a usual name tells."""
+
     materialize: bool = True
     """Whether backward gets zeros for an output that no cotangent came to; False: None, which spares making them."""
 

@@ -17,6 +17,7 @@ from neo import _elsewhere
 from neo.autograd import _function_mode, _handle
 from neo.autograd._function import Function
 from neo.autograd._function import function as make_function
+from neo.autograd._numbers import Numbers
 from neo.autograd.policy import Policy
 from neo.errors import InPlaceError, NeoError
 from neo.functions import in_place
@@ -88,7 +89,12 @@ _DUNDERS = {
 
 
 def implements(
-    *targets: Any, name: str | None = None, only: bool = False
+    *targets: Any,
+    name: str | None = None,
+    only: bool = False,
+    numbers: tuple[str, ...] = (),
+    scalars: tuple[str, ...] = (),
+    tensors: tuple[str, ...] = (),
 ) -> Callable[[Implementation], Implementation]:
     """Answer torch callables on LiteTensors with a Policy class, or with a plain composition of Neo functions.
 
@@ -104,6 +110,9 @@ def implements(
         name: under which `neo.functions` shows it; by default the first target's own name.
         only: answer these targets and nothing else, where torch's namesakes take their arguments in another order
             (torch.batch_norm and F.batch_norm, torch.where and Tensor.where); `neo.functions` shows it only if named.
+        numbers, scalars, tensors: for Neo's own compositions, whose numbers are told by default or usual name
+            (_numbers.pyx): further numbers, those differentiated by when given a 0-dim LiteTensor, and parameters that
+            are tensors nonetheless.
     Raises: TypeError when a target is not callable, or what is decorated is neither a Policy nor a function.
     """
     if not targets or not all(callable(target) for target in targets):
@@ -121,7 +130,9 @@ def implements(
                 )
             handler = make_function(implementation, label or targets[0].__name__)
         else:
-            handler = _with_torch_names(implementation, label or targets[0].__name__, targets[0])
+            handler = _with_torch_names(
+                implementation, label or targets[0].__name__, targets[0], (numbers, scalars, tensors)
+            )
         _publish(label, targets, handler, only)
         return implementation
 
@@ -223,13 +234,20 @@ def _constant_handler(target: Any) -> Callable[..., Any]:
     return handler
 
 
-def _with_torch_names(implementation: Callable[..., Any], name: str, target: Any) -> Callable[..., Any]:
+def _with_torch_names(
+    implementation: Callable[..., Any], name: str, target: Any, declared: tuple[tuple[str, ...], ...] = ()
+) -> Callable[..., Any]:
     """A composition that takes keyword arguments under all the names that torch takes them under.
 
     `input` and `other` are its first two parameters, whatever their names; `axis` and `keepdims` mean dim and keepdim.
     Where it fails, `target` is asked what torch has to say of the same arguments.
     """
-    parameters = list(inspect.signature(implementation).parameters)
+    signature = inspect.signature(implementation).parameters
+    parameters = list(signature)
+    # A composition of the user's may differentiate by any of its parameters.
+    own = implementation.__module__.startswith("neo.")
+    numbers = Numbers(name, signature.values(), *declared) if own else Numbers(name, ())
+    first, keywords = numbers.first, numbers.keywords
 
     @functools.wraps(implementation)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -240,6 +258,10 @@ def _with_torch_names(implementation: Callable[..., Any], name: str, target: Any
             for given, torch_name in (("axis", "dim"), ("keepdims", "keepdim")):
                 if given in kwargs and given not in parameters and torch_name in parameters:
                     kwargs[torch_name] = kwargs.pop(given)
+            if not keywords.isdisjoint(kwargs):
+                numbers.by_name(kwargs)
+        if len(args) > first:
+            args = numbers.positional(args)
         try:
             return implementation(*args, **kwargs)
         except _ERRORS as error:
