@@ -1,4 +1,6 @@
-"""Making tensors: torch's factories, giving LiteTensors. Random draws come from torch's generators."""
+"""Making tensors: torch's factories, giving LiteTensors. Random draws come from torch's generators.
+
+Where a LiteTensor is among the arguments (a fill value, an end), neo.functions answers, with its gradient."""
 
 from __future__ import annotations
 
@@ -42,11 +44,18 @@ def _lite(make: Callable[..., torch.Tensor], name: str) -> Callable[..., LiteTen
                 f"{name}: LiteTensors have no requires_grad; what is differentiated is for "
                 f"value_and_grad's arguments to say"
             )
-        args = tuple(arg.data if isinstance(arg, LiteTensor) else arg for arg in args)
+        if any(isinstance(value, LiteTensor) for value in (*args, *kwargs.values())):
+            return _registry().dispatch(make, args, kwargs)
         return LiteTensor._wrap(make(*args, **kwargs).detach())
 
     factory.__doc__ = f"torch.{name} with the same arguments, as a LiteTensor."
     return factory
+
+
+def _registry() -> Any:
+    from neo.functions import registry  # which needs this module's package
+
+    return registry
 
 
 arange = _lite(torch.arange, "arange")

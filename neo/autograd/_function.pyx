@@ -46,7 +46,7 @@ cdef class Function:
     cdef object forward             # its forward, as a plain function of (policy, *arguments)
     cdef object signature           # of forward, made when first needed
     cdef dict keyword_forms         # names of keyword-only arguments -> the Function that takes them as positional ones
-    cdef Numbers numbers            # which parameters of a Policy of Neo's own take numbers
+    cdef Numbers numbers            # which parameters take numbers, where tensors are read as such
     cdef bint broadcasts            # gradients are summed back to the shapes of the inputs
     cdef bint verified              # a Policy of Neo's own, whose gradients' layouts the test suite checks
     cdef bint initialised           # the Policy has an __init__ to be called
@@ -63,8 +63,13 @@ cdef class Function:
         self.initialised = policy.__init__ is not plain_init
         self.name = name or policy.__name__
         self.numbers = NO_NUMBERS
-        if self.verified:       # a Policy of the user's may take a tensor wherever it likes
-            self.numbers = Numbers(self.name, self.parameters().values(), policy.numbers)
+
+    def read_numbers(self):
+        """From now on, have tensors where forward takes numbers read as numbers, or refused (rule 14).
+
+        For the ops of Neo's library; a Policy of the user's may take a tensor wherever it likes.
+        """
+        self.numbers = Numbers(self.name, self.parameters().values(), self.policy.numbers)
 
     @property
     def __name__(self):

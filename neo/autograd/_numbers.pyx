@@ -21,7 +21,7 @@ NAMES = frozenset("""
     axes bins c chunks correction count counts decimals delta dim dim0 dim1 dim2 dimension dims divisor_override
     downscale_factor dx eps exponents group groups kernel_size length lower max_norm maxnorm N negative_slope norm_type
     num_groups ord output_ratio output_size p pad padding padding_value posinf neginf repetitions scale scale_factor
-    scale_factors scales_h scales_w shape shifts size sizes space split_size start step stride storage_offset threshold
+    scale_factors scales_h scales_w shape shifts size sizes space split_size start step steps stride storage_offset threshold
     total_length unbiased upper upscale_factor destination normalized_shape
     """.split())
 ANYTHING = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

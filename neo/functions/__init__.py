@@ -19,6 +19,7 @@ from neo.functions import (  # noqa: F401  (importing a subject registers its op
     elementwise,
     embedding_bags,
     extremes,
+    filling,
     foreach,
     fused,
     grid_sampling,

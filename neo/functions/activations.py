@@ -89,9 +89,11 @@ class LeakyRelu(Unary):
         return torch.where(positive, y_bar, y_bar * slope)
 
 
-@implements(F.threshold, torch.threshold)
+@implements(torch.threshold, F.threshold)
 class Threshold(Unary):
     """y = x where x > t, else v;  x̄ = ȳ where x > t, else 0."""
+
+    numbers = ("value",)
 
     def forward(self, x, threshold, value, inplace=False):
         self.ctx.save(x > threshold)
@@ -239,7 +241,7 @@ def tanhshrink(x):
     return x - torch.tanh(x)
 
 
-@implements(F.softshrink)
+@implements(F.softshrink, scalars=("lambd",))
 def softshrink(x, lambd=0.5):
     """x brought λ nearer to 0, 0 within λ of it."""
     if lambd < 0:
@@ -247,7 +249,7 @@ def softshrink(x, lambd=0.5):
     return torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, x * 0))
 
 
-@implements(torch.hardshrink)
+@implements(torch.hardshrink, scalars=("lambd",))
 def hardshrink(x, lambd=0.5):
     """x, 0 within λ of 0."""
     return torch.where((x >= -lambd) & (x <= lambd), 0.0, x)

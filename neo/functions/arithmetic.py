@@ -16,7 +16,7 @@ import torch
 
 from neo.autograd import _handle
 from neo.autograd._function import function
-from neo.functions.elementwise import Binary, Unary, is_number
+from neo.functions.elementwise import Binary, Unary, is_exactly, is_number
 from neo.functions.registry import implements
 from neo.kernels import direct
 
@@ -236,11 +236,11 @@ def sub_number(x, c):
     return add_number(x, -c)
 
 
-@implements(torch.add)
+@implements(torch.add, scalars=("alpha",))
 def add(x, y, *, alpha=1):
     """x + α y, broadcast."""
-    if alpha != 1:
-        if not (is_number(x) or is_number(y)):
+    if not is_exactly(alpha, 1):
+        if is_number(alpha) and not (is_number(x) or is_number(y)):
             return add_scaled(x, y, alpha)
         y = y * alpha
     if is_number(y):
@@ -248,11 +248,11 @@ def add(x, y, *, alpha=1):
     return add_number(y, x) if is_number(x) else add_tensors(x, y)
 
 
-@implements(torch.sub, torch.subtract)
+@implements(torch.sub, torch.subtract, scalars=("alpha",))
 def sub(x, y, *, alpha=1):
     """x − α y, broadcast."""
-    if alpha != 1:
-        if not (is_number(x) or is_number(y)):
+    if not is_exactly(alpha, 1):
+        if is_number(alpha) and not (is_number(x) or is_number(y)):
             return add_scaled(x, y, -alpha)
         y = y * alpha
     if is_number(y):
@@ -260,7 +260,7 @@ def sub(x, y, *, alpha=1):
     return number_sub(y, x) if is_number(x) else sub_tensors(x, y)
 
 
-@implements(torch.rsub)
+@implements(torch.rsub, scalars=("alpha",))
 def rsub(x, y, *, alpha=1):
     """y − α x, broadcast."""
     return sub(y, x, alpha=alpha)

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.functions.elementwise import is_number
 from neo.functions.registry import implements, raw
 from neo.guards import known
 
 
-@implements(F.scaled_dot_product_attention)
+@implements(F.scaled_dot_product_attention, scalars=("scale",))
 def scaled_dot_product_attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
 ):
@@ -33,8 +34,11 @@ def scaled_dot_product_attention(
             for t in (key, value)
         )
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    root = math.sqrt(scale)  # on both sides, so that neither product overflows
-    scores = torch.matmul(query * root, key.transpose(-2, -1) * root)
+    if is_number(scale):
+        root = math.sqrt(abs(scale))  # on both sides, so that neither product overflows
+        scores = torch.matmul(query * math.copysign(root, scale), key.transpose(-2, -1) * root)
+    else:  # whose root has no derivative at 0
+        scores = torch.matmul(query * scale, key.transpose(-2, -1))
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is None:

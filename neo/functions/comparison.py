@@ -22,10 +22,9 @@ constant(
     torch.argwhere, torch.searchsorted, torch.bucketize, torch.bincount,
 )  # fmt: skip
 constant(
-    torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, torch.rand_like, torch.randn_like,
+    torch.zeros_like, torch.ones_like, torch.empty_like, torch.rand_like, torch.randn_like,
     torch.randint_like, torch.bernoulli, torch.multinomial,
-    torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_full, torch.Tensor.new_empty,
-    torch.Tensor.new_tensor,
+    torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_empty,
 )  # fmt: skip
 constant(torch.is_floating_point, torch.is_complex, torch.numel, torch.result_type)
 constant(

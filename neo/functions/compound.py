@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from neo.autograd._function import function
-from neo.functions.elementwise import Binary, is_number
+from neo.functions.elementwise import Binary, is_exactly, is_number
 from neo.functions.registry import implements
 
 
@@ -28,17 +28,19 @@ class AddCMul(Binary):
 _addcmul = function(AddCMul, "addcmul")
 
 
-@implements(torch.addcmul)
+@implements(torch.addcmul, scalars=("value",))
 def addcmul(x, tensor1, tensor2, *, value=1):
     """x + value a b, broadcast."""
+    if not is_number(value):
+        return x + tensor1 * tensor2 * value
     return _addcmul(x, tensor1, tensor2, value)
 
 
-@implements(torch.addcdiv)
+@implements(torch.addcdiv, scalars=("value",))
 def addcdiv(x, tensor1, tensor2, *, value=1):
     """x + value a / b, broadcast."""
     quotient = tensor1 / tensor2
-    return x + (quotient if value == 1 else quotient * value)
+    return x + (quotient if is_exactly(value, 1) else quotient * value)
 
 
 @implements(torch.lerp)

@@ -119,7 +119,7 @@ def _areas(y: Any, x: Any, dx: float | None, dim: int) -> Any:
     return pairs * _steps(y, x, dx, dim) * 0.5
 
 
-@implements(torch.trapezoid, torch.trapz)
+@implements(torch.trapezoid, torch.trapz, scalars=("dx",))
 def trapezoid(y, x=None, *, dx=None, dim=-1):
     """Σ (yᵢ + yᵢ₊₁) / 2 · (xᵢ₊₁ − xᵢ) along dim, or times dx."""
     if y.shape[dim] == 0:
@@ -127,7 +127,7 @@ def trapezoid(y, x=None, *, dx=None, dim=-1):
     return _areas(y, x, dx, dim).sum(dim)
 
 
-@implements(torch.cumulative_trapezoid)
+@implements(torch.cumulative_trapezoid, scalars=("dx",))
 def cumulative_trapezoid(y, x=None, *, dx=None, dim=-1):
     """The running sums of trapezoid."""
     return torch.cumsum(_areas(y, x, dx, dim), dim)
@@ -136,7 +136,7 @@ def cumulative_trapezoid(y, x=None, *, dx=None, dim=-1):
 # --- slopes --------------------------------------------------------------------------------------------------
 
 
-@implements(torch.gradient)
+@implements(torch.gradient, scalars=("spacing",))
 def gradient(x, *, spacing=None, dim=None, edge_order=1):
     """Slopes of x along each dim by second-order differences inside, edge_order ones at the ends, as a list.
 
@@ -149,7 +149,7 @@ def gradient(x, *, spacing=None, dim=None, edge_order=1):
     )
     if len(set(dims)) != len(dims):
         raise RuntimeError(f"gradient: a dim appears multiple times in the list of dims {dims}")
-    if spacing is None or isinstance(spacing, int | float):
+    if spacing is None or not isinstance(spacing, list | tuple):
         spacing = [1.0 if spacing is None else spacing] * len(dims)
     return [_slope(x, h, d, edge_order) for h, d in zip(spacing, dims, strict=True)]
 
@@ -162,6 +162,8 @@ def _slope(x: Any, spacing: Any, dim: int, edge_order: int) -> Any:
         )
     if isinstance(spacing, int | float):
         width = torch.full((n - 1,), spacing, dtype=x.dtype, device=x.device)
+    elif spacing.ndim == 0:
+        width = spacing.to(x.dtype).expand((n - 1,))
     else:
         width = diff(spacing)
     width = width.reshape((-1,) + (1,) * (x.ndim - 1 - dim))

@@ -9,19 +9,19 @@ from neo.functions.extremes import vector_norm
 from neo.functions.registry import implements
 
 
-@implements(F.pairwise_distance)
+@implements(F.pairwise_distance, scalars=("p", "eps"))
 def pairwise_distance(x, other, p=2.0, eps=1e-6, keepdim=False):
     """‖x − y + eps‖ₚ over the last dim, broadcast."""
     return vector_norm(x - other + eps, p, -1, keepdim)
 
 
-@implements(torch.dist)
+@implements(torch.dist, scalars=("p",))
 def dist(x, other, p=2):
     """‖x − y‖ₚ over all entries, broadcast."""
     return vector_norm(x - other, p)
 
 
-@implements(torch.cdist)
+@implements(torch.cdist, scalars=("p",))
 def cdist(x, x2, p=2.0, compute_mode=None):
     """‖xᵢ − yⱼ‖ₚ for the rows of x (.., n, d) and of y (.., m, d) → (.., n, m). Gradient 0 where two rows meet.
 
@@ -36,7 +36,7 @@ def cdist(x, x2, p=2.0, compute_mode=None):
     return vector_norm(x.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
-@implements(F.pdist)
+@implements(F.pdist, scalars=("p",))
 def pdist(x, p=2.0):
     """‖xᵢ − xⱼ‖ₚ for i < j, the rows of x (n, d), as a vector of n (n − 1) / 2. Gradient 0 where two rows meet."""
     if x.ndim != 2:

@@ -75,7 +75,7 @@ def dropout3d(x, p=0.5, training=True, inplace=False):
     return _of_channels(x, p, training, "dropout3d", 3)
 
 
-@implements(torch.ops.aten.native_dropout_backward.default, torch.ops.aten.native_dropout_backward, only=True)
+@implements(torch.ops.aten.native_dropout_backward.default, torch.ops.aten.native_dropout_backward, only=True, scalars=("scale",))
 def native_dropout_backward(g, mask, scale):
     """ȳ scale where the mask holds."""
     return g * mask.to(g.dtype) * scale
@@ -135,7 +135,7 @@ def rrelu(x, lower=1.0 / 8, upper=1.0 / 3, training=False, inplace=False):
     return torch.where(data > 0, x, x * slopes)
 
 
-@implements(F.gumbel_softmax)
+@implements(F.gumbel_softmax, scalars=("tau",))
 def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1):
     """softmax((logits + g) / τ), g drawn from Gumbel(0, 1); hard: one-hot in value, soft in gradient.
 

@@ -20,6 +20,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Number | np.number | np.bool_)
 
 
+def is_exactly(value: Any, number: float) -> bool:
+    """Is `value` this plain number? A tensor never is, for its gradient would be lost in a shortcut."""
+    return is_number(value) and value == number
+
+
 class Binary(Policy):
     """A function of two tensors that broadcast against each other."""
 

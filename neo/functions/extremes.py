@@ -5,13 +5,16 @@ Over one dim the gradient goes to the entry that was picked; over all of them, a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from neo.autograd._function import function
+from neo.errors import NumberError
 from neo.functions._arguments import dim_tuple, wrap_dim
+from neo.functions.elementwise import is_number
 from neo.functions.reduction import Reduction, spread_back, summed
 from neo.functions.registry import copies, implements, lite, raw
 from neo.tensor import LiteTensor
@@ -78,7 +81,7 @@ def _is_dim(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-@implements(torch.max)
+@implements(torch.max, tensors=("dim",))
 def max(x, dim=None, keepdim=False):
     """max(x): the largest entry. max(x, dim): (values, indices). max(x, y): the larger of two tensors."""
     if dim is None:
@@ -86,7 +89,7 @@ def max(x, dim=None, keepdim=False):
     return picked(torch.max, x, dim, keepdim) if _is_dim(dim) else torch.maximum(x, dim)
 
 
-@implements(torch.min)
+@implements(torch.min, tensors=("dim",))
 def min(x, dim=None, keepdim=False):
     """min(x): the smallest entry. min(x, dim): (values, indices). min(x, y): the smaller of two tensors."""
     if dim is None:
@@ -124,7 +127,7 @@ def median(x, dim=None, keepdim=False):
     return picked(torch.median, x, dim, keepdim)
 
 
-@implements(torch.kthvalue)
+@implements(torch.kthvalue, numbers=("k",))
 def kthvalue(x, k, dim=-1, keepdim=False):
     """(values, indices): the k-th smallest along dim."""
     return picked(lambda data, d, keepdim: torch.kthvalue(data, k, d, keepdim), x, dim, keepdim)
@@ -143,7 +146,7 @@ def msort(x):
     return sort(x, 0)[0]
 
 
-@implements(torch.topk)
+@implements(torch.topk, numbers=("k",))
 def topk(x, k, dim=-1, largest=True, sorted=True):
     """(values, indices): the k largest or smallest along dim."""
     found = torch.topk(raw(x), k, dim, largest, sorted)
@@ -287,11 +290,13 @@ class Norm2(Reduction):
 _norm2 = function(Norm2, "norm")
 
 
-@implements(torch.linalg.vector_norm)
+@implements(torch.linalg.vector_norm, scalars=("ord",))
 def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
     """(Σ |x|^ord)^(1/ord) over dims; ord may be ±inf (the largest, smallest |x|) and 0 (the count of entries not 0)."""
     x = x if dtype is None else x.to(dtype)
     dims = dim_tuple(dim, x.ndim)
+    if not is_number(ord):
+        return _norm_of_open_order(x, ord, dims, keepdim)
     if ord == 2:
         return _norm2(x, dims, keepdim)
     size = torch.abs(x)
@@ -308,6 +313,21 @@ def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
     return torch.where(zero, 0.0, torch.where(zero, 1.0, total) ** (1 / ord))
 
 
+def _norm_of_open_order(x: Any, p: Any, dims: tuple[int, ...], keepdim: bool) -> Any:
+    """(Σ |x|ᵖ)^(1/p) with its gradient for p, a 0-dim tensor; sums of zeros are 0."""
+    order = raw(p).item()
+    if order == 0 or math.isinf(order):
+        raise NumberError(
+            f"norm: its order (ord, p) must be a plain number where it is {order}: the norm has no gradient for it there"
+        )
+    zero = raw(x) == 0
+    powers = torch.where(zero, 0.0 if order > 0 else math.inf, torch.where(zero, 1.0, torch.abs(x)) ** p)
+    total = summed(powers, dims, keepdim, None)
+    none = (raw(total) == 0) | torch.isinf(raw(total))
+    value = torch.where(raw(total) == 0, 0.0 if order > 0 else math.inf, 0.0 if order < 0 else math.inf)
+    return torch.where(none, value.to(x.dtype), torch.where(none, 1.0, total) ** (1 / p))
+
+
 def _safe_power(size: Any, ord: float) -> Any:
     """|x|^ord with gradient 0 at 0, where ord < 1 would have an infinite one."""
     if ord > 1:
@@ -316,13 +336,13 @@ def _safe_power(size: Any, ord: float) -> Any:
     return torch.where(zero, 0.0 if ord > 0 else float("inf"), torch.where(zero, 1.0, size) ** ord)
 
 
-@implements(F.normalize)
+@implements(F.normalize, scalars=("p", "eps"))
 def normalize(x, p=2.0, dim=1, eps=1e-12):
     """x / max(‖x‖ₚ, eps) along dim."""
     return x / torch.clamp(vector_norm(x, p, dim, True), min=eps)
 
 
-@implements(torch.cosine_similarity)
+@implements(torch.cosine_similarity, scalars=("eps",))
 def cosine_similarity(x, other, dim=1, eps=1e-8):
     """Σ x y / (max(‖x‖, eps) max(‖y‖, eps)) along dim, broadcast."""
     x, other = torch.broadcast_tensors(x, other)

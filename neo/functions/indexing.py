@@ -111,7 +111,7 @@ def _at_numbers(x: Any, entries: tuple[Any, ...]) -> Any:
     return found
 
 
-@implements(torch.select)
+@implements(torch.select, numbers=("index",))
 def select(x, dim, index):
     """x[index] of dim."""
     dim = dim + x.ndim if dim < 0 else dim

@@ -9,8 +9,10 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.errors import NumberError
 from neo.functions._arguments import wrap_dim
 from neo.functions.registry import implements
+from neo.tensor import LiteTensor
 
 
 class Cat(Policy):
@@ -184,6 +186,10 @@ def tensor_split(x, indices_or_sections, dim=0):
     """x cut along dim into so many nearly equal pieces, or before each of the given places."""
     dim = wrap_dim(dim, x.ndim)
     length = x.shape[dim]
+    if isinstance(indices_or_sections, torch.Tensor | LiteTensor) and indices_or_sections.is_floating_point():
+        raise NumberError(
+            f"tensor_split: indices_or_sections must be whole numbers, got a tensor of {indices_or_sections.dtype}"
+        )
     if getattr(indices_or_sections, "ndim", None) == 0:
         indices_or_sections = int(indices_or_sections)
     if isinstance(indices_or_sections, int):

@@ -37,7 +37,7 @@ def gaussian_nll_loss(x, target, var, full=False, eps=1e-6, reduction="mean"):
     return reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction, name)
 
 
-@implements(F.poisson_nll_loss, only=True, name="poisson_nll_loss")
+@implements(F.poisson_nll_loss, only=True, name="poisson_nll_loss", scalars=("eps",))
 def poisson_nll_loss(
     x,
     target,
@@ -60,7 +60,7 @@ def poisson_nll_loss(
     return reduced(losses, reduction, name)
 
 
-@implements(F.linear_cross_entropy)
+@implements(F.linear_cross_entropy, scalars=("label_smoothing",))
 def linear_cross_entropy(
     x,
     linear_weight,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from neo.autograd import _handle
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions.elementwise import is_exactly
 from neo.functions.registry import implements
 from neo.kernels import dense, direct
 
@@ -147,19 +148,19 @@ def outer(x, vec2):
     return x.unsqueeze(-1) * vec2.unsqueeze(0)
 
 
-@implements(torch.addmm)
+@implements(torch.addmm, scalars=("alpha", "beta"))
 def addmm(x, mat1, mat2, *, beta=1, alpha=1):
     """β x + α A B."""
     return blended(x, beta, product(mat1, mat2), alpha)
 
 
-@implements(torch.addmv)
+@implements(torch.addmv, scalars=("alpha", "beta"))
 def addmv(x, mat, vec, *, beta=1, alpha=1):
     """β x + α A v."""
     return blended(x, beta, mv(mat, vec), alpha)
 
 
-@implements(torch.baddbmm)
+@implements(torch.baddbmm, scalars=("alpha", "beta"))
 def baddbmm(x, batch1, batch2, *, beta=1, alpha=1):
     """β x + α A B for stacks of matrices."""
     return blended(x, beta, bmm(batch1, batch2), alpha)
@@ -167,10 +168,10 @@ def baddbmm(x, batch1, batch2, *, beta=1, alpha=1):
 
 def blended(x, beta, y, alpha):
     """β x + α y; for β = 0 x is not read at all, as in torch: a nan in it does not spread."""
-    y = y if alpha == 1 else y * alpha
-    if beta == 0:
+    y = y if is_exactly(alpha, 1) else y * alpha
+    if is_exactly(beta, 0):
         return torch.where(torch.zeros((), dtype=torch.bool, device=x.device), x, y)
-    return (x if beta == 1 else x * beta) + y
+    return (x if is_exactly(beta, 1) else x * beta) + y
 
 
 # --- the affine layer ----------------------------------------------------------------------------------------

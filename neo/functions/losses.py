@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions.elementwise import is_exactly, is_number
 from neo.functions.registry import implements, raw
 from neo.functions.softmaxes import log_softmax, normalized_exp, softmax_gradient
 from neo.guards import known
@@ -141,7 +142,7 @@ def _rows(x, target, name):
     return x.movedim(1, -1).reshape((-1, x.shape[1])), target.reshape((-1,)), shape
 
 
-@implements(F.cross_entropy)
+@implements(F.cross_entropy, scalars=("label_smoothing",))
 def cross_entropy(
     x,
     target,
@@ -163,12 +164,12 @@ def cross_entropy(
     if target.is_floating_point():
         return _soft_cross_entropy(x, target, weight, reduction, label_smoothing)
     rows, labels, shape = _rows(x, target, "cross_entropy")
-    if weight is None and label_smoothing == 0.0:
+    if weight is None and is_exactly(label_smoothing, 0.0):
         losses = row_cross_entropy(rows, labels, code, ignore_index)
         return losses if code or shape is None else losses.reshape(shape)
     log_p = log_softmax(rows, 1)
     losses, factors, kept = _weighted_nll(log_p, labels, weight, ignore_index)
-    if label_smoothing:
+    if not is_exactly(label_smoothing, 0.0):
         spread = -(log_p if weight is None else log_p * weight).sum(1) / rows.shape[1]
         losses = losses * (1 - label_smoothing) + torch.where(kept, spread, 0.0) * label_smoothing
     if code == 0:
@@ -192,7 +193,7 @@ def _soft_cross_entropy(x, target, weight, reduction, label_smoothing):
             f"{tuple(target.shape)}"
         )
     classes = 0 if x.ndim == 1 else 1
-    if label_smoothing:
+    if not is_exactly(label_smoothing, 0.0):
         target = target * (1 - label_smoothing) + label_smoothing / x.shape[classes]
     terms = log_softmax(x, classes) * target
     if weight is not None:
@@ -235,21 +236,23 @@ def l1_loss(x, target, size_average=None, reduce=None, reduction="mean", weight=
     return reduced(losses if weight is None else losses * weight, reduction, "l1_loss")
 
 
-@implements(F.smooth_l1_loss)
+@implements(F.smooth_l1_loss, scalars=("beta",))
 def smooth_l1_loss(x, target, size_average=None, reduce=None, reduction="mean", beta=1.0):
     """(x − t)² / 2β where |x − t| < β, else |x − t| − β/2."""
     reduction = named_reduction(reduction, size_average, reduce, "smooth_l1_loss")
     if beta < 0:
         raise RuntimeError(f"smooth_l1_loss does not support negative values for beta, got {beta}")
-    if beta == 0:
+    if is_exactly(beta, 0):
         return l1_loss(x, target, reduction=reduction)
     away = x - target
     far = torch.abs(away)
-    losses = torch.where(raw(far) < beta, away * away * (0.5 / beta), far - 0.5 * beta)
+    near = raw(far) < beta
+    width = beta if is_number(beta) else torch.where(raw(beta) == 0, 1.0, beta)  # nothing is near at 0
+    losses = torch.where(near, away * away * (0.5 / width), far - 0.5 * beta)
     return reduced(losses, reduction, "smooth_l1_loss")
 
 
-@implements(F.huber_loss)
+@implements(F.huber_loss, scalars=("delta",))
 def huber_loss(x, target, reduction="mean", delta=1.0, weight=None):
     """(x − t)² / 2 where |x − t| ≤ δ, else δ (|x − t| − δ/2)."""
     if delta <= 0:

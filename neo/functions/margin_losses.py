@@ -19,7 +19,7 @@ def soft_margin_loss(x, target, size_average=None, reduce=None, reduction="mean"
     return reduced(torch.log1p(torch.exp(-target * x)), reduction, "soft_margin_loss")
 
 
-@implements(F.hinge_embedding_loss, only=True, name="hinge_embedding_loss")
+@implements(F.hinge_embedding_loss, only=True, name="hinge_embedding_loss", scalars=("margin",))
 def hinge_embedding_loss(x, target, margin=1.0, size_average=None, reduce=None, reduction="mean"):
     """x where t = 1, max(0, margin − x) where t = −1."""
     reduction = named_reduction(reduction, size_average, reduce, "hinge_embedding_loss")
@@ -28,7 +28,7 @@ def hinge_embedding_loss(x, target, margin=1.0, size_average=None, reduce=None, 
     return reduced(apart + close, reduction, "hinge_embedding_loss")
 
 
-@implements(F.margin_ranking_loss, only=True, name="margin_ranking_loss")
+@implements(F.margin_ranking_loss, only=True, name="margin_ranking_loss", scalars=("margin",))
 def margin_ranking_loss(input1, input2, target, margin=0.0, size_average=None, reduce=None, reduction="mean"):
     """max(0, −t (x₁ − x₂) + margin), t = 1 where x₁ is to be the larger."""
     reduction = named_reduction(reduction, size_average, reduce, "margin_ranking_loss")
@@ -42,7 +42,7 @@ def margin_ranking_loss(input1, input2, target, margin=0.0, size_average=None, r
     )
 
 
-@implements(F.cosine_embedding_loss, only=True, name="cosine_embedding_loss")
+@implements(F.cosine_embedding_loss, only=True, name="cosine_embedding_loss", scalars=("margin",))
 def cosine_embedding_loss(
     input1, input2, target, margin=0.0, size_average=None, reduce=None, reduction="mean"
 ):
@@ -57,7 +57,7 @@ def cosine_embedding_loss(
     return reduced(same + other, reduction, "cosine_embedding_loss")
 
 
-@implements(F.multi_margin_loss)
+@implements(F.multi_margin_loss, scalars=("margin",))
 def multi_margin_loss(
     x, target, p=1, margin=1.0, weight=None, size_average=None, reduce=None, reduction="mean"
 ):
@@ -132,7 +132,7 @@ def _triplet(
     return torch.clamp_min(margin + near - far, 0.0)
 
 
-@implements(F.triplet_margin_loss, only=True, name="triplet_margin_loss")
+@implements(F.triplet_margin_loss, only=True, name="triplet_margin_loss", scalars=("margin", "p", "eps"))
 def triplet_margin_loss(
     anchor,
     positive,
@@ -155,7 +155,7 @@ def triplet_margin_loss(
     return reduced(losses, reduction, "triplet_margin_loss")
 
 
-@implements(F.triplet_margin_with_distance_loss)
+@implements(F.triplet_margin_with_distance_loss, scalars=("margin",))
 def triplet_margin_with_distance_loss(
     anchor, positive, negative, *, distance_function=None, margin=1.0, swap=False, reduction="mean"
 ):

@@ -12,6 +12,7 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.errors import NumberError
 from neo.functions._arguments import named
 from neo.functions.decompositions import svdvals
 from neo.functions.extremes import amax, amin, vector_norm
@@ -211,7 +212,7 @@ class MatrixExp(Policy):
         return torch.matrix_exp(torch.cat([above, below], -2))[..., :n, n:]
 
 
-@implements(torch.linalg.matrix_power)
+@implements(torch.linalg.matrix_power, numbers=("n",))
 def matrix_power(A, n):
     """Aⁿ by squaring, for any whole n; negative powers are those of A⁻¹."""
     if n < 0:
@@ -227,7 +228,7 @@ def matrix_power(A, n):
     return power
 
 
-implements(torch.matrix_power)(matrix_power)
+implements(torch.matrix_power, numbers=("n",))(matrix_power)
 
 
 @implements(torch.linalg.multi_dot)
@@ -308,10 +309,15 @@ def cond(A, p=None):
     return matrix_norm(A, p) * matrix_norm(inverse(A), p)
 
 
-@implements(torch.linalg.norm, only=True, name="linalg_norm")
+@implements(torch.linalg.norm, only=True, name="linalg_norm", scalars=("ord",))
 def linalg_norm(x, ord=None, dim=None, keepdim=False, *, dtype=None):
     """The 2-norm of all entries without ord; else vector_norm over one dim, matrix_norm over two."""
     if ord is not None and (isinstance(ord, str) or (x.ndim == 2 and dim is None) or _count(dim) == 2):
+        if isinstance(ord, LiteTensor):
+            raise NumberError(
+                "linalg_norm: ord must be a number for the norm of a matrix, which has no gradient for ord, got a "
+                "LiteTensor. Pass ord.item(); or dim=, for norms of vectors."
+            )
         return matrix_norm(x, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype)
     if ord is not None and dim is None and x.ndim > 1:
         raise RuntimeError(
@@ -324,14 +330,14 @@ def _count(dim: Any) -> int:
     return 1 if dim is None or isinstance(dim, int) else len(dim)
 
 
-@implements(torch.norm)
+@implements(torch.norm, scalars=("p",))
 def norm(x, p="fro", dim=None, keepdim=False, out=None, dtype=None):
     """The p-norm of the entries over dims; "fro" is p = 2, "nuc" the sum of the singular values of matrices."""
-    if p == "nuc":
+    if isinstance(p, str) and p == "nuc":
         return matrix_norm(x, "nuc", (0, 1) if dim is None else dim, keepdim, dtype=dtype)
     if isinstance(p, str) and p != "fro":
         raise RuntimeError(f"norm: only valid p's are 'fro', 'nuc' and numbers, got {p!r}")
-    return vector_norm(x, 2 if p is None or p == "fro" else p, dim, keepdim, dtype=dtype)
+    return vector_norm(x, 2 if p is None or isinstance(p, str) else p, dim, keepdim, dtype=dtype)
 
 
 # --- tensors as matrices -------------------------------------------------------------------------------------
@@ -415,13 +421,13 @@ def vdot(x, other):
     return torch.dot(x, other)
 
 
-@implements(torch.addbmm)
+@implements(torch.addbmm, scalars=("alpha", "beta"))
 def addbmm(x, batch1, batch2, *, beta=1, alpha=1):
     """β x + α Σ Aᵢ Bᵢ over the stack."""
     return blended(x, beta, torch.bmm(batch1, batch2).sum(0), alpha)
 
 
-@implements(torch.addr)
+@implements(torch.addr, scalars=("alpha", "beta"))
 def addr(x, vec1, vec2, *, beta=1, alpha=1):
     """β x + α a bᵀ."""
     return blended(x, beta, torch.outer(vec1, vec2), alpha)

@@ -168,7 +168,7 @@ def unsafe_masked_index_put_accumulate(x, mask, indices, values):
     return torch.index_put(x, tuple(places), torch.where(mask, values, 0.0), True)
 
 
-@implements(torch.renorm)
+@implements(torch.renorm, scalars=("p", "maxnorm"))
 def renorm(x, p, dim, maxnorm):
     """x with each slice of dim scaled down to p-norm maxnorm where it is longer."""
     dim = dim % x.ndim

@@ -162,7 +162,7 @@ def instance_norm(
     return _affine(y, weight, bias, (1, c) + (1,) * (x.ndim - 2))
 
 
-@implements(F.group_norm, torch.group_norm)
+@implements(F.group_norm, torch.group_norm, scalars=("eps",))
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
     """The channels of each sample in num_groups groups, each brought to mean 0 and variance 1."""
     n, c = x.shape[:2]
@@ -174,7 +174,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=Tr
     return _affine(y, weight, bias, (1, c) + (1,) * (x.ndim - 2))
 
 
-@implements(F.layer_norm, torch.layer_norm)
+@implements(F.layer_norm, torch.layer_norm, scalars=("eps",))
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
     """The last dims, of shape normalized_shape, brought to mean 0 and variance 1, then scaled and shifted."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
@@ -185,7 +185,7 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enab
     return _affine(_normalized(x, tuple(range(-len(shape), 0)), eps), weight, bias, shape)
 
 
-@implements(F.rms_norm, torch.rms_norm)
+@implements(F.rms_norm, torch.rms_norm, scalars=("eps",))
 def rms_norm(x, normalized_shape, weight=None, eps=None):
     """x / √(⟨x²⟩ + eps) over the last dims, of shape normalized_shape, times weight; eps by default the dtype's own.
 
@@ -201,7 +201,7 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
     return y if weight is None else y * weight
 
 
-@implements(torch.native_group_norm)
+@implements(torch.native_group_norm, scalars=("eps",))
 def native_group_norm(x, weight, bias, n, c, space, group, eps):
     """(group_norm, mean, 1 / √(variance + eps)), the last two (n, groups), as aten spells it."""
     rows = x.reshape((n, group, c // group * space))
@@ -210,7 +210,7 @@ def native_group_norm(x, weight, bias, n, c, space, group, eps):
     return group_norm(x, group, weight, bias, eps), mean.squeeze(2), scale.squeeze(2)
 
 
-@implements(F.local_response_norm)
+@implements(F.local_response_norm, scalars=("alpha", "beta", "k"))
 def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
     """x / (k + α ⟨x²⟩)^β, the mean over `size` neighbouring channels (dim 1), those beyond the ends 0.
 

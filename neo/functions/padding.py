@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions._arguments import wrap_dim
+from neo.functions.elementwise import is_number
 from neo.functions.registry import copies, implements
 
 
@@ -30,7 +31,16 @@ class ConstantPad(Policy):
 constant_pad = function(ConstantPad, "pad")
 
 
-@implements(F.pad)
+def bordered(x: Any, pad: list[int], value: Any) -> Any:
+    """x with a border of `value`, a number or a 0-dim tensor."""
+    if is_number(value):
+        return constant_pad(x, pad, value)
+    inner = torch.ones(tuple(x.shape), dtype=torch.bool, device=x.device)
+    inside = torch.constant_pad_nd(inner, pad, False)
+    return torch.where(inside, constant_pad(x, pad, 0.0), value.to(x.dtype))
+
+
+@implements(F.pad, scalars=("value",))
 def pad(x, pad, mode="constant", value=None):
     """x with a border: pad is (before, after) for the last dim, then for the one before it, and so on.
 
@@ -38,7 +48,7 @@ def pad(x, pad, mode="constant", value=None):
     """
     pad = [int(n) for n in pad]
     if mode == "constant":
-        return constant_pad(x, pad, 0.0 if value is None else value)
+        return bordered(x, pad, 0.0 if value is None else value)
     if mode not in ("reflect", "replicate", "circular"):
         raise NotImplementedError(f"pad: unrecognised padding mode {mode!r}")
     for i in range(len(pad) // 2):
@@ -66,10 +76,10 @@ def pad(x, pad, mode="constant", value=None):
     return x
 
 
-@implements(torch.constant_pad_nd)
+@implements(torch.constant_pad_nd, scalars=("value",))
 def constant_pad_nd(x, pad, value=0):
     """x with a border of one number."""
-    return constant_pad(x, [int(n) for n in pad], value)
+    return bordered(x, [int(n) for n in pad], value)
 
 
 class Band(Policy):

@@ -31,7 +31,7 @@ def _written(x: Any, src: Any, view: Any) -> Any:
     return flat.reshape(tuple(x.shape))
 
 
-@implements(torch.select_scatter)
+@implements(torch.select_scatter, numbers=("index",))
 def select_scatter(x, src, dim, index):
     """x with src in the place of x.select(dim, index)."""
     return _written(x, src, lambda t: t.select(dim, index))
@@ -112,13 +112,13 @@ def rot90(x, k=1, dims=(0, 1)):
     return x.flip(first).transpose(first, second) if k == 3 else x.clone()
 
 
-@implements(torch.hsplit)
+@implements(torch.hsplit, numbers=("indices_or_sections",))
 def hsplit(x, indices_or_sections):
     """tensor_split along dim 1, of vectors along their only one."""
     return _split_evenly(x, indices_or_sections, 0 if x.ndim < 2 else 1, "hsplit")
 
 
-@implements(torch.vsplit)
+@implements(torch.vsplit, numbers=("indices_or_sections",))
 def vsplit(x, indices_or_sections):
     """tensor_split along dim 0 of a tensor of two dims or more."""
     if x.ndim < 2:
@@ -129,7 +129,7 @@ def vsplit(x, indices_or_sections):
     return _split_evenly(x, indices_or_sections, 0, "vsplit")
 
 
-@implements(torch.dsplit)
+@implements(torch.dsplit, numbers=("indices_or_sections",))
 def dsplit(x, indices_or_sections):
     """tensor_split along dim 2."""
     return _split_evenly(x, indices_or_sections, 2, "dsplit")

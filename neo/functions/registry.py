@@ -129,6 +129,8 @@ def implements(
                     f"implements({targets[0].__name__}): expected a Policy class or a function, got {implementation!r}"
                 )
             handler = make_function(implementation, label or targets[0].__name__)
+            if implementation.verified:
+                handler.read_numbers()
         else:
             handler = _with_torch_names(
                 implementation, label or targets[0].__name__, targets[0], (numbers, scalars, tensors)

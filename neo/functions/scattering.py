@@ -6,6 +6,7 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions.elementwise import is_number
 from neo.functions.indexing import added_at, plain_index, read_at
 from neo.functions.registry import implements
 
@@ -77,11 +78,13 @@ class Scatter(Policy):
 _scatter = function(Scatter, "scatter")
 
 
-@implements(torch.scatter)
+@implements(torch.scatter, scalars=("value",))
 def scatter(x, dim, index, src=None, *, value=None, reduce=None):
     """x with src (a tensor or number) written at index along dim; what several write to one place is not defined."""
     if reduce is not None:
         raise NotImplementedError(f"scatter: reduce={reduce!r} has no Policy; scatter_add adds")
+    if src is None and not is_number(value):
+        src = value.to(x.dtype).expand(tuple(index.shape))
     return _scatter(x, dim, index, value if src is None else src)
 
 
@@ -122,9 +125,11 @@ implements(torch.index_select)(IndexSelect)
 _index_add = function(IndexAdd, "index_add")
 
 
-@implements(torch.index_add)
+@implements(torch.index_add, scalars=("alpha",))
 def index_add(x, dim, index, source, *, alpha=1):
     """x with alpha times the slices of source added at index along dim."""
+    if not is_number(alpha):
+        source, alpha = source * alpha, 1
     return _index_add(x, dim, index, source, alpha)
 
 

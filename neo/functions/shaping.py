@@ -102,9 +102,9 @@ def unflatten(x, dim, sizes):
 
 
 @implements(torch.squeeze)
-def squeeze(x, *args, dim=None):
+def squeeze(x, *axes, dim=None):
     """Without the dims of size 1, or without those of the given ones that have size 1."""
-    dims = range(x.ndim) if not args and dim is None else [wrap_dim(d, x.ndim) for d in spread(args, dim)]
+    dims = range(x.ndim) if not axes and dim is None else [wrap_dim(d, x.ndim) for d in spread(axes, dim)]
     return to_shape(x, tuple(size for i, size in enumerate(x.shape) if size != 1 or i not in dims))
 
 
@@ -166,9 +166,9 @@ to_order = function(Permute, "permute")
 
 
 @implements(torch.permute)
-def permute(x, *args, dims=None):
+def permute(x, *axes, dims=None):
     """Dims in another order: permute(x, 1, 0) or permute(x, (1, 0))."""
-    return to_order(x, spread(args, dims))
+    return to_order(x, spread(axes, dims))
 
 
 @implements(torch.t)
@@ -345,6 +345,6 @@ reverse = function(Flip, "flip")
 
 
 @implements(torch.flip)
-def flip(x, *args, dims=None):
+def flip(x, *axes, dims=None):
     """x reversed along dims: flip(x, 0, 1) or flip(x, (0, 1))."""
-    return reverse(x, spread(args, dims))
+    return reverse(x, spread(axes, dims))

@@ -234,19 +234,19 @@ def _power_mean(x, p, kernel_size, stride, ceil_mode, count, mean, largest):
     return (torch.relu(y) * entries) ** (1 / p)
 
 
-@implements(F.lp_pool1d)
+@implements(F.lp_pool1d, scalars=("norm_type",))
 def lp_pool1d(x, norm_type, kernel_size, stride=None, ceil_mode=False):
     """(Σ xᵖ)^(1/p) over windows of x (n, c, l) or (c, l), p = norm_type."""
     return _power_mean(x, norm_type, kernel_size, stride, ceil_mode, 1, avg_pool1d, max_pool1d)
 
 
-@implements(F.lp_pool2d)
+@implements(F.lp_pool2d, scalars=("norm_type",))
 def lp_pool2d(x, norm_type, kernel_size, stride=None, ceil_mode=False):
     """(Σ xᵖ)^(1/p) over windows of x (n, c, h, w) or (c, h, w), p = norm_type."""
     return _power_mean(x, norm_type, kernel_size, stride, ceil_mode, 2, avg_pool2d, max_pool2d)
 
 
-@implements(F.lp_pool3d)
+@implements(F.lp_pool3d, scalars=("norm_type",))
 def lp_pool3d(x, norm_type, kernel_size, stride=None, ceil_mode=False):
     """(Σ xᵖ)^(1/p) over windows of x (n, c, d, h, w) or (c, d, h, w), p = norm_type."""
     return _power_mean(x, norm_type, kernel_size, stride, ceil_mode, 3, avg_pool3d, max_pool3d)
