@@ -70,7 +70,9 @@ def tangents(name: str, args: tuple, given: tuple, kind: str = "tangent") -> lis
                     )
                 continue
             where = f"argument {i}{_path(spec, j)}"
-            if dot is None and isinstance(leaf, torch.Tensor):  # in a Policy's rule: a constant of the caller's
+            if dot is None and isinstance(
+                leaf, torch.Tensor
+            ):  # in a Policy's rule: a constant of the caller's
                 dot = torch.zeros_like(leaf)
             if dot is None:
                 raise ValueError(f"{name}: {where} needs a {kind} of shape {tuple(leaf.shape)}, got None")

@@ -57,15 +57,23 @@ class Hardtanh(Unary):
     """y = x brought into [low, high];  x̄ = ȳ where low < x < high, else 0, also at the ends."""
 
     def forward(self, x, low, high):
-        self.ctx.save((x > low) & (x < high))
+        self.ctx.save((x <= low) | (x >= high))  # NaN is neither
         return torch.clamp(x, low, high)
 
     def backward(self, y_bar):
-        (inside,) = self.ctx.release
-        return torch.where(inside, y_bar, 0.0)
+        (outside,) = self.ctx.release
+        return torch.where(outside, 0.0, y_bar)
 
 
-_hardtanh = function(Hardtanh, "hardtanh")
+class Ramp(Hardtanh):
+    """The same, with x̄ = 0 where x is NaN, as torch has it for hardsigmoid."""
+
+    def forward(self, x, low, high):
+        self.ctx.save(~((x > low) & (x < high)))
+        return torch.clamp(x, low, high)
+
+
+_hardtanh, _ramp = function(Hardtanh, "hardtanh"), function(Ramp, "hardsigmoid")
 
 
 @implements(F.hardtanh)
@@ -121,7 +129,7 @@ def prelu(x, weight):
 
 
 class ScaledElu(Unary):
-    """y = s x where x > 0, else s a (e^(cx) − 1);  x̄ = s ȳ where x > 0, else s a c ȳ e^(cx)."""
+    """y = s x where x > 0, else s a (e^(cx) − 1);  x̄ = s ȳ where x > 0, else s a c ȳ e^(cx), as torch flat at 0."""
 
     def forward(self, x, alpha, scale, input_scale):
         self.ctx.save(x, alpha, scale, input_scale)
@@ -129,7 +137,7 @@ class ScaledElu(Unary):
 
     def backward(self, y_bar):
         x, alpha, scale, input_scale = self.ctx.release
-        grown = torch.exp(torch.clamp(x, max=0.0) * input_scale) * (alpha * scale * input_scale)
+        grown = torch.exp(torch.where(x >= 0, 0.0, x) * input_scale) * (alpha * scale * input_scale)
         return y_bar * torch.where(x > 0, scale, grown)
 
 
@@ -246,7 +254,8 @@ def softshrink(x, lambd=0.5):
     """x brought λ nearer to 0, 0 within λ of it."""
     if lambd < 0:
         raise RuntimeError(f"softshrink: lambda must not be negative, found to be {lambd}")
-    return torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, x * 0))
+    small = (x >= -lambd) & (x <= lambd)  # NaN is not
+    return torch.where(small, 0.0, torch.where(x > 0, x - lambd, x + lambd))
 
 
 @implements(torch.hardshrink, scalars=("lambd",))
@@ -258,14 +267,15 @@ def hardshrink(x, lambd=0.5):
 @implements(F.hardsigmoid)
 def hardsigmoid(x, inplace=False):
     """(x + 3) / 6 brought into [0, 1]."""
-    return _hardtanh(x + 3, 0.0, 6.0) / 6
+    return _ramp(x + 3, 0.0, 6.0) / 6
 
 
 @implements(F.hardswish)
 def hardswish(x, inplace=False):
     """x hardsigmoid(x): 0 up to −3, x from 3 on."""
-    middle = x * (x + 3) / 6
-    return torch.where(x <= -3, 0.0, torch.where(x >= 3, x, middle))
+    bent = (x > -3) & (x < 3)
+    inner = torch.where(bent, x, 0.0)  # whose square has no gradient to spread from where it is not taken
+    return torch.where(bent, inner * (inner + 3) / 6, torch.where(x <= -3, 0.0, x))
 
 
 @implements(F.glu)

@@ -75,7 +75,12 @@ def dropout3d(x, p=0.5, training=True, inplace=False):
     return _of_channels(x, p, training, "dropout3d", 3)
 
 
-@implements(torch.ops.aten.native_dropout_backward.default, torch.ops.aten.native_dropout_backward, only=True, scalars=("scale",))
+@implements(
+    torch.ops.aten.native_dropout_backward.default,
+    torch.ops.aten.native_dropout_backward,
+    only=True,
+    scalars=("scale",),
+)
 def native_dropout_backward(g, mask, scale):
     """ȳ scale where the mask holds."""
     return g * mask.to(g.dtype) * scale

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import is_batched
 from neo.autograd._function import function
 from neo.errors import NumberError
 from neo.functions._arguments import dim_tuple, wrap_dim
+from neo.functions._kinks import kinked, without_slope
 from neo.functions.elementwise import is_number
 from neo.functions.reduction import Reduction, spread_back, summed
 from neo.functions.registry import copies, implements, lite, raw
@@ -53,7 +55,15 @@ class Amin(ExtremeOver):
     pick = staticmethod(torch.amin)
 
 
-_amax, _amin = function(Amax, "amax"), function(Amin, "amin")
+class Middle(ExtremeOver):
+    """y = the middle x of all;  x̄ = ȳ / k at the k entries that equal y."""
+
+    @staticmethod
+    def pick(x, dims, keepdim):
+        return torch.median(x)
+
+
+_amax, _amin, _median = function(Amax, "amax"), function(Amin, "amin"), function(Middle, "median")
 
 
 @implements(torch.amax)
@@ -121,9 +131,9 @@ def values_at(kind: Any, x: Any, dim: int, places: torch.Tensor, keepdim: bool =
 @implements(torch.median)
 @copies
 def median(x, dim=None, keepdim=False):
-    """The middle entry, the lower of the two for even counts; with dim (values, indices)."""
+    """The middle entry, the lower of the two for even counts, ties sharing the gradient; with dim (values, indices)."""
     if dim is None:
-        return entry_at(x, torch.median)
+        return _median(x, tuple(range(x.ndim)), False)
     return picked(torch.median, x, dim, keepdim)
 
 
@@ -259,7 +269,7 @@ class Logsumexp(Reduction):
         x, y, dims, keepdim = self.ctx.release
         shape = tuple(x.shape)
         y, y_bar = (spread_back(t, shape, dims, keepdim) for t in (y, y_bar))
-        return y_bar * torch.exp(x - torch.where(torch.isinf(y), 0.0, y))
+        return y_bar * torch.exp(x - y)
 
 
 _logsumexp = function(Logsumexp, "logsumexp")
@@ -272,7 +282,7 @@ def logsumexp(x, dim, keepdim=False):
 
 
 class Norm2(Reduction):
-    """y = √Σ x² over dims;  x̄ = ȳ x / y, 0 where y = 0."""
+    """y = √Σ x² over dims;  x̄ = ȳ x / y, 0 where y = 0, which has no derivative there."""
 
     def forward(self, x, dims, keepdim):
         y = torch.linalg.vector_norm(x, 2, dims, keepdim) if dims else torch.abs(x)
@@ -284,7 +294,7 @@ class Norm2(Reduction):
         shape = tuple(x.shape)
         y, y_bar = (spread_back(t, shape, dims, keepdim) for t in (y, y_bar))
         zero = y == 0
-        return x * torch.where(zero, 0.0, y_bar / torch.where(zero, 1.0, y))
+        return without_slope(x * torch.where(zero, 0.0, y_bar / torch.where(zero, 1.0, y)), x, zero)
 
 
 _norm2 = function(Norm2, "norm")
@@ -310,6 +320,7 @@ def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
         return summed((x != 0).to(x.dtype), dims, keepdim, None)  # a constant
     total = summed(_safe_power(size, ord), dims, keepdim, None)
     zero = raw(total) == 0
+    total = kinked(total, zero)
     return torch.where(zero, 0.0, torch.where(zero, 1.0, total) ** (1 / ord))
 
 
@@ -323,6 +334,7 @@ def _norm_of_open_order(x: Any, p: Any, dims: tuple[int, ...], keepdim: bool) ->
     zero = raw(x) == 0
     powers = torch.where(zero, 0.0 if order > 0 else math.inf, torch.where(zero, 1.0, torch.abs(x)) ** p)
     total = summed(powers, dims, keepdim, None)
+    total = kinked(total, raw(total) == 0)
     none = (raw(total) == 0) | torch.isinf(raw(total))
     value = torch.where(raw(total) == 0, 0.0 if order > 0 else math.inf, 0.0 if order < 0 else math.inf)
     return torch.where(none, value.to(x.dtype), torch.where(none, 1.0, total) ** (1 / p))
@@ -333,18 +345,28 @@ def _safe_power(size: Any, ord: float) -> Any:
     if ord > 1:
         return size**ord
     zero = raw(size) == 0
+    size = kinked(size, zero)
     return torch.where(zero, 0.0 if ord > 0 else float("inf"), torch.where(zero, 1.0, size) ** ord)
 
 
 @implements(F.normalize, scalars=("p", "eps"))
 def normalize(x, p=2.0, dim=1, eps=1e-12):
     """x / max(‖x‖ₚ, eps) along dim."""
-    return x / torch.clamp(vector_norm(x, p, dim, True), min=eps)
+    return x / _length(x, p, dim, eps)
+
+
+def _length(x: Any, p: Any, dim: Any, eps: Any) -> Any:
+    """max(‖x‖ₚ, eps) along dim, kept. Flat about 0, where the norm alone has a kink: zeros are kept from it."""
+    zero = (raw(x) == 0).all(dim, keepdim=True)
+    if zero.device.type == "cpu" and not is_batched(zero) and not bool(zero.any()):
+        return torch.clamp(vector_norm(x, p, dim, True), min=eps)
+    size = vector_norm(torch.where(zero, 1.0, x), p, dim, True)
+    return torch.clamp(torch.where(zero, 0.0, size), min=eps)
 
 
 @implements(torch.cosine_similarity, scalars=("eps",))
 def cosine_similarity(x, other, dim=1, eps=1e-8):
     """Σ x y / (max(‖x‖, eps) max(‖y‖, eps)) along dim, broadcast."""
     x, other = torch.broadcast_tensors(x, other)
-    lengths = [torch.clamp(vector_norm(t, 2, dim, True), min=eps) for t in (x, other)]
+    lengths = [_length(t, 2, dim, eps) for t in (x, other)]
     return summed((x / lengths[0]) * (other / lengths[1]), dim_tuple(dim, x.ndim), False, None)

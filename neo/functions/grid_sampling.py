@@ -111,7 +111,14 @@ def _pixels(x: Any, places: list[torch.Tensor]) -> Any:
 MODE_NUMBERS = ("interpolation_mode", "padding_mode", "align_corners")
 
 
-@implements(torch.grid_sampler, torch.grid_sampler_2d, torch.grid_sampler_3d, only=True, name="grid_sampler", numbers=MODE_NUMBERS)
+@implements(
+    torch.grid_sampler,
+    torch.grid_sampler_2d,
+    torch.grid_sampler_3d,
+    only=True,
+    name="grid_sampler",
+    numbers=MODE_NUMBERS,
+)
 def grid_sampler(x, grid, interpolation_mode, padding_mode, align_corners):
     """grid_sample as aten spells it: modes by number."""
     return grid_sample(x, grid, MODES[interpolation_mode], PADDINGS[padding_mode], align_corners)

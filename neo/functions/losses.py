@@ -254,12 +254,12 @@ def smooth_l1_loss(x, target, size_average=None, reduce=None, reduction="mean", 
 
 @implements(F.huber_loss, scalars=("delta",))
 def huber_loss(x, target, reduction="mean", delta=1.0, weight=None):
-    """(x − t)² / 2 where |x − t| ≤ δ, else δ (|x − t| − δ/2)."""
+    """(x − t)² / 2 where |x − t| < δ, else δ (|x − t| − δ/2)."""
     if delta <= 0:
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
     away = x - target
     far = torch.abs(away)
-    losses = torch.where(raw(far) <= delta, away * away * 0.5, (far - 0.5 * delta) * delta)
+    losses = torch.where(raw(far) < delta, away * away * 0.5, (far - 0.5 * delta) * delta)
     return reduced(losses if weight is None else losses * weight, reduction, "huber_loss")
 
 

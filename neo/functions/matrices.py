@@ -28,7 +28,7 @@ inverse = function(Inverse, "inv")
 
 
 class Det(Policy):
-    """d = det A;  Ā = d̄ d A⁻ᵀ, the cofactors of A; at a singular A they come from its singular vectors."""
+    """d = det A;  Ā = d̄ d A⁻ᵀ, the cofactors of A; those of an A that is nearly singular are computed without A⁻¹."""
 
     verified = True
 
@@ -39,26 +39,53 @@ class Det(Policy):
 
     def backward(self, d_bar):
         A, d = self.ctx.release
-        zero = raw(d) == 0
-        if isinstance(A, LiteTensor):
-            require(
-                ~zero.any(),
-                lambda: NotImplementedError(
-                    "det: the second derivative at a singular matrix has no Policy; move the matrix off it"
-                ),
-            )
-        else:
-            singular = known(zero.any())
-            if singular:
-                return d_bar[..., None, None] * _cofactors(A)
-            if singular is None:
-                found = torch.where(zero[..., None, None], _cofactors_nearby(A), _regular_cofactors(A, d))
-                return d_bar[..., None, None] * found
+        nearly = _nearly_singular(raw(A), raw(d))
+        near, lifted, small = known(nearly.any()), isinstance(A, LiteTensor), A.shape[-1] <= LARGEST_ADJUGATE
+        if near or (near is None and lifted and small):
+            return d_bar[..., None, None] * _cofactors(A)
+        if near is None and lifted:
+            require(~nearly.any(), lambda: _too_large(A.shape[-1]))
+        elif near is None:
+            found = torch.where(nearly[..., None, None], _cofactors_nearby(A), _regular_cofactors(A, d))
+            return d_bar[..., None, None] * found
         return (d_bar * d)[..., None, None] * inverse(A).transpose(-1, -2)
 
 
-def _cofactors(A: torch.Tensor) -> torch.Tensor:
-    """det(U) det(V) U diag(Π sⱼ over j ≠ i) Vᵀ, which needs no inverse."""
+def _nearly_singular(A: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """Of each matrix of a stack: would d A⁻¹ have less than half of the dtype's digits?"""
+    size = torch.linalg.matrix_norm(A) * torch.linalg.matrix_norm(torch.linalg.inv_ex(A).inverse)
+    return (d == 0) | ~(size <= torch.finfo(A.dtype).eps ** -0.5)
+
+
+LARGEST_ADJUGATE = 8
+
+
+def _cofactors(A: Any) -> Any:
+    """The transposed adjugate of A: by Faddeev and LeVerrier's recursion, M ← A M + c I with c = −tr(A M) / k, where an
+    outer session differentiates it, for it is a polynomial in A; else by singular vectors, which is safe for any size.
+    """
+    if not isinstance(A, LiteTensor):
+        return _cofactors_by_singular_vectors(A)
+    n = A.shape[-1]
+    if n > LARGEST_ADJUGATE:
+        raise _too_large(n)
+    eye = torch.eye(n, dtype=A.dtype, device=A.device)
+    M: Any = eye.expand(tuple(A.shape))
+    for k in range(1, n):
+        M = matmul(A, M)
+        M = M - torch.diagonal(M, 0, -2, -1).sum(-1)[..., None, None] * eye / k
+    return M.transpose(-1, -2) * (-1) ** (n - 1)
+
+
+def _too_large(n: int) -> Exception:
+    return NotImplementedError(
+        f"det: the second derivative at a nearly singular matrix has no Policy for sizes above {LARGEST_ADJUGATE}, got "
+        f"{n}; move the matrix off it"
+    )
+
+
+def _cofactors_by_singular_vectors(A: torch.Tensor) -> torch.Tensor:
+    """det(U) det(V) U diag(Π sⱼ over j ≠ i) Vᵀ."""
     U, s, Vh = torch.linalg.svd(A)
     n = s.shape[-1]
     others = torch.stack([torch.cat([s[..., :i], s[..., i + 1 :]], -1).prod(-1) for i in range(n)], -1)

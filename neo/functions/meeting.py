@@ -172,5 +172,8 @@ def unsafe_masked_index_put_accumulate(x, mask, indices, values):
 def renorm(x, p, dim, maxnorm):
     """x with each slice of dim scaled down to p-norm maxnorm where it is longer."""
     dim = dim % x.ndim
-    size = torch.linalg.vector_norm(x, p, [d for d in range(x.ndim) if d != dim], True)
-    return x * torch.where(raw(size) > maxnorm, maxnorm / (size + 1e-7), 1.0)
+    rest = [d for d in range(x.ndim) if d != dim]
+    zero = (raw(x) == 0).all(rest, keepdim=True)  # short, and kept from the kink that the norm has there
+    size = torch.linalg.vector_norm(torch.where(zero, 1.0, x), p, rest, True)
+    long = (raw(size) > raw(maxnorm)) & ~zero
+    return x * torch.where(long, maxnorm / (size + 1e-7), 1.0)

@@ -92,20 +92,23 @@ class Extreme(Binary):
 
     def forward(self, x, other):
         z = self.pick(x, other)
-        share = self.ctx.constant(self.share(x, other, z).to(z.dtype))  # flat: its derivative is 0
-        self.ctx.save(share)
+        share, rest = self.shares(x, other, z)
+        self.ctx.save(*self.ctx.constant(share.to(z.dtype), rest.to(z.dtype)))  # flat: their derivative is 0
         return z
 
     def backward(self, z_bar):
-        (share,) = self.ctx.release
+        share, rest = self.ctx.release
         need_x, need_y = self.ctx.needs_grad
-        return z_bar * share if need_x else None, z_bar * (1 - share) if need_y else None
+        return z_bar * share if need_x else None, z_bar * rest if need_y else None
 
-    def share(self, x, y, z):
-        """1 where z is x, 0 where it is y, 1/2 where they tie; of integers and booleans nobody asks."""
-        if not z.is_floating_point():
-            return x == z
-        return ((x == z).to(z.dtype) - (y == z).to(z.dtype) + 1) / 2
+    def shares(self, x, y, z):
+        """Of each in the gradient: 1 where z is it, 1/2 where they tie; 1 for both where either is NaN, as in torch."""
+        taken, other = x == z, y == z
+        if not z.is_floating_point():  # of integers and booleans nobody asks
+            return taken, other
+        missing = torch.isnan(z)
+        tie = (taken & other).to(z.dtype) / 2
+        return (taken | missing).to(z.dtype) - tie, (other | missing).to(z.dtype) - tie
 
 
 class Maximum(Extreme):
@@ -125,8 +128,9 @@ class Fmax(Extreme):
 
     pick = staticmethod(torch.fmax)
 
-    def share(self, x, y, z):
-        return (x >= y) | torch.isnan(y)
+    def shares(self, x, y, z):
+        taken = (x >= y) | torch.isnan(y)
+        return taken, ~taken
 
 
 class Fmin(Extreme):
@@ -134,8 +138,9 @@ class Fmin(Extreme):
 
     pick = staticmethod(torch.fmin)
 
-    def share(self, x, y, z):
-        return (x <= y) | torch.isnan(y)
+    def shares(self, x, y, z):
+        taken = (x <= y) | torch.isnan(y)
+        return taken, ~taken
 
 
 maximum, minimum = function(Maximum, "maximum"), function(Minimum, "minimum")

@@ -10,6 +10,7 @@ import torch
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions._arguments import dim_tuple, given_dims
+from neo.functions._kinks import kinked
 from neo.functions.registry import implements, raw
 
 
@@ -141,6 +142,7 @@ def std_mean(x, *dims, dim=None, unbiased=None, correction=None, keepdim=False):
 
 
 def _root(x: Any) -> Any:
-    """√x, with gradient 0 where x = 0."""
+    """√x, with gradient 0 where x = 0, which has no derivative there."""
     flat = raw(x) == 0
+    x = kinked(x, flat)
     return torch.where(flat, 0.0, torch.sqrt(torch.where(flat, 1.0, x)))

@@ -179,7 +179,7 @@ def t(x):
     return swap(x, 0, 1) if x.ndim == 2 else x
 
 
-@implements(torch.movedim, torch.moveaxis)
+@implements(torch.movedim, torch.moveaxis, numbers=("source",))
 def movedim(x, source, destination):
     """Dims `source` moved to places `destination`, the others in their order."""
     ndim = x.ndim

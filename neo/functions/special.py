@@ -7,6 +7,7 @@ import math
 import torch
 
 from neo.autograd._function import function
+from neo.functions._kinks import without_slope
 from neo.functions.elementwise import Binary, Unary, is_number
 from neo.functions.piecewise import Step
 from neo.functions.registry import implements
@@ -37,27 +38,62 @@ class I0e(OfInput):
 
 @implements(torch.special.i1)
 class I1(OfInput):
-    """y = I₁(x);  x̄ = ȳ (I₀(x) − y / x), ȳ / 2 at 0."""
+    """y = I₁(x);  x̄ = ȳ (I₀(x) − I₁(x) / x)."""
 
     value = staticmethod(torch.special.i1)
 
     def slope(self, x):
-        zero = torch.abs(x) <= torch.finfo(x.dtype).eps
-        safe = torch.where(zero, 1.0, x)
-        return torch.where(zero, 0.5, torch.special.i0(safe) - torch.special.i1(safe) / safe)
+        return torch.special.i0(x) - bessel_ratio(x, 1, False)
 
 
 @implements(torch.special.i1e)
 class I1e(OfInput):
-    """y = e^(−|x|) I₁(x);  x̄ = ȳ (I₀ₑ(x) − y (sign x + 1/x)), ȳ / 2 at 0."""
+    """y = e^(−|x|) I₁(x);  x̄ = ȳ (I₀ₑ(x) − sign x y − y / x)."""
 
     value = staticmethod(torch.special.i1e)
 
     def slope(self, x):
-        zero = torch.abs(x) <= torch.finfo(x.dtype).eps
-        safe = torch.where(zero, 1.0, x)
-        slope = torch.special.i0e(safe) - torch.special.i1e(safe) * (torch.sign(safe) + 1 / safe)
-        return torch.where(zero, 0.5, slope)
+        scaled = torch.special.i1e(x)
+        return torch.special.i0e(x) - torch.sign(x) * scaled - bessel_ratio(x, 1, True)
+
+
+class BesselRatio(Unary):
+    """y = Iₘ(x) / xᵐ, an even function that is smooth at 0;  x̄ = ȳ x times that of m + 1.
+    scaled: times e^(−|x|), and x̄ is less by ȳ sign x y.
+
+    The power series where |x| ≤ 8, whose terms all have one sign; beyond, Iₘ₊₁ = Iₘ₋₁ − 2m Iₘ / x.
+    """
+
+    def forward(self, x, m, scaled):
+        self.ctx.save(x, m, scaled)
+        near = torch.abs(x) <= 8
+        small = torch.where(near, x, 0.0)
+        series = self.series(small * small / 4, m) * (torch.exp(-torch.abs(small)) if scaled else 1.0)
+        return torch.where(near, series, self.recurrence(torch.where(near, 8.0, x), m, scaled))
+
+    @staticmethod
+    def series(quarter, m):
+        """2⁻ᵐ Σ (x²/4)ᵏ / (k! (m + k)!), from the last term on."""
+        total = torch.zeros_like(quarter)
+        for k in range(28, -1, -1):
+            total = total * quarter + 1 / (math.factorial(k) * math.factorial(m + k))
+        return total / 2**m
+
+    @staticmethod
+    def recurrence(x, m, scaled):
+        one, two = (torch.special.i0e, torch.special.i1e) if scaled else (torch.special.i0, torch.special.i1)
+        before, ratio = one(x), two(x) / x
+        for k in range(1, m):
+            before, ratio = ratio, (before - 2 * k * ratio) / (x * x)
+        return ratio
+
+    def backward(self, y_bar):
+        x, m, scaled = self.ctx.release
+        slope = x * bessel_ratio(x, m + 1, scaled)
+        return y_bar * (slope - torch.sign(x) * bessel_ratio(x, m, scaled) if scaled else slope)
+
+
+bessel_ratio = function(BesselRatio, "bessel_ratio")
 
 
 # --- the normal distribution ---------------------------------------------------------------------------------
@@ -179,13 +215,14 @@ class CopySign(Binary):
 
     def forward(self, x, y):
         z = torch.copysign(x, y)
-        self.ctx.save(self.ctx.constant(torch.sign(x) * torch.sign(z)))
+        self.ctx.save(self.ctx.constant(torch.sign(x) * torch.sign(z)), x)
         return z
 
     def backward(self, z_bar):
-        (ratio,) = self.ctx.release
+        ratio, x = self.ctx.release
         need_x, need_y = self.ctx.needs_grad
-        return z_bar * ratio if need_x else None, torch.zeros_like(z_bar) if need_y else None
+        x_bar = without_slope(z_bar * ratio, x, x == 0) if need_x else None
+        return x_bar, torch.zeros_like(z_bar) if need_y else None
 
 
 _copysign = function(CopySign, "copysign")

@@ -9,6 +9,7 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions._kinks import without_slope
 from neo.functions.elementwise import Binary, Unary, is_number
 from neo.functions.registry import implements
 
@@ -136,33 +137,59 @@ class Atan2(Binary):
         square = x * x + y * y
         origin = square == 0
         scaled = torch.where(origin, 0.0, z_bar / torch.where(origin, 1.0, square))
-        return scaled * x if need_y else None, -scaled * y if need_x else None
+        return (
+            without_slope(scaled * x, y, origin) if need_y else None,
+            without_slope(-scaled * y, x, origin) if need_x else None,
+        )
 
 
 @implements(torch.sinc)
 class Sinc(OfInput):
-    """y = sin πx / πx, 1 at 0;  x̄ = ȳ (cos πx − y) / x, 0 at 0."""
+    """y = sin πx / πx, 1 at 0;  x̄ = ȳ sinc′(x)."""
 
     value = staticmethod(torch.sinc)
 
     def slope(self, x):
-        return sinc_slope(x)
+        return sinc_derivative(x, 1)
 
 
-class SincSlope(OfInput):
-    """y = (cos πx − sinc x) / x, 0 at 0;  x̄ = −ȳ (π² sinc x + 2 y / x), −π²/3 at 0."""
+class SincDerivative(Unary):
+    """y = the n-th derivative of sinc at x;  x̄ = ȳ times the next one.
 
-    def value(self, x):
-        zero = x == 0
-        return torch.where(zero, 0.0, (torch.cos(math.pi * x) - torch.sinc(x)) / torch.where(zero, 1.0, x))
+    In z = πx, f₀ = sin z / z: its Taylor series where |z| ≤ n + 1; beyond, z fₙ = sin(z + nπ/2) − n fₙ₋₁, which there
+    loses no digits.
+    """
 
-    def slope(self, x):
-        zero = x == 0
-        curve = torch.sinc(x) * math.pi**2 + sinc_slope(x) * 2 / torch.where(zero, 1.0, x)
-        return torch.where(zero, -(math.pi**2) / 3, -curve)
+    def forward(self, x, n):
+        self.ctx.save(x, n)
+        z = x * math.pi
+        near = torch.abs(z) <= n + 1
+        return (
+            torch.where(near, self.series(torch.where(near, z, 0.0), n), self.recurrence(z, n)) * math.pi**n
+        )
+
+    @staticmethod
+    def series(z, n):
+        """Σ (−1)ᵏ z^(2k − n) / ((2k + 1) (2k − n)!) over 2k ≥ n, from the last term on."""
+        first = (n + 1) // 2
+        square, total = z * z, torch.zeros_like(z)
+        for k in range(first + 14 + n, first - 1, -1):
+            total = total * square + (-1) ** k / ((2 * k + 1) * math.factorial(2 * k - n))
+        return total * z if n % 2 else total
+
+    @staticmethod
+    def recurrence(z, n):
+        f = torch.sin(z) / z
+        for k in range(1, n + 1):
+            f = (torch.sin(z + k * math.pi / 2) - k * f) / z
+        return f
+
+    def backward(self, y_bar):
+        x, n = self.ctx.release
+        return y_bar * sinc_derivative(x, n + 1)
 
 
-sinc_slope = function(SincSlope, "sinc_gradient")
+sinc_derivative = function(SincDerivative, "sinc_gradient")
 
 
 # --- hyperbolic functions ------------------------------------------------------------------------------------

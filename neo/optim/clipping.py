@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from neo import pytree
+from neo.functions._kinks import kinked
+from neo.functions.registry import raw
 from neo.optim.base import Number, Optimizer, check_not_negative
 from neo.optim.recipe import remakeable
 from neo.optim.root import root
@@ -16,12 +18,20 @@ __all__ = ["clip_by_global_norm", "clip_by_value", "clipped", "global_norm"]
 
 
 def global_norm(grads: PyTree) -> Any:
-    """√(Σ g²) over all entries of all leaves, a 0-dim LiteTensor; its derivative at zero is taken as 0."""
+    """√(Σ g²) over all entries of all leaves, a 0-dim LiteTensor.
+
+    Its derivative at zero is taken as 0; a second one does not exist there, and is NaN.
+    """
+    total = _sum_of_squares(grads)
+    return root(kinked(total, raw(total) == 0))
+
+
+def _sum_of_squares(grads: PyTree) -> Any:
     leaves = pytree.leaves(grads)
     if not leaves:
         raise ValueError("global_norm: expected at least one tensor in the pytree, got none")
     squares = [torch.sum(g * g) for g in leaves]
-    return root(sum(squares[1:], start=squares[0]))
+    return sum(squares[1:], start=squares[0])
 
 
 def clip_by_global_norm(grads: PyTree, max_norm: Number) -> PyTree:
@@ -30,7 +40,12 @@ def clip_by_global_norm(grads: PyTree, max_norm: Number) -> PyTree:
     Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, Algorithm 1. max_norm: c ≥ 0, may be a LiteTensor.
     """
     check_not_negative("clip_by_global_norm", "max_norm", max_norm)
-    factor: Any = torch.clamp(max_norm / (global_norm(grads) + 1e-6), max=1.0)
+    total = _sum_of_squares(grads)
+    bound = raw(max_norm)
+    # A short gradient is left alone, kink of its norm included: what the other branch makes of it must not come in.
+    short = torch.sqrt(raw(total)) + 1e-6 <= bound
+    total = torch.where(short, 1.0, total)
+    factor: Any = torch.where(short, 1.0, max_norm / (root(kinked(total, raw(total) == 0)) + 1e-6))
     return pytree.tree_map(lambda g: g * factor, grads)
 
 

@@ -21,8 +21,8 @@ pytest.importorskip("torch.testing._internal.common_methods_invocations")
 from tests.neo.functions.certificate import ENTRIES, full_name
 from tests.neo.functions.number_arguments import calls_of, judge
 
-# torch's words, which name the index: it takes tensors of indices too, and none of them is floating-point.
-NOT_A_NUMBER = {"__getitem__", "repeat_interleave"}
+# What stands there may be a tensor: of indices, where torch's words name it; the other of two in max(x, other).
+NOT_A_NUMBER = {"__getitem__", "repeat_interleave", "max-reduction_with_dim", "min-reduction_with_dim"}
 
 
 def verdicts(op: Any, samples: int) -> Counter[str]:
