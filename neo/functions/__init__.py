@@ -13,6 +13,7 @@ from neo.functions import (  # noqa: F401  (importing a subject registers its op
     convolution,
     cumulative,
     decompositions,
+    determinants,
     distances,
     distributions,
     dropouts,

@@ -193,7 +193,8 @@ class LowerPower(Binary):
         need_x, need_y = self.ctx.needs_grad
         x_bar = y_bar = None
         if need_x:
-            x_bar = z_bar * (y - 1) * _lower_power(x, y - 1)
+            constant = (y == 1) & ((x == 0) | torch.isnan(x))
+            x_bar = torch.where(constant, 0.0, z_bar * (y - 1) * _lower_power(x, y - 1))
         if need_y:
             y_bar = z_bar * power_log(x, y - 1, 1)
             steep = (x == 0) & (y == 1)

@@ -329,7 +329,7 @@ def _norm_of_open_order(x: Any, p: Any, dims: tuple[int, ...], keepdim: bool) ->
     order = raw(p).item()
     if order == 0 or math.isinf(order):
         raise NumberError(
-            f"norm: its order (ord, p) must be a plain number where it is {order}: the norm has no gradient for it there"
+            f"norm: its order (ord, p) must be a plain number where it is {order}: it has no gradient there"
         )
     zero = raw(x) == 0
     powers = torch.where(zero, 0.0 if order > 0 else math.inf, torch.where(zero, 1.0, torch.abs(x)) ** p)

@@ -65,8 +65,7 @@ def linspace(start, end, steps, **options):
     if is_number(start) and is_number(end):
         return lite(made)
     t = torch.linspace(0, 1, steps, dtype=made.dtype, device=made.device)
-    ends = (end if is_number(end) else end.to(made.device, made.dtype) for end in (start, end))
-    first, last = ends
+    first, last = (end if is_number(end) else end.to(made.device, made.dtype) for end in (start, end))
     return first * (1 - t) + last * t
 
 
@@ -84,7 +83,8 @@ def logspace(start, end, steps, base=10.0, **options):
 def arange(*bounds, start=None, end=None, **options):
     """Numbers from start up to end by step. Its length depends on them: no gradient."""
     named = {key: value for key, value in (("start", start), ("end", end)) if value is not None}
-    return lite(torch.arange(*bounds, **named, **options))
+    make: Any = torch.arange
+    return lite(make(*bounds, **named, **options))
 
 
 def _factory(make: Any) -> None:

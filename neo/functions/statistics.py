@@ -6,18 +6,30 @@ from typing import Any
 
 import torch
 
-from neo.functions.extremes import entry_at, picked
+from neo.autograd._function import function
+from neo.functions.extremes import ExtremeOver, picked
 from neo.functions.matrices import matmul
 from neo.functions.registry import copies, implements, raw
 from neo.guards import require
 
 
+class MiddleNumber(ExtremeOver):
+    """y = the middle of all x that are numbers;  x̄ = ȳ / k at the k entries that equal y."""
+
+    @staticmethod
+    def pick(x, dims, keepdim):
+        return torch.nanmedian(x)
+
+
+_nanmedian = function(MiddleNumber, "nanmedian")
+
+
 @implements(torch.nanmedian)
 @copies
 def nanmedian(x, dim=None, keepdim=False):
-    """median over the entries that are numbers; with dim (values, indices)."""
+    """median over the entries that are numbers, ties sharing the gradient; with dim (values, indices)."""
     if dim is None:
-        return entry_at(x, torch.nanmedian)
+        return _nanmedian(x, tuple(range(x.ndim)), False)
     return picked(torch.nanmedian, x, dim, keepdim)
 
 

@@ -255,7 +255,9 @@ def test_sweep_with_configuration_files_of_ones_own_goes_on(own):
 
 
 def test_peer_without_a_part_in_the_works_is_refused(tmp_path):
-    done = call(tmp_path, "bench", "works=[w5]", "peers=[learn2learn]", "quick=true", "device=cpu", "write=none")
+    done = call(
+        tmp_path, "bench", "works=[w5]", "peers=[learn2learn]", "quick=true", "device=cpu", "write=none"
+    )
     assert done.code == 1
     assert "learn2learn has no part in any of works=['w5']" in done.stderr
 

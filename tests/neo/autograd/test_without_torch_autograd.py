@@ -114,7 +114,9 @@ def test_no_tensor_is_on_a_torch_graph_even_when_plain_leaves_are():
         stepped = {k: params[k] - g[k] * 0.1 for k in params}
         mixed = torch.sin(inputs @ params["w1"]) * weight.sum() + weight[0, 0]
         out = network({**stepped, "w2": weight}, inputs) + mixed.sum()
-        tensors = [value for value in gc.get_objects() if type(value) is torch.Tensor and id(value) not in left]
+        tensors = [
+            value for value in gc.get_objects() if type(value) is torch.Tensor and id(value) not in left
+        ]
         seen.extend(value for value in tensors if not value.is_leaf)
         return out
 

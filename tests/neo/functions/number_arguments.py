@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import optree
 import torch
 
-import neo
 from neo import LiteTensor
 from neo.autograd import session
 from neo.errors import NumberError
@@ -61,7 +60,9 @@ def calls_of(op: Any, samples: int, largest: int = 200) -> Iterator[Call]:
             if type(leaf) not in (int, float) or not math.isfinite(leaf) or (path, leaf) in seen:
                 continue
             seen.add((path, leaf))
-            yield Call(full_name(op), ".".join(map(str, path[1:])), leaf, opened(function, structure, leaves, i))
+            yield Call(
+                full_name(op), ".".join(map(str, path[1:])), leaf, opened(function, structure, leaves, i)
+            )
     if first is not None:
         yield from by_default(op, function, *first)
 
@@ -77,12 +78,16 @@ def opened(function: Any, structure: Any, leaves: list[Any], place: int) -> Call
 def by_default(op: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Call]:
     """The numbers left at their defaults, by the name under which Neo and torch take them."""
     handler = registry._handlers.get(op.op)
-    described = getattr(handler, "__wrapped__", None) or getattr(getattr(handler, "policy", None), "forward", None)
+    described = getattr(handler, "__wrapped__", None) or getattr(
+        getattr(handler, "policy", None), "forward", None
+    )
     signatures = [described, torch.overrides.get_testing_overrides().get(op.op)]
     found: dict[str, Any] = {}
     for signature in filter(None, signatures):
         for i, parameter in enumerate(inspect.signature(signature).parameters.values()):
-            given = parameter.name in kwargs or (parameter.kind is not parameter.KEYWORD_ONLY and i < len(args))
+            given = parameter.name in kwargs or (
+                parameter.kind is not parameter.KEYWORD_ONLY and i < len(args)
+            )
             if not given and type(parameter.default) in (int, float):
                 found.setdefault(parameter.name, parameter.default)
     for name, default in found.items():
@@ -98,7 +103,7 @@ def lite(tree: Any) -> Any:
 
 
 def judge(call: Call) -> str:
-    """"right", "refused" (naming the argument) or "torch refuses" the value as such; else what is wrong."""
+    """ "right", "refused" (naming the argument) or "torch refuses" the value as such; else what is wrong."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -106,7 +111,7 @@ def judge(call: Call) -> str:
         except Exception as error:
             return f"torch refuses ({type(error).__name__})"
         if plain is None:
-            return "right"      # no floating-point result
+            return "right"  # no floating-point result
         argument = LiteTensor(float(call.value), dtype=torch.float64)
         try:
             value, gradient = session.value_and_grad(lambda p: total(call.fn(p)), argnums=0)(argument)
@@ -124,7 +129,8 @@ def judge(call: Call) -> str:
         return f"value {value.item()}, expected {plain.item()}"
     low, high = min(slopes), max(slopes)  # they differ at a kink
     tolerance = 1e-4 * (1 + abs(low) + abs(high))
-    if low - tolerance <= gradient.item() <= high + tolerance or math.isnan(low) and math.isnan(gradient.item()):
+    undefined = math.isnan(low) and math.isnan(gradient.item())
+    if undefined or low - tolerance <= gradient.item() <= high + tolerance:
         return "right"
     return f"gradient {gradient.item()}, differences {slopes}"
 
@@ -138,6 +144,6 @@ def slope(call: Call, plain: Any, step: float) -> float | None:
 
 def total(out: Any) -> Any:
     found = scalar(out)
-    if isinstance(found, torch.Tensor):     # plain tensors alone: no session could track this
+    if isinstance(found, torch.Tensor):  # plain tensors alone: no session could track this
         return LiteTensor(found)
     return found

@@ -107,6 +107,9 @@ for fn in (torch.pow, torch.remainder, torch.fmod, torch.xlogy):
             uniform(*a, low=0.4, high=3.0),
             uniform(*b, low=0.5, high=2.0),
         )
+add("pow-third", torch.pow, uniform(3, low=0.4, high=3.0), uniform(3, low=0.5, high=2.0), orders=3)
+add("i1-third", torch.special.i1, normal(5) * 3, orders=3)
+add("i1e-third", torch.special.i1e, normal(5) * 3, orders=3)
 for c in (0, 1, 2, 3, 0.5, -1):
     add(f"pow-number-{c}", lambda x, c=c: x**c, uniform(4, low=0.3, high=2.0), orders=3)
 add("number-pow", lambda x: 2.5**x, normal(4), orders=3)

@@ -24,7 +24,8 @@ ELSEWHERE = {
 }  # fmt: skip
 
 BY_THEIR_OWN_TESTS = tuple(
-    f"neo.functions.{name}." for name in ("fused", "blocks", "first_block", "foreach", "queries", "sampling")
+    f"neo.functions.{name}."
+    for name in ("fused", "blocks", "first_block", "foreach", "queries", "sampling", "filling", "_kinks")
 )
 
 

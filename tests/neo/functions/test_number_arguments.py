@@ -27,7 +27,9 @@ NOT_A_NUMBER = {"__getitem__", "repeat_interleave", "max-reduction_with_dim", "m
 
 def verdicts(op: Any, samples: int) -> Counter[str]:
     return Counter(
-        verdict if verdict in ("right", "refused") or verdict.startswith("torch refuses") else f"{call}: {verdict}"
+        verdict
+        if verdict in ("right", "refused") or verdict.startswith("torch refuses")
+        else f"{call}: {verdict}"
         for call in calls_of(op, samples)
         for verdict in [judge(call)]
     )
@@ -35,14 +37,18 @@ def verdicts(op: Any, samples: int) -> Counter[str]:
 
 @pytest.mark.parametrize("op", [op for op in ENTRIES if full_name(op) not in NOT_A_NUMBER], ids=full_name)
 def test_number_of_an_op_gets_its_gradient_or_is_refused(op: Any):
-    faults = {key for key in verdicts(op, 2) if key not in ("right", "refused") and "torch refuses" not in key}
+    faults = {
+        key for key in verdicts(op, 2) if key not in ("right", "refused") and "torch refuses" not in key
+    }
     assert not faults
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", [op for op in ENTRIES if full_name(op) not in NOT_A_NUMBER], ids=full_name)
 def test_number_of_an_op_gets_its_gradient_or_is_refused_on_every_sample(op: Any):
-    faults = {key for key in verdicts(op, 10**6) if key not in ("right", "refused") and "torch refuses" not in key}
+    faults = {
+        key for key in verdicts(op, 10**6) if key not in ("right", "refused") and "torch refuses" not in key
+    }
     assert not faults
 
 
@@ -286,7 +292,7 @@ def test_integer_argument_is_read_from_what_holds_it(fn: Any, number: int, wrap:
 
 def test_number_of_several_entries_is_refused():
     for given in (LiteTensor([1.0]), torch.ones(2), LiteTensor([[1.0]])):
-        with pytest.raises(TypeError, match="alpha.* must be (a number or a 0-dim tensor|Number)"):
+        with pytest.raises(TypeError, match=r"alpha.* must be (a number or a 0-dim tensor|Number)"):
             torch.add(X, Y, alpha=given)
 
 

@@ -704,7 +704,9 @@ def test_tensor_computed_before_forward_is_no_constant(use, verify, wrap):
     """In torch a gradient flows through it; a copy of its numbers would have none."""
     x = wrap(normal(2))
     model, params = neo.nn.from_torch(Doubled(False, use), verify=verify)
-    with pytest.raises(ConversionError, match=r"'scale' was computed from parameters when the module was made"):
+    with pytest.raises(
+        ConversionError, match=r"'scale' was computed from parameters when the module was made"
+    ):
         model(params, x)
     model, params = neo.nn.from_torch(Doubled(True, use), verify=verify)
     gradient = neo.grad(lambda params: model(params, x).sum(), argnums=0)(params)
