@@ -8,6 +8,7 @@ import numpy as np
 import optree
 import torch
 
+from neo import pytree
 from neo.autograd.session import describe
 from neo.tensor import LiteTensor
 
@@ -40,7 +41,7 @@ def dims_of(args: tuple, kwargs: dict[str, Any], in_dims: Any, name: str) -> tup
 
     for position, (arg, given) in enumerate(zip(args, per_argument, strict=True)):
         try:
-            spread = optree.broadcast_prefix(given, arg, none_is_leaf=True)
+            spread = optree.broadcast_prefix(given, arg, none_is_leaf=True, namespace=pytree.NAMESPACE)
         except ValueError as error:
             raise ValueError(
                 f"{name}: in_dims[{position}] = {given!r} does not fit argument {position}: {error}"
@@ -59,10 +60,10 @@ def dims_of(args: tuple, kwargs: dict[str, Any], in_dims: Any, name: str) -> tup
 
 
 def _leaves(tree: Any, where: str) -> list[tuple[Any, str]]:
-    leaves, paths = optree.tree_leaves(tree, none_is_leaf=True), optree.tree_paths(tree, none_is_leaf=True)
+    leaves, spec = pytree.flatten(tree, none_is_leaf=True)
     return [
         (leaf, where + "".join(f"[{key!r}]" for key in path))
-        for leaf, path in zip(leaves, paths, strict=True)
+        for leaf, path in zip(leaves, spec.paths(), strict=True)
     ]
 
 
@@ -85,7 +86,7 @@ def _checked(leaf: Any, dim: Any, where: str, name: str) -> Dim:
     if not isinstance(leaf, LiteTensor | torch.Tensor):
         raise ValueError(
             f"{name}: {where} is {describe(leaf)}, which has no dim {dim} to slice. Give None for it in in_dims, or "
-            f"make it a tensor; a container that optree does not know must be registered with it."
+            f"make it a tensor; a container that optree does not know must be a dataclass, or registered with it."
         )
     if not -leaf.ndim <= dim < leaf.ndim:
         raise ValueError(f"{name}: {where} has shape {tuple(leaf.shape)}, and no dim {dim} to slice")
@@ -95,7 +96,9 @@ def _checked(leaf: Any, dim: Any, where: str, name: str) -> Dim:
 def places_of(out_dims: Any, spec: Any, outputs: list[Any], name: str) -> list[Dim]:
     """Where the batch goes in each leaf of the output, None for nowhere; outputs are those of one example."""
     try:
-        spread = optree.broadcast_prefix(out_dims, optree.tree_unflatten(spec, outputs), none_is_leaf=True)
+        spread = optree.broadcast_prefix(
+            out_dims, pytree.unflatten(spec, outputs), none_is_leaf=True, namespace=pytree.NAMESPACE
+        )
     except ValueError:
         spread = []
     if len(spread) != len(outputs) or not all(

@@ -7,9 +7,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import optree
 import torch
 
+from neo import pytree
 from neo.autograd._batched import is_sliced_here
 from neo.autograd._dims import Dim, dims_of, places_of
 from neo.autograd._replay import Replay
@@ -63,11 +63,11 @@ def vmap(
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         given: Any = (args, kwargs)
-        leaves, spec = optree.tree_flatten(given, none_is_leaf=True)
+        leaves, spec = pytree.flatten(given, none_is_leaf=True)
         dims, size = dims_of(args, kwargs, in_dims, name)
 
         def on_leaves(slices: list[Any]) -> Any:
-            positional, by_keyword = optree.tree_unflatten(spec, slices)
+            positional, by_keyword = pytree.unflatten(spec, slices)
             return fn(*positional, **by_keyword)
 
         def batch(leaves: list[Any]) -> _Batch:
@@ -92,7 +92,7 @@ def _in_chunks(
     for k in range(count):
         piece = batch([cut[i][k] if i in cut else leaf for i, leaf in enumerate(leaves)])
         with draws.repeated() if k and piece.randomness == "same" else contextlib.nullcontext():
-            found, structure = optree.tree_flatten(piece.run(), none_is_leaf=True)
+            found, structure = pytree.flatten(piece.run(), none_is_leaf=True)
         if k and structure != spec:
             raise ValueError(
                 f"{name}: fn gave {spec} for one chunk and {structure} for the next; make it give one structure"
@@ -103,7 +103,7 @@ def _in_chunks(
         results[0][j] if place is None else torch.cat([found[j] for found in results], place)
         for j, place in enumerate(piece.places)
     ]
-    return optree.tree_unflatten(spec, joined)
+    return pytree.unflatten(spec, joined)
 
 
 class _Batch:
@@ -138,7 +138,7 @@ class _Batch:
             results = [outputs[i] for i in moving]
             replay.remember(parents, results)
             record(results, parents, self._rule(replay, arguments, [self.places[i] for i in moving]))
-        return optree.tree_unflatten(self.spec, outputs)
+        return pytree.unflatten(self.spec, outputs)
 
     def _mapped(self) -> list[Any]:
         """torch.func.vmap of fn over the sliced leaves: each output, with the batch where out_dims puts it."""
@@ -162,7 +162,7 @@ class _Batch:
         Gives the outputs that get a batch dim; the others go to self.whole.
         """
         (outputs, self.spec), self.closed_over = suspended(
-            lambda: optree.tree_flatten(self.fn(self._filled(slices)), none_is_leaf=True)
+            lambda: pytree.flatten(self.fn(self._filled(slices)), none_is_leaf=True)
         )
         self.places = places_of(self.out_dims, self.spec, outputs, self.name)
         self.lite = [isinstance(out, LiteTensor) for out in outputs]
@@ -202,7 +202,7 @@ class _Batch:
                 tape.watch(value)
             TapeContext.push(tape)
             try:
-                outputs = [out for out in optree.tree_leaves(self.fn(leaves)) if _moves(out)]
+                outputs = [out for out in pytree.leaves(self.fn(leaves)) if _moves(out)]
             finally:
                 close(tape)
             replay.expect(len(outputs))

@@ -11,7 +11,7 @@ import torch
 from neo import pytree
 from neo.autograd import _argnums
 from neo.autograd._argnums import ArgNums
-from neo.autograd._tape import Tape, full_gradients
+from neo.autograd._tape import Tape, full_gradients, handed_back_tree
 from neo.autograd.session import Arguments, name_of, run
 from neo.tensor import LiteTensor
 
@@ -101,6 +101,7 @@ def _stacked(slices: list[Any], out: LiteTensor, x: LiteTensor, dtype: torch.dty
     """A block of the Jacobian, of shape out.shape + x.shape, from its rows or its columns."""
     shape = (*out.shape, *x.shape)
     if not slices:
-        return LiteTensor(torch.zeros(shape, dtype=dtype, device=out.device))
+        empty = LiteTensor(torch.zeros(shape, dtype=dtype, device=out.device))
+        return handed_back_tree(empty, pytree.tree_map)
     block: Any = torch.stack(slices, 0 if kind == "rows" else -1)
     return block.reshape(shape)

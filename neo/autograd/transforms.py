@@ -11,7 +11,7 @@ import torch
 from neo import pytree
 from neo.autograd import _mirrors
 from neo.autograd._replay import Replay
-from neo.autograd._tape import Tape, TapeContext, differentiable, full_gradients, record, suspended
+from neo.autograd._tape import Tape, TapeContext, full_gradients, record, suspended
 from neo.autograd.session import Arguments, close, name_of, run, vjp
 from neo.tensor import LiteTensor
 
@@ -70,12 +70,6 @@ def hvp(fn: Callable[..., Any], args: Any, vectors: Any, has_aux: bool = False) 
     if single:
         args, vectors = (args,), (vectors,)
     _mirrors.expect_tuples("hvp", args, vectors)
-    vectors = tuple(
-        torch.zeros_like(arg)  # in a Policy's rule: a constant of the caller's
-        if vector is None and isinstance(arg, torch.Tensor) and differentiable(arg)
-        else vector
-        for arg, vector in zip(args, vectors, strict=True)
-    )
 
     def gradient(*primals: Any) -> Any:
         aux: list[Any]
@@ -84,9 +78,9 @@ def hvp(fn: Callable[..., Any], args: Any, vectors: Any, has_aux: bool = False) 
         return (pulled, *aux) if has_aux else pulled
 
     aux: list[Any]
-    _, pullback, *aux = vjp(gradient, *args, has_aux=has_aux)
-    _mirrors.tangents("hvp", args, vectors, "vector")  # for its errors, which name the argument
-    product = pullback(vectors)
+    first, pullback, *aux = vjp(gradient, *args, has_aux=has_aux)
+    dots = _mirrors.tangents("hvp", args, vectors, "vector")  # as many as the gradient has tensors
+    product = pullback(pytree.unflatten(pytree.structure(first), dots))
     if single:
         (product,) = product
     return (product, *aux) if has_aux else product

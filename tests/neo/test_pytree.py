@@ -159,6 +159,28 @@ def test_weights_go_through_jacobian_hessian_hvp_checkpoint_and_stop_gradient() 
     assert session.gradcheck(fn, (tree,), order=2)
 
 
+def test_dataclass_is_mapped_over_by_vmap() -> None:
+    batch = Weights(number(torch.arange(6.0).reshape(2, 3)), number([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    out = neo.vmap(lambda t: FrozenWeights(t.w * t.b, t.b.sum()))(batch)
+    assert isinstance(out, FrozenWeights)
+    close(out.w, batch.w.data * batch.b.data)
+    close(out.b, batch.b.data.sum(1))
+    shared = neo.vmap(lambda t: t.w * t.b, in_dims=(Weights(0, None),))(Weights(batch.w, batch.b[0]))
+    close(shared, batch.w.data * batch.b.data[0])
+    g = neo.vmap(session.grad(fn, argnums=0))(batch)
+    close(g.b, batch.w.data**2)
+    g = session.grad(lambda t: neo.vmap(fn)(t).sum(), argnums=0)(batch)
+    close(g.w, 2 * batch.w.data * batch.b.data)
+
+
+@pytest.mark.parametrize("dims", [True, (True,), "0", 0.0])
+def test_dims_that_are_no_integers_are_refused(dims: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="in_dims"):
+        neo.vmap(lambda x: x, in_dims=dims)(X)
+    with pytest.raises((ValueError, TypeError), match="out_dims"):
+        neo.vmap(lambda x: x, out_dims=dims)(X)
+
+
 def test_dataclass_in_containers_and_in_dataclasses() -> None:
     tree = {"a": [Weights(X, Weights(V, X))], "n": 3}
     g = session.grad(lambda t: (t["a"][0].w * t["a"][0].b.w * t["a"][0].b.b).sum(), argnums=0)(tree)
