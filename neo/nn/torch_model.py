@@ -266,18 +266,19 @@ class TorchModel(Module):
             drop_nothing(module)
             return module
 
-        def check(given: Any) -> None:
-            compare(str(self), self._new_copy(dropout=False), theirs, *given, self._lifts)
+        def check(params: Any, constants: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            ours = self._new_copy(dropout=False)
+            compare(str(self), ours, theirs, params, constants, args, kwargs, self._lifts)
 
         with outside_vmap():
             given = first_example((dict(params), dict(constants), args, kwargs))
             if given is None:
                 return False
             try:
-                check(given)
+                check(*given)
             except NeedsLifting:
                 self._lifts = True
-                check(given)
+                check(*given)
         return True
 
     def _state_after(self, copy: Copy) -> dict[str, torch.Tensor]:

@@ -312,3 +312,21 @@ def test_wrapped_tensor_inside_a_session_of_the_rule_is_a_constant_to_that_sessi
     assert optree.tree_map(float, neo.grad(rule, argnums=0)(W).tolist()) == W.tolist()
     second = neo.grad(neo.grad(rule, argnums=0), argnums=0)(W)
     torch.testing.assert_close(second.data, torch.ones(3, dtype=torch.float64))
+
+
+def test_session_in_the_backward_of_a_torch_function_is_right_at_every_order():
+    class GradientOf(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, w):
+            ctx.save_for_backward(w)
+            return neo.grad(potential, argnums=0)(LiteTensor(w)).data
+
+        @staticmethod
+        def backward(ctx, y_bar):
+            (w,) = ctx.saved_tensors
+            return neo.hvp(potential, w, y_bar)
+
+    for order in (1, 2, 3):
+        got = orders(lambda w: GradientOf.apply(w), W, order)
+        expected = orders(neo.grad(potential, argnums=0), W, order)
+        torch.testing.assert_close(got.data, expected.data, rtol=1e-9, atol=1e-9)
