@@ -14,9 +14,15 @@ import torch
 from neo.autograd.policy import Policy
 from neo.functions.registry import implements
 from neo.kernels import direct
+from neo.tensor import LiteTensor
 
 
 def is_number(value: Any) -> bool:
+    kind = type(value)
+    if kind is float or kind is int:
+        return True
+    if kind is LiteTensor or kind is torch.Tensor:  # an abstract class takes long to say no
+        return False
     return isinstance(value, numbers.Number | np.number | np.bool_)
 
 

@@ -86,29 +86,25 @@ def masked_fill(x, mask, value):
 
 
 class Extreme(Binary):
-    """z = the extreme of x and y;  x̄ = z̄ where z is x, ȳ = z̄ where z is y, half of z̄ to each where they tie."""
+    """z = the extreme of x and y;  x̄ = z̄, 0 where y is it, ȳ likewise, and half of z̄ to each where they tie.
+    Where either is NaN, both get z̄, as in torch."""
 
     pick: Any
 
     def forward(self, x, other):
-        z = self.pick(x, other)
-        share, rest = self.shares(x, other, z)
-        self.ctx.save(*self.ctx.constant(share.to(z.dtype), rest.to(z.dtype)))  # flat: their derivative is 0
-        return z
+        self.ctx.save(*self.masks(x, other))
+        return self.pick(x, other)
 
     def backward(self, z_bar):
-        share, rest = self.ctx.release
+        tie, x_loses, y_loses = self.ctx.release
         need_x, need_y = self.ctx.needs_grad
-        return z_bar * share if need_x else None, z_bar * rest if need_y else None
+        shared = torch.where(tie, z_bar * 0.5, z_bar)
+        x_bar = torch.where(x_loses, 0.0, shared) if need_x else None
+        return x_bar, torch.where(y_loses, 0.0, shared) if need_y else None
 
-    def shares(self, x, y, z):
-        """Of each in the gradient: 1 where z is it, 1/2 where they tie; 1 for both where either is NaN, as in torch."""
-        taken, other = x == z, y == z
-        if not z.is_floating_point():  # of integers and booleans nobody asks
-            return taken, other
-        missing = torch.isnan(z)
-        tie = (taken & other).to(z.dtype) / 2
-        return (taken | missing).to(z.dtype) - tie, (other | missing).to(z.dtype) - tie
+    def masks(self, x, y):
+        """Where they tie, where y is the extreme, where x is."""
+        raise NotImplementedError
 
 
 class Maximum(Extreme):
@@ -116,31 +112,48 @@ class Maximum(Extreme):
 
     pick = staticmethod(torch.maximum)
 
+    def masks(self, x, y):
+        return x == y, x < y, x > y
+
 
 class Minimum(Extreme):
     """z = min(x, y);  x̄ = z̄ where x < y, ȳ = z̄ where y < x, half each where they tie."""
 
     pick = staticmethod(torch.minimum)
 
+    def masks(self, x, y):
+        return x == y, x > y, x < y
 
-class Fmax(Extreme):
+
+class NumberExtreme(Binary):
+    """z = the extreme of x and y, or the one that is a number;  x̄ = z̄ where x is taken, ȳ = z̄ where y is."""
+
+    pick: Any
+    takes: Any  # x rather than y, of two numbers
+
+    def forward(self, x, other):
+        self.ctx.save(self.takes(x, other) | torch.isnan(other))
+        return self.pick(x, other)
+
+    def backward(self, z_bar):
+        (taken,) = self.ctx.release
+        need_x, need_y = self.ctx.needs_grad
+        x_bar = torch.where(taken, z_bar, 0.0) if need_x else None
+        return x_bar, torch.where(taken, 0.0, z_bar) if need_y else None
+
+
+class Fmax(NumberExtreme):
     """z = max(x, y), or the one that is a number;  x̄ = z̄ where x is taken, ȳ = z̄ where y is. Ties: x."""
 
     pick = staticmethod(torch.fmax)
-
-    def shares(self, x, y, z):
-        taken = (x >= y) | torch.isnan(y)
-        return taken, ~taken
+    takes = staticmethod(torch.ge)
 
 
-class Fmin(Extreme):
+class Fmin(NumberExtreme):
     """z = min(x, y), or the one that is a number;  x̄ = z̄ where x is taken, ȳ = z̄ where y is. Ties: x."""
 
     pick = staticmethod(torch.fmin)
-
-    def shares(self, x, y, z):
-        taken = (x <= y) | torch.isnan(y)
-        return taken, ~taken
+    takes = staticmethod(torch.le)
 
 
 maximum, minimum = function(Maximum, "maximum"), function(Minimum, "minimum")
