@@ -11,6 +11,7 @@ from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions._arguments import dim_tuple, given_dims
 from neo.functions._kinks import kinked
+from neo.functions.elementwise import is_number
 from neo.functions.registry import implements, raw
 
 
@@ -99,13 +100,13 @@ def nanmean(x, *dims, dim=None, keepdim=False, dtype=None):
 # --- spread --------------------------------------------------------------------------------------------------
 
 
-@implements(torch.var)
+@implements(torch.var, scalars=("correction",))
 def var(x, *dims, dim=None, unbiased=None, correction=None, keepdim=False):
     """Σ (x − mean x)² / (n − correction); correction is 1 unless said otherwise."""
     return var_mean(x, *dims, dim=dim, unbiased=unbiased, correction=correction, keepdim=keepdim)[0]
 
 
-@implements(torch.var_mean)
+@implements(torch.var_mean, scalars=("correction",))
 def var_mean(x, *dims, dim=None, unbiased=None, correction=None, keepdim=False):
     """(variance, mean) over dims; the positional form is (x, dim, unbiased, keepdim) or (x, unbiased)."""
     if dims and isinstance(dims[0], bool):
@@ -121,20 +122,21 @@ def var_mean(x, *dims, dim=None, unbiased=None, correction=None, keepdim=False):
     centre = averaged(x, over, True, None)
     away = x - centre
     n = math.prod([shape[d] for d in over])
-    scale = max(n - correction, 0)
-    spread = summed(away * away, over, keepdim, None) / float(scale)
+    freedom = n - correction
+    scale = float(max(freedom, 0)) if is_number(freedom) else torch.clamp(freedom, min=0.0)
+    spread = summed(away * away, over, keepdim, None) / scale
     return spread, centre if keepdim else centre.reshape(
         tuple(s for i, s in enumerate(shape) if i not in over)
     )
 
 
-@implements(torch.std)
+@implements(torch.std, scalars=("correction",))
 def std(x, *dims, dim=None, unbiased=None, correction=None, keepdim=False):
     """√variance; its gradient at a variance of 0 is 0."""
     return _root(var(x, *dims, dim=dim, unbiased=unbiased, correction=correction, keepdim=keepdim))
 
 
-@implements(torch.std_mean)
+@implements(torch.std_mean, scalars=("correction",))
 def std_mean(x, *dims, dim=None, unbiased=None, correction=None, keepdim=False):
     """(standard deviation, mean) over dims."""
     spread, centre = var_mean(x, *dims, dim=dim, unbiased=unbiased, correction=correction, keepdim=keepdim)

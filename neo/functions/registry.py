@@ -19,8 +19,9 @@ from neo.autograd._function import Function
 from neo.autograd._function import function as make_function
 from neo.autograd._numbers import Numbers
 from neo.autograd.policy import Policy
-from neo.errors import InPlaceError, NeoError
+from neo.errors import InPlaceError, NeoError, NumberError
 from neo.functions import in_place
+from neo.functions._names import DUNDERS, OPERATORS, WITH_NUMBERS, spell
 from neo.tensor import LiteTensor
 
 __all__ = ["Function", "constant", "dispatch", "has_lite", "implements", "lite", "raw", "supported"]
@@ -33,59 +34,6 @@ _OWN_METHODS = frozenset(vars(LiteTensor)) | frozenset(
 )  # the tensor answers these itself
 _apart: set[Any] = set()  # torch callables whose arguments differ from those of their namesakes
 _twins: dict[Any, list[Any]] = {}  # torch callable -> all callables registered together with it
-
-# Python's operators, by the name of the torch function that spells them; _handle.pyx looks them up by this name.
-_OPERATORS = frozenset(
-    [
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "pow",
-        "floor_divide",
-        "remainder",
-        "matmul",
-        "neg",
-        "abs",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "bitwise_and",
-        "bitwise_or",
-        "bitwise_xor",
-        "bitwise_not",
-        "getitem",
-    ]
-)
-_WITH_NUMBERS = frozenset(["add", "sub", "mul", "div", "pow"])
-# What torch calls the operator methods when a plain torch.Tensor stands on the left.
-_DUNDERS = {
-    "add": ("__add__", "__radd__"),
-    "sub": ("__sub__",),
-    "rsub": ("__rsub__",),
-    "mul": ("__mul__", "__rmul__"),
-    "div": ("__truediv__", "__div__"),
-    "pow": ("__pow__",),
-    "floor_divide": ("__floordiv__",),
-    "remainder": ("__mod__",),
-    "matmul": ("__matmul__",),
-    "eq": ("__eq__",),
-    "ne": ("__ne__",),
-    "lt": ("__lt__",),
-    "le": ("__le__",),
-    "gt": ("__gt__",),
-    "ge": ("__ge__",),
-    "neg": ("__neg__",),
-    "abs": ("__abs__",),
-    "getitem": ("__getitem__",),
-    "bitwise_and": ("__and__", "__rand__"),
-    "bitwise_or": ("__or__", "__ror__"),
-    "bitwise_xor": ("__xor__", "__rxor__"),
-    "bitwise_not": ("__invert__",),
-}
 
 
 def implements(
@@ -159,6 +107,7 @@ def dispatch(func: Any, args: tuple, kwargs: dict[str, Any] | None) -> Any:
         name = getattr(func, "__name__", "")
         if in_place.is_in_place(name):
             return in_place.work_in_place(name, args, kwargs or {}, lambda: _unsupported(func))
+        _refuse_number_beside_plain_tensors(func, args)
         raise _unsupported(func)
     if not kwargs:
         return handler(*args)
@@ -316,7 +265,7 @@ def _publish(
             twin = getattr(home, own_name, None)
             if callable(twin) and twin not in _apart:
                 everywhere.append(twin)
-        for dunder in _DUNDERS.get(own_name, ()):
+        for dunder in DUNDERS.get(own_name, ()):
             everywhere.append(getattr(torch.Tensor, dunder))
     if only:
         for target in targets:
@@ -337,9 +286,9 @@ def _publish(
             setattr(LiteTensor, method, _as_method(method, handler))
     if label is None:
         return
-    for operator in set() if only else {label, *(target.__name__ for target in targets)} & _OPERATORS:
+    for operator in set() if only else {label, *(target.__name__ for target in targets)} & OPERATORS:
         _handle.register_operator(operator, handler)
-        if operator in _WITH_NUMBERS:
+        if operator in WITH_NUMBERS:
             for variant in (f"{operator}_number", f"number_{operator}"):
                 _handle.register_operator(variant, _number_variant(variant, handler))
     library = sys.modules["neo.functions"]
@@ -371,8 +320,19 @@ def _as_method(method: str, handler: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _refuse_number_beside_plain_tensors(func: Any, args: tuple[Any, ...]) -> None:
+    """torch.nn.functional looks for LiteTensors among tensors alone, and hands on those in a number's place."""
+    name = getattr(func, "__name__", "")
+    outer = getattr(F, name, None)
+    if outer is not func and outer in _handlers and args and isinstance(args[0], torch.Tensor):
+        raise NumberError(
+            f"{name}: got a LiteTensor where it takes a number, beside plain torch tensors. Make the input a "
+            "LiteTensor too, or pass the number's .item() if it is a constant."
+        )
+
+
 def _unsupported(func: Any) -> Exception:
-    spelled = _spell(func)
+    spelled = spell(func)
     if spelled in _elsewhere.FUNCTIONS:
         return NotImplementedError(f"{spelled}: {_elsewhere.FUNCTIONS[spelled]}")
     name = getattr(func, "__name__", str(func))
@@ -398,25 +358,6 @@ def _functional_form(name: str) -> str:
     return ", and Neo has no functional form of it. Compute on x.data where it is a constant."
 
 
-def _spell(func: Any) -> str:
-    """How a user writes a torch callable: torch.sin, torch.Tensor.sum, torch.nn.functional.relu."""
-    name = getattr(func, "__name__", None) or str(func)
-    for home, prefix in ((torch, "torch"), (F, "torch.nn.functional"), (torch.Tensor, "torch.Tensor")):
-        if getattr(home, name, None) is func:
-            return f"{prefix}.{name}"
-    for home in (torch.special, torch.linalg, torch.fft):
-        area = home.__name__.rpartition(".")[2]
-        short = name.removeprefix(f"{area}_")  # torch.linalg.svd calls itself linalg_svd
-        if getattr(home, short, None) is func:
-            return f"torch.{area}.{short}"
-    module = getattr(func, "__module__", None)
-    if getattr(func, "__objclass__", None) is not None:
-        return f"torch.Tensor.{name}"
-    return f"{module}.{name}" if module and module.startswith("torch") else f"torch.{name}"
-
-
-def _define_in_place_methods() -> None:
-    """x.add_(1) and its like: what torch's do in code written for torch; elsewhere they say what to use instead."""
     for method in dir(torch.Tensor):
         if method.endswith("_") and not method.endswith("__") and method not in _elsewhere.ATTRIBUTES:
             if hasattr(LiteTensor, method):

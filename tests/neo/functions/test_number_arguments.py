@@ -86,6 +86,10 @@ DIFFERENTIATED = {
     "addcmul.value": (lambda v: torch.addcmul(X, X, Y, value=v), (0, 1, 2)),
     "addcdiv.value": (lambda v: torch.addcdiv(X, X, Y, value=v), (0, 1, 2)),
     "index_add.alpha": (lambda a: torch.index_add(X, 0, torch.tensor([0, 2]), Y[:2], alpha=a), (0, 1, 2)),
+    "var.correction": (lambda c: torch.var(X, correction=c), (0, 1, 2)),
+    "std.correction": (lambda c: X.std(1, correction=c), (0, 1, 2)),
+    "var_mean.correction": (lambda c: torch.var_mean(X, 0, correction=c)[0], (0, 1)),
+    "std.correction-of-a-plain-tensor": (lambda c: torch.std(PLAIN, correction=c), (0, 1)),
     "lerp.weight": (lambda w: torch.lerp(X, Y, w), (0, 0.5, 1)),
     "sdpa.scale": (lambda s: F.scaled_dot_product_attention(B1, B2, B1, scale=s), (0, 0.5, 1, 2)),
     "cross_entropy.label_smoothing": (lambda e: F.cross_entropy(X, TARGET, label_smoothing=e), (0, 0.1, 0.5)),
@@ -186,8 +190,6 @@ def lite(out: Any) -> LiteTensor:
 # --- numbers without one -------------------------------------------------------------------------------------
 
 REFUSED = {
-    "var: correction": lambda p: torch.var(X, correction=p),
-    "std: correction": lambda p: X.std(correction=p),
     "leaky_relu: negative_slope": lambda p: F.leaky_relu(X, p),
     "threshold: value": lambda p: F.threshold(X, 0.1, p),
     "softplus: beta": lambda p: F.softplus(X, p),
@@ -209,7 +211,10 @@ REFUSED = {
     "arange: end": lambda p: torch.arange(end=p),
     "new_tensor: data": lambda p: X.new_tensor([p, 1.0]),
     "softplus: beta, of a plain tensor": lambda p: F.softplus(PLAIN, p),
-    "std: correction, of a plain tensor": lambda p: torch.std(PLAIN, correction=p),
+    "leaky_relu: got a LiteTensor where it takes a number": lambda p: F.leaky_relu(PLAIN, p),
+    "triplet_margin_loss: got a LiteTensor": lambda p: F.triplet_margin_loss(
+        PLAIN, PLAIN, PLAIN, margin=p + 1
+    ),
 }
 
 
