@@ -12,12 +12,14 @@ import dataclasses
 import functools
 import threading
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import optree
 import torch
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as torch_pytree
 
 from neo.tensor import LiteTensor
@@ -131,6 +133,27 @@ def _put(cls: type, flatten_fn: Callable[..., Any], unflatten_fn: Callable[..., 
         ):  # another thread may have been faster
             optree.register_pytree_node(cls, flatten_fn, unflatten_fn, namespace=NAMESPACE, **options)
     return True
+
+
+def _register_packed_sequence() -> None:
+    """A named tuple by its base, whose constructor refuses what a gradient of it has: None for sizes and orders."""
+    with (
+        warnings.catch_warnings()
+    ):  # that optree would take it for a named tuple, which is what this is about
+        warnings.simplefilter("ignore", UserWarning)
+        _put(
+            PackedSequence,
+            lambda packed: (
+                tuple(packed),
+                None,
+                ("data", "batch_sizes", "sorted_indices", "unsorted_indices"),
+            ),
+            lambda _, parts: tuple.__new__(PackedSequence, parts),
+            path_entry_type=optree.GetAttrEntry,
+        )
+
+
+_register_packed_sequence()
 
 
 class _Rest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -39,6 +40,9 @@ def write(folder: Path, name: str, net: Net) -> None:
     (folder / "own" / "model" / f"{name}.yaml").write_text(HEAD + net.model)
     if net.code:
         (folder / "nets.py").write_text(net.code)
+    if net.task:
+        (folder / "own" / "task").mkdir()
+        (folder / "own" / "task" / f"{name}.yaml").write_text(net.task)
 
 
 @pytest.fixture
@@ -138,14 +142,12 @@ def test_meta_gradient_of_a_configured_module_is_torchs(name, here, right_weight
     overrides = [
         f"model={name}",
         "model.dtype=float64",
-        "task.ways=3",
+        f"task={name}" if net.task else "task.ways=3",
         f"algorithm.inner_lr={ALPHA}",
         "workers=1",
         "seed=3",
     ]
     experiment = Experiment(composed(*overrides, folders=(here / "own",)))
-    if name == "policy":
-        experiment.config.task.objective = {"_target_": "nets.Reinforce"}
     learner = experiment.learner
     assert isinstance(learner, MAML)
     params = learner.init(seed=3)
@@ -256,6 +258,32 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sys.path[:] = path
     for name in ("mine", "mine.nets", "mine.wrong"):
         sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["huggingface", "policy", "weight_norm"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_command_trains_from_configuration_files_alone(name, here):
+    net = NETS[name]
+    if not net.task:
+        net = net._replace(
+            code=net.code.replace("nn.Linear(8, width)", "nn.Linear(28, width)").replace("108", "2028")
+        )
+    write(here, name, net)
+    tasks = [f"task={name}", *TINY_TASKS[4:]] if net.task else TINY_TASKS
+    done = call(
+        here,
+        "train",
+        "--config-dir",
+        "own",
+        f"model={name}",
+        *tasks,
+        "trainer.iterations=2",
+        "hydra.run.dir=run",
+    )
+    assert done.code == 0, done.stderr
+    result = json.loads((here / "run" / "result.json").read_text())
+    assert result["iterations"] == 2
+    assert result["metric"] == ("reward" if name == "policy" else "accuracy")
 
 
 @pytest.mark.slow

@@ -11,11 +11,12 @@ HEAD = "defaults: [torch, _self_]\n"
 
 
 class Net(NamedTuple):
-    """model: the yaml of conf/model/<name>.yaml. code: of nets.py. shape: of one input."""
+    """model, task: the yaml of model/<name>.yaml and task/<name>.yaml. code: of nets.py. shape: of one input."""
 
     model: str
     code: str = ""
     shape: tuple[int, ...] = (1, 8, 8)
+    task: str = ""
 
 
 NETS = {
@@ -240,15 +241,15 @@ options:
 for _kind in ("GRU", "RNN"):
     NETS[_kind.lower()] = NETS["lstm"]._replace(model=NETS["lstm"].model.replace("LSTM", _kind))
 NETS["policy"] = Net(
-    """
-module: nets.Policy
-""",
+    "module: nets.Policy\n",
     """
 import torch
 from torch import nn
 from torch.distributions import Categorical
 
 from meta.objectives import Metric
+from tasks import Batch, Task
+from tasks.hashing import derive, stream, uniform
 
 
 class Policy(nn.Module):
@@ -261,9 +262,9 @@ class Policy(nn.Module):
 
 
 class Reinforce:
-    \"\"\"-E[log p(action) * return], less an entropy bonus; y holds (action, return).\"\"\"
+    \"\"\"-E[log p(action) * reward], less an entropy bonus; y holds (action, reward).\"\"\"
 
-    metric = Metric("return", "mean return")
+    metric = Metric("reward", "mean reward")
 
     def support_loss(self, prediction, y):
         policy = Categorical(logits=prediction)
@@ -273,7 +274,46 @@ class Reinforce:
         return self.support_loss(prediction, y)
 
     def score(self, prediction, y):
-        return y[:, 1].float()
+        return torch.where(prediction.argmax(1) == y[:, 0], y[:, 1], 0.0)
+
+
+class Bandits:
+    \"\"\"Three arms, whose rewards are linear in the observation; a task is a matrix of them.\"\"\"
+
+    name, split = "bandits", "by stream"
+
+    def sampler(self, part, *, pulls, seed, device="cpu"):
+        return BanditSampler(stream(seed, self.name, part), pulls, part)
+
+    def describe(self):
+        return {"dataset": self.name, "split": self.split, "checksum": "none", "source": "generated"}
+
+
+class BanditSampler:
+    chance = None
+
+    def __init__(self, key, pulls, part):
+        self.key, self.pulls, self.part, self.title = key, pulls, part, f"{pulls} pulls"
+
+    def sample(self, iteration, slots):
+        slots = range(slots) if isinstance(slots, int) else slots
+        key, n = derive(self.key, iteration), 2 * self.pulls
+        batches = []
+        for slot in slots:
+            arms, x, action = uniform(derive(key, slot), 18 + 7 * n).float().split([18, 6 * n, n])
+            x, action = 2 * x.reshape(n, 6) - 1, (3 * action).floor()
+            reward = ((2 * arms - 1).reshape(3, 6)[action.long()] * x).sum(1)
+            batches.append((x, torch.stack([action, reward], 1)))
+        x, y = (torch.stack(parts) for parts in zip(*batches))
+        support, query = slice(0, self.pulls), slice(self.pulls, None)
+        return Task(Batch(x[:, support], y[:, support]), Batch(x[:, query], y[:, query]))
 """,
     (6,),
+    """
+dataset: {_target_: nets.Bandits}
+objective: {_target_: nets.Reinforce}
+picture: null
+pulls: 6
+seed: ${seed}
+""",
 )

@@ -146,3 +146,25 @@ def test_rows_of_a_packed_sequence_from_outside_are_differentiated():
     theirs.data.requires_grad_()
     (expected,) = torch.autograd.grad((module(theirs)[0].data ** 2).sum(), theirs.data)
     torch.testing.assert_close(gradient.data, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_packed_sequence_is_an_argument_like_any_other():
+    torch.manual_seed(0)
+    module = nn.LSTM(4, 3).double()
+    model, params = neo.nn.from_torch(module)
+    x = torch.randn(5, 4, 4, dtype=torch.float64)
+    packed = pack_padded_sequence(neo.LiteTensor(x), LENGTHS, enforce_sorted=False)
+
+    def loss(packed: Any) -> Any:
+        return (model(params, packed)[0].data ** 3).sum()
+
+    gradient = neo.grad(loss, argnums=0)(packed)
+    assert isinstance(gradient, PackedSequence)
+    assert gradient[1:] == (None, None, None)
+    curvature = neo.hvp(lambda rows: loss(packed._replace(data=rows)), (packed.data,), (packed.data,))
+    theirs = pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
+    theirs.data.requires_grad_()
+    (expected,) = torch.autograd.grad((module(theirs)[0].data ** 3).sum(), theirs.data, create_graph=True)
+    torch.testing.assert_close(gradient.data.data, expected.detach(), rtol=1e-10, atol=1e-12)
+    (second,) = torch.autograd.grad((expected * theirs.data.detach()).sum(), theirs.data)
+    torch.testing.assert_close(curvature[0].data, second, rtol=1e-9, atol=1e-12)
