@@ -141,7 +141,7 @@ def _register_packed_sequence() -> None:
         warnings.catch_warnings()
     ):  # that optree would take it for a named tuple, which is what this is about
         warnings.simplefilter("ignore", UserWarning)
-        _put(
+        optree.register_pytree_node(
             PackedSequence,
             lambda packed: (
                 tuple(packed),
@@ -149,6 +149,7 @@ def _register_packed_sequence() -> None:
                 ("data", "batch_sizes", "sorted_indices", "unsorted_indices"),
             ),
             lambda _, parts: tuple.__new__(PackedSequence, parts),
+            namespace=NAMESPACE,
             path_entry_type=optree.GetAttrEntry,
         )
 
