@@ -113,14 +113,6 @@ def picked(pick: Any, x: Any, dim: int, keepdim: bool) -> Any:
     return values_at(type(found), x, dim, found.indices, keepdim)
 
 
-def entry_at(x: Any, pick: Any) -> Any:
-    """The entry of x that a torch function picks from all of them; by gather, which needs no number of the index."""
-    flat = x.reshape((-1,))
-    if not flat.numel():
-        return flat.sum() + pick(raw(flat))  # nan, as torch has it
-    return torch.gather(flat, 0, pick(raw(flat), 0).indices.reshape(1)).reshape(())
-
-
 def values_at(kind: Any, x: Any, dim: int, places: torch.Tensor, keepdim: bool = True) -> Any:
     values = torch.gather(x, dim, places)
     if not keepdim and x.ndim:

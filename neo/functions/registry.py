@@ -358,6 +358,8 @@ def _functional_form(name: str) -> str:
     return ", and Neo has no functional form of it. Compute on x.data where it is a constant."
 
 
+def _define_in_place_methods() -> None:
+    """x.add_(1) and its like: what torch's do in code written for torch; elsewhere they say what to use instead."""
     for method in dir(torch.Tensor):
         if method.endswith("_") and not method.endswith("__") and method not in _elsewhere.ATTRIBUTES:
             if hasattr(LiteTensor, method):
