@@ -9,6 +9,7 @@ __all__ = [
     "GradcheckError",
     "GradientError",
     "InPlaceError",
+    "KernelArgumentError",
     "NeoError",
     "NumberError",
     "SavedTensorError",
@@ -46,6 +47,10 @@ class ComplexError(NeoError, TypeError):
 
 class CaptureError(NeoError, RuntimeError):
     """A step cannot be recorded as a CUDA graph; the message says why, and what it must not do."""
+
+
+class KernelArgumentError(NeoError, RuntimeError):
+    """A tensor that a compiled kernel cannot take; the message names kernel and argument, what was expected and got."""
 
 
 class GradcheckError(NeoError, AssertionError):

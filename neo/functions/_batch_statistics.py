@@ -23,9 +23,10 @@ _backward = torch.ops.aten.native_batch_norm_backward.default
 
 
 def in_pieces(x: torch.Tensor) -> bool:
-    """Whether x (n, c, h, w) is stored channels-last on the CPU, and has many pixels."""
+    """Whether x (n, c, h, w), float32 or float64, is stored channels-last on the CPU, and has many pixels."""
     return (
         x.ndim == 4
+        and x.dtype in (torch.float32, torch.float64)  # of shorter numbers torch itself sums in float32
         and x.stride(1) == 1
         and x.numel() > FEW_PIXELS * x.shape[1]
         and x.device.type == "cpu"
@@ -61,8 +62,25 @@ def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, variances.mean(0) + (means - mean).square_().mean(0)
 
 
+def expect_channels(where, channels, **params):
+    """RuntimeError, in torch's words, for a parameter that does not hold one number for each channel.
+
+    torch.batch_norm asks before it calls its kernels, which do not: they read past the end.
+    """
+    for name, param in params.items():
+        if param is not None and param.numel() != channels:
+            raise RuntimeError(f"{where}{name} should contain {channels} elements not {param.numel()}")
+
+
+def _dense(per_channel):
+    """torch's channels-last kernels read a strided parameter as if its numbers lay side by side."""
+    return None if per_channel is None else per_channel.contiguous()
+
+
 def normalized(x, weight, bias, eps):
     """(y, μ, r): y = w r (x − μ) + b, μ the mean of each channel and r = 1/√(variance + eps)."""
+    expect_channels("", x.shape[1], weight=weight, bias=bias)
+    weight, bias = _dense(weight), _dense(bias)
     if not in_pieces(x):
         return _native(x, weight, bias, None, None, True, 0.0, eps)
     mean, variance = moments(x)
@@ -72,6 +90,7 @@ def normalized(x, weight, bias, eps):
 
 def normalized_gradient(g, x, weight, mean, scale, eps):
     """(x̄, w̄, b̄) = (w r (g − ⟨g⟩ − x̂ ⟨g x̂⟩), Σ g x̂, Σ g) for x̂ = r (x − μ)."""
+    weight, mean, scale = _dense(weight), _dense(mean), _dense(scale)
     if any_batched(g, x, weight):
         return _gradient_of_example(g, x, weight, mean, scale)
     if not in_pieces(x):

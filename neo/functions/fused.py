@@ -21,6 +21,7 @@ from neo.functions.registry import raw
 from neo.kernels import block as block_kernels
 from neo.kernels import first as first_kernels
 from neo.kernels.norm import largest_window
+from neo.kernels.operands import per_channel
 
 __all__ = [
     "batch_norm_relu",
@@ -104,8 +105,8 @@ def _on_own_kernels(x, weight, bias):
     return (
         kernels.ready(image)
         and image.numel() > image.shape[1]  # of one value a channel, torch says what is wrong
-        and bias.dtype is image.dtype
-        and (weight is None or weight.dtype is image.dtype)
+        and bias is not None
+        and all(per_channel(raw(param), image.shape[1], image) for param in (weight, bias))
     )
 
 
@@ -180,9 +181,7 @@ def first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps=1e-5
     """
     if not isinstance(x, torch.Tensor) or weight is None or bias is None or beta is None:
         return None
-    if weight.dtype is not x.dtype or tuple(weight.shape[1:]) != (x.shape[1], 3, 3):
-        return None
-    if not first_kernels.ready(x, weight.shape[0], window) or stride not in (1, 2):
+    if not first_kernels.ready(x, [raw(value) for value in (weight, bias, gamma, beta)], stride, window):
         return None
     return first_block(weight, bias, gamma, beta, eps, first_kernels.Images(x, stride, window))
 

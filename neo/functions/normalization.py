@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.errors import InPlaceError
-from neo.functions._batch_statistics import normalized, normalized_gradient
+from neo.functions._batch_statistics import expect_channels, normalized, normalized_gradient
 from neo.functions.registry import implements
 from neo.tensor import LiteTensor
 
@@ -119,6 +119,8 @@ def batch_norm(
                 "batch_norm: training=False normalises by running_mean and running_var, got None; "
                 "give them, or pass training=True to use the statistics of the batch"
             )
+        given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+        expect_channels("batch_norm: ", x.shape[1], **given)
         return _by_running_statistics(x, running_mean, running_var, weight, bias, eps)
     if running_mean is not None or running_var is not None:
         raise InPlaceError(
@@ -129,6 +131,8 @@ def batch_norm(
         raise ValueError(
             f"batch_norm: expected more than 1 value per channel when training, got input size {x.shape}"
         )
+    expect_channels("batch_norm: ", x.shape[1], weight=weight, bias=bias)
+    weight, bias = (param if param is None or param.ndim == 1 else param.reshape(-1) for param in (weight, bias))
     return batch_normalize(x, weight, bias, eps)
 
 
@@ -195,6 +199,10 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
     if not shape or tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise RuntimeError(
             f"rms_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}"
+        )
+    if weight is not None and tuple(weight.shape) != shape:
+        raise RuntimeError(
+            f"rms_norm: expected a weight of the same shape as normalized_shape, {shape}, got {tuple(weight.shape)}"
         )
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     y = x * torch.rsqrt((x * x).mean(tuple(range(-len(shape), 0)), True) + eps) if x.numel() else x

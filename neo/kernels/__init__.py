@@ -21,7 +21,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,19 +38,20 @@ __all__ = [
     "triton_kernels",
 ]
 
-_CHANNELS_LAST = torch.channels_last
 _transform = torch._C._functorch.peek_interpreter_stack  # the innermost open transform, or None
 
 
-def _load() -> ModuleType | None:
+def _load() -> Any:
     """The variant for this processor; None where the package was built without a C compiler that can make them."""
     capability = torch.backends.cpu.get_cpu_capability()  # what torch's own kernels were chosen by
     wider = {"AVX512": ("_avx512", "_avx2"), "AVX2": ("_avx2",)}.get(capability, ())
     for name in (*wider, "_baseline"):
         try:
-            return importlib.import_module(f"neo.kernels.{name}")
+            found: Any = importlib.import_module(f"neo.kernels.{name}")
         except ImportError:
             continue
+        found.use_describe(direct.describe)
+        return found
     return None
 
 
@@ -63,7 +63,7 @@ _on = library is not None
 def own_products() -> bool:
     """Whether products of matrices run on Neo's kernels now: switched on, both extensions built, and an AMD processor,
     on which they are faster than torch's (docs/benchmarks.md). On others nothing was measured, and torch's serve."""
-    return available() and library.AMD and direct.look is not None
+    return _on and library.AMD and direct.look is not None
 
 
 def _use(on: bool) -> None:
@@ -73,9 +73,10 @@ def _use(on: bool) -> None:
 
 
 def available() -> bool:
-    """Whether this build has kernels for this processor, they are switched on, and no torch.func transform is open:
-    under vmap a tensor stands for a whole batch, and has no memory of its own to read."""
-    return _on and _transform() is None
+    """Whether this build has kernels for this processor, they are switched on, and neither a torch.func transform nor
+    CPU autocast is open: under vmap a tensor stands for a whole batch, and has no memory of its own to read; under
+    autocast torch decides op by op which dtype it computes in."""
+    return _on and _transform() is None and not torch.is_autocast_enabled("cpu")
 
 
 def refuse_transforms() -> None:
@@ -101,14 +102,7 @@ def switched_off() -> Iterator[None]:
 def ready(x: torch.Tensor) -> bool:
     """Whether the kernels take x (n, channels, h, w): on the CPU, float32 or float64, channels-last, not empty, and
     channels a multiple of what one vector holds (16 float32 numbers at most)."""
-    return (
-        available()
-        and x.ndim == 4
-        and x.device.type == "cpu"
-        and fits(x.shape[1], x.dtype)
-        and x.numel() > 0
-        and x.is_contiguous(memory_format=_CHANNELS_LAST)
-    )
+    return available() and library.takes(x)
 
 
 def fits(channels: int, dtype: torch.dtype) -> bool:

@@ -29,6 +29,7 @@
 #include <cstring>
 #include <vector>
 
+#include "direct_buffers.h"
 #include "direct_losses.h"
 #include "direct_memory.h"
 #include "direct_products.h"
@@ -158,14 +159,16 @@ PyObject* sum_of_rows(PyObject* fallback, PyObject* const* arguments, Py_ssize_t
 // empty(shape, dtype, channels_last), a CPU tensor; without letting go of the GIL, which another thread would take up
 PyObject* empty(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  if (count != 3 || !PyTuple_Check(arguments[0]) || !THPDtype_Check(arguments[1]) || !unwatched())
+  if (count != 3 || !PyTuple_Check(arguments[0]) || !THPDtype_Check(arguments[1]) || !PyBool_Check(arguments[2]) ||
+      !unwatched())
     return elsewhere(fallback, arguments, count);
   const Py_ssize_t dims = PyTuple_GET_SIZE(arguments[0]);
   c10::SmallVector<int64_t, 5> shape;
   for (Py_ssize_t i = 0; i < dims; ++i) {
     PyObject* size = PyTuple_GET_ITEM(arguments[0], i);
     if (!PyLong_CheckExact(size)) return elsewhere(fallback, arguments, count);
-    shape.push_back(PyLong_AsLongLong(size));
+    int overflow = 0;
+    shape.push_back(PyLong_AsLongLongAndOverflow(size, &overflow));  // -1 where it overflows
     if (shape.back() < 0) return elsewhere(fallback, arguments, count);  // torch says what is wrong with it
   }
   const auto layout = arguments[2] == Py_True ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
@@ -267,5 +270,6 @@ PyMODINIT_FUNC PyInit__direct() {
   dense = at::detail::empty_cpu({0}, at::kFloat).key_set();
   PyModule_AddStringConstant(made, "TORCH", TORCH_VERSION);
   PyModule_AddObject(made, "look", PyCapsule_New(&look, NEO_LOOK, nullptr));
+  PyModule_AddObject(made, "describe", PyCapsule_New(&describes, NEO_DESCRIBE, nullptr));
   return made;
 }

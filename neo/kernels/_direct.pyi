@@ -3,6 +3,7 @@ from typing import Any
 
 TORCH: str
 look: object
+describe: object
 
 def bind(name: str, fallback: Callable[..., Any]) -> Callable[..., Any]: ...
 def use_matrix(matrix: object) -> None: ...

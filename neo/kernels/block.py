@@ -14,10 +14,9 @@ import torch
 from neo import kernels
 from neo.kernels import direct
 from neo.kernels.norm import largest_window
+from neo.kernels.operands import last, per_channel, plain
 
 __all__ = ["block", "block_gradient", "block_gradient_back", "ready"]
-
-_LAST = torch.channels_last
 
 
 def ready(x: Any, params: Any, stride: int, window: int) -> bool:
@@ -32,7 +31,10 @@ def ready(x: Any, params: Any, stride: int, window: int) -> bool:
         and stride in (1, 2)
         and 1 <= window <= min(down, across, largest_window)
         and n * down * across > 1  # of one value a channel, torch says what is wrong
-        and all(p is None or (p.dtype is x.dtype and p.device == x.device) for p in params)
+        and weight.dtype is x.dtype
+        and weight.device == x.device
+        and params[-1] is not None
+        and all(per_channel(p, weight.shape[0], x) for p in params[1:])
     )
 
 
@@ -47,7 +49,7 @@ def block(x, weight, bias, gamma, beta, eps, stride, window):
     place = direct.empty(shape, torch.uint8, True) if window > 1 else None
     mean, scale = _channels(outputs, x), _channels(outputs, x)
     kernels.library.block(
-        x, _last(weight), _plain(bias), _plain(gamma), beta.contiguous(), eps, z, y, place,
+        x, last(weight, x.dtype), plain(bias, x.dtype), plain(gamma, x.dtype), plain(beta, x.dtype), eps, z, y, place,
         mean, scale, stride, window
     )  # fmt: skip
     return y, z, place, mean, scale
@@ -62,8 +64,8 @@ def block_gradient(y_bar, more, x, weight, gamma, z, mean, scale, y, place, stri
     w_bar = direct.empty(weight.shape, x.dtype, True) if asked[1] else None
     gamma_bar, beta_bar = _channels(outputs, x), _channels(outputs, x)
     kernels.library.block_gradient(
-        _last(y_bar), _last(more), y, place, x, _last(weight), _plain(gamma), z, mean, scale, z_bar, x_bar, w_bar,
-        gamma_bar, beta_bar, stride, window
+        last(y_bar, x.dtype), last(more, x.dtype), y, place, x, last(weight, x.dtype), plain(gamma, x.dtype), z, mean,
+        scale, z_bar, x_bar, w_bar, gamma_bar, beta_bar, stride, window
     )  # fmt: skip
     return z_bar, x_bar, w_bar, gamma_bar, beta_bar
 
@@ -103,19 +105,12 @@ def block_gradient_back(
     gamma_out = _channels(weight.shape[0], x) if need_gamma else None
     z_out = direct.empty(z.shape, x.dtype, True)
     kernels.library.block_gradient_back(
-        _last(X), _last(W), _plain(G), _plain(B), _last(y_bar), y, place, x, _last(weight), _plain(gamma), z, mean,
-        scale, gamma_bar, beta_bar, z_bar, Z, room, y_bar_out, x_out, w_out, gamma_out, z_out, stride, window
+        last(X, x.dtype), last(W, x.dtype), plain(G, x.dtype), plain(B, x.dtype), last(y_bar, x.dtype), y, place, x,
+        last(weight, x.dtype), plain(gamma, x.dtype), z, mean, scale, gamma_bar, beta_bar, z_bar, Z, room, y_bar_out,
+        x_out, w_out, gamma_out, z_out, stride, window
     )  # fmt: skip
     return y_bar_out, Z, x_out, w_out, gamma_out, z_out
 
 
 def _channels(count, like):
     return direct.empty((count,), like.dtype, False)
-
-
-def _last(image):
-    return None if image is None else image.contiguous(memory_format=_LAST)
-
-
-def _plain(per_channel):
-    return None if per_channel is None else per_channel.contiguous()

@@ -11,10 +11,10 @@ import torch
 
 from neo import kernels
 from neo.kernels import direct
+from neo.kernels.operands import last, per_channel, plain
 
 __all__ = ["bias_gradient", "convolution", "input_gradient", "weight_gradient"]
 
-_LAST = torch.channels_last
 _STRIDES = {
     ((stride, stride), (1, 1), (1, 1), False, (0, 0), 1): stride for stride in (1, 2)
 }  # what the kernels compute: padding 1, nothing dilated, no groups
@@ -25,13 +25,13 @@ def convolution(
 ) -> torch.Tensor | None:
     """x ∗ weight + bias; x (n, in, h, w), weight (out, in, 3, 3)."""
     stride = _stride(weight.shape, weight.dtype, geometry)
-    if not stride or not kernels.ready(x) or x.dtype is not weight.dtype:
+    if not stride or not kernels.ready(x) or not _alike(x, weight) or x.shape[1] != weight.shape[1]:
         return None
-    if bias is not None and (bias.dtype is not x.dtype or not bias.is_contiguous()):
+    if not per_channel(bias, weight.shape[0], x):
         return None
     n, _, h, w = x.shape
     y = _image((n, weight.shape[0], (h - 1) // stride + 1, (w - 1) // stride + 1), x.dtype)
-    kernels.library.convolution(x, weight.contiguous(memory_format=_LAST), bias, y, stride)
+    kernels.library.convolution(x, last(weight, x.dtype), plain(bias, x.dtype), y, stride)
     return y
 
 
@@ -39,30 +39,22 @@ def input_gradient(g: torch.Tensor, weight: torch.Tensor, layout: Any, geometry:
     """The gradient of x, whose layout was (shape, strides), from that of x ∗ weight."""
     shape, strides = layout
     stride = _stride(weight.shape, weight.dtype, geometry)
-    if (
-        not stride
-        or strides[1] != 1
-        or g.device.type != "cpu"
-        or g.dtype is not weight.dtype
-        or not g.numel()
-    ):
+    if not stride or strides[1] != 1 or not kernels.available() or not _alike(g, weight):
         return None
-    if not kernels.available():
+    if not _is_output(g, shape, weight.shape, stride):
         return None
     x = _image(shape, g.dtype)
-    kernels.library.convolution_input(
-        g.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST), x, stride
-    )
+    kernels.library.convolution_input(last(g, g.dtype), last(weight, g.dtype), x, stride)
     return x
 
 
 def weight_gradient(x: torch.Tensor, g: torch.Tensor, shape: Any, geometry: Any) -> torch.Tensor | None:
     """The gradient of the weight, of this shape, from x and the gradient of x ∗ weight."""
     stride = _stride(shape, g.dtype, geometry)
-    if not stride or not kernels.ready(x) or x.dtype is not g.dtype or g.device.type != "cpu":
+    if not stride or not kernels.ready(x) or not _alike(x, g) or not _is_output(g, x.shape, shape, stride):
         return None
     weight = _image(shape, g.dtype)
-    kernels.library.convolution_weight(x, g.contiguous(memory_format=_LAST), weight, stride)
+    kernels.library.convolution_weight(x, last(g, g.dtype), weight, stride)
     return weight
 
 
@@ -81,6 +73,18 @@ def _stride(shape: Any, dtype: torch.dtype, geometry: Any) -> int | None:
     if stride is None or len(shape) != 4 or shape[2] != 3 or shape[3] != 3:
         return None
     return stride if kernels.fits(shape[0], dtype) and kernels.fits(shape[1], dtype) else None
+
+
+def _alike(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether both are of one dtype, in the CPU's memory; torch says what is wrong where one is not."""
+    return x.dtype is y.dtype and x.device.type == y.device.type == "cpu" and x.layout is y.layout
+
+
+def _is_output(g: torch.Tensor, image: Any, weight: Any, stride: int) -> bool:
+    """Whether g has the shape of the convolution's output from an image and a weight of these shapes; not empty."""
+    n, inputs, h, w = image
+    down, across = (h - 1) // stride + 1, (w - 1) // stride + 1
+    return g.numel() > 0 and inputs == weight[1] and tuple(g.shape) == (n, weight[0], down, across)
 
 
 def _image(shape: Any, dtype: torch.dtype) -> torch.Tensor:

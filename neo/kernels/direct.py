@@ -24,6 +24,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_gradient",
     "cross_entropy_gradient_back",
+    "describe",
     "div",
     "empty",
     "exp",
@@ -113,6 +114,8 @@ def _tanh_gradient(g: Any, y: Any) -> Any:
 
 look = None if _library is None else _library.look
 """What look.h declares, for the tape."""
+describe = None if _library is None else _library.describe
+"""What buffer.h declares, for the kernels."""
 add = _bound("add", operator.add)
 sub = _bound("sub", operator.sub)
 mul = _bound("mul", operator.mul)

@@ -22,6 +22,8 @@ const int64_t* classes_of(const Tensor& x, const Tensor& target, int64_t ignored
 
 enum Reduction { NONE = 0, MEAN = 1, SUM = 2 };
 
+bool known(long reduction) { return reduction >= NONE && reduction <= SUM; }
+
 // cross_entropy(x, target, reduction, ignored) → (loss, log softmax(x), rows that count)
 PyObject* cross_entropy(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
@@ -30,6 +32,7 @@ PyObject* cross_entropy(PyObject* fallback, PyObject* const* arguments, Py_ssize
   if (given == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
   const long reduction = PyLong_AsLong(arguments[2]), ignored = PyLong_AsLong(arguments[3]);
   if (PyErr_Occurred()) return nullptr;
+  if (!known(reduction)) return elsewhere(fallback, arguments, count);
   const int64_t* target = classes_of(*x, *given, ignored);
   if (target == nullptr) return elsewhere(fallback, arguments, count);
   const int64_t rows = x->size(0), classes = x->size(1);
@@ -77,6 +80,7 @@ struct Rows {
       PyErr_Clear();
       return false;
     }
+    if (!known(reduction)) return false;
     target = classes_of(*log_p, *given, ignored);
     return target != nullptr && g->scalar_type() == log_p->scalar_type() &&
         counted->scalar_type() == g->scalar_type() && counted->numel() == 1 && g->is_contiguous() &&

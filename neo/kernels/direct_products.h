@@ -103,7 +103,8 @@ PyObject* product(PyObject* fallback, PyObject* const* arguments, Py_ssize_t cou
   HANDLE_TH_ERRORS
   const Tensor* a = count == 4 ? plain(arguments[0]) : nullptr;
   const Tensor* b = a != nullptr ? plain(arguments[1]) : nullptr;
-  if (b == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  if (b == nullptr || !PyBool_Check(arguments[2]) || !PyBool_Check(arguments[3]) || !unwatched())
+    return elsewhere(fallback, arguments, count);
   const Side left{*a, arguments[2] == Py_True}, right{*b, arguments[3] == Py_True};
   if (takes(left, right, nullptr)) return own(left, right, nullptr);
   const Tensor& larger = a->numel() > b->numel() ? *a : *b;

@@ -7,10 +7,13 @@ the net, is never stored.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from neo import kernels
 from neo.kernels import direct
+from neo.kernels.operands import last, per_channel, plain
 
 __all__ = [
     "MOST_PLANES",
@@ -24,19 +27,33 @@ __all__ = [
 ]
 
 MOST_PLANES = 4
-_LAST = torch.channels_last
 
 
-def ready(x: torch.Tensor, channels: int, window: int) -> bool:
-    """Whether the kernels take these images to so many channels."""
-    return (
+def ready(x: torch.Tensor, params: Any, stride: int, window: int) -> bool:
+    """Whether the kernels take these torch.Tensors; params: weight, bias, gamma or None, and beta."""
+    weight = params[0]
+    if not (
         kernels.available()
+        and kernels.library.readable(x)
         and x.ndim == 4
-        and x.device.type == "cpu"
-        and kernels.fits(channels, x.dtype)
         and 0 < x.shape[1] <= MOST_PLANES
         and x.numel() > 0
+        and weight.dtype is x.dtype
+        and weight.device == x.device
+        and weight.ndim == 4
+        and tuple(weight.shape[1:]) == (x.shape[1], 3, 3)
+        and kernels.fits(weight.shape[0], x.dtype)
+        and stride in (1, 2)
         and window in (1, 2)
+    ):
+        return False
+    n, _, h, w = x.shape
+    down, across = (h - 1) // stride + 1, (w - 1) // stride + 1
+    return (
+        n * down * across > 1  # of one value a channel, torch says what is wrong
+        and window <= min(down, across)
+        and params[-1] is not None
+        and all(per_channel(p, weight.shape[0], x) for p in params[1:])
     )
 
 
@@ -48,7 +65,7 @@ class Images:
     """
 
     def __init__(self, x: torch.Tensor, stride: int, window: int):
-        self.x, self.stride, self.window = x.contiguous(), stride, window
+        self.x, self.stride, self.window = plain(x, x.dtype), stride, window
         taps = 9 * x.shape[1]
         self.mean = direct.empty((taps,), torch.float64, False)
         self.covariance = direct.empty((taps, taps), torch.float64, False)
@@ -65,9 +82,9 @@ def first(images, weight, gamma, beta, eps):
     place = direct.empty(shape, torch.uint8, True) if window > 1 else None
     kernels.library.first(
         x,
-        weight.contiguous(),
-        gamma,
-        beta,
+        plain(weight, x.dtype),
+        plain(gamma, x.dtype),
+        plain(beta, x.dtype),
         images.mean,
         images.covariance,
         eps,
@@ -85,7 +102,7 @@ def first_gradient(images, y_bar, y, place, weight, gamma, eps):
     sums = direct.empty((9 * images.x.shape[1] + 1, y.shape[1]), torch.float64, False)
     out = tuple(direct.empty(shape, y.dtype, False) for shape in (weight.shape, y.shape[1:2], y.shape[1:2]))
     kernels.library.first_backward(
-        y_bar.contiguous(memory_format=_LAST), y, place, images.x, weight.contiguous(), gamma, images.mean,
+        last(y_bar, y.dtype), y, place, images.x, plain(weight, y.dtype), plain(gamma, y.dtype), images.mean,
         images.covariance, eps, sums, *out, images.stride, images.window
     )  # fmt: skip
     return *out, sums
@@ -100,8 +117,8 @@ def first_gradient_back(images, W, G, B, sums, y, place, weight, gamma, eps):
         direct.empty(y.shape[1:2], y.dtype, False),
     )
     kernels.library.first_backward_back(
-        W.contiguous(), G.contiguous(), B.contiguous(), sums, y, place, images.x, weight.contiguous(), gamma,
-        images.mean, images.covariance, eps, *out, images.stride, images.window
+        plain(W, y.dtype), plain(G, y.dtype), plain(B, y.dtype), sums, y, place, images.x, plain(weight, y.dtype),
+        plain(gamma, y.dtype), images.mean, images.covariance, eps, *out, images.stride, images.window
     )  # fmt: skip
     return out
 
@@ -110,7 +127,7 @@ def correlate(y_bar, y, place, x, stride, window):
     """(taps + 1, channels), float64: Σ g p for each entry p of a patch, then Σ g, g the cotangent before pooling."""
     kernels.refuse_transforms()
     sums = direct.empty((9 * x.shape[1] + 1, y.shape[1]), torch.float64, False)
-    kernels.library.correlate(y_bar.contiguous(memory_format=_LAST), y, place, x, sums, stride, window)
+    kernels.library.correlate(last(y_bar, x.dtype), y, place, x, sums, stride, window)
     return sums
 
 
@@ -118,5 +135,5 @@ def spread(sums, y, place, x, stride, window):
     """The adjoint of correlate in y_bar."""
     kernels.refuse_transforms()
     out = direct.empty(y.shape, y.dtype, True)
-    kernels.library.spread(sums.to(x.dtype).contiguous(), y, place, x, out, stride, window)
+    kernels.library.spread(plain(sums, x.dtype), y, place, x, out, stride, window)
     return out

@@ -1,110 +1,19 @@
 """The kernels as functions of torch tensors; compiled once for each instruction set, by the files that include this.
 
-Arguments are checked by their callers (neo/kernels/__init__.py): shapes, layouts and dtypes are taken on trust here.
+Every tensor is checked before its memory is touched (buffers.pxi): KernelArgumentError names kernel and argument. What
+a kernel computes stands at its callers (block.py, convolution.py, first.py, norm.py), which make the outputs.
 The GIL is let go while a kernel runs, so that tasks on threads run side by side; not for a few microseconds, which are
 shorter than another thread takes to wake up and this one to get the GIL back.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport uint8_t, uintptr_t
 
-
-ctypedef const void *In         # numbers to be read, float or double
-ctypedef const uint8_t *Places  # which pixel of a window, a byte each
-ctypedef void *Out
-
-
-cdef extern from "kernels.h" nogil:
-    enum: VECTOR_BYTES
-    int convolution_float(In x, In weight, In bias, Out y, long n, long h, long w, long inputs, long outputs, int stride)
-    int convolution_double(In x, In weight, In bias, Out y, long n, long h, long w, long inputs, long outputs, int stride)
-    int convolution_input_float(In g, In weight, Out x, long n, long h, long w, long inputs, long outputs, int stride)
-    int convolution_input_double(In g, In weight, Out x, long n, long h, long w, long inputs, long outputs, int stride)
-    int convolution_weight_float(In x, In g, Out weight, long n, long h, long w, long inputs, long outputs, int stride)
-    int convolution_weight_double(In x, In g, Out weight, long n, long h, long w, long inputs, long outputs, int stride)
-    void channel_sums_float(In x, Out sums, long pixels, long channels)
-    void channel_sums_double(In x, Out sums, long pixels, long channels)
-    void pixel_means_float(In x, Out means, long n, long pixels, long channels)
-    void pixel_means_double(In x, Out means, long n, long pixels, long channels)
-    void spread_means_float(In means, Out x, long n, long pixels, long channels)
-    void spread_means_double(In means, Out x, long n, long pixels, long channels)
-    int norm_float(In x, In weight, In bias, Out y, uint8_t *place, Out mean, Out scale, double eps, long n, long h, long w,
-                   long channels, long window)
-    int norm_double(In x, In weight, In bias, Out y, uint8_t *place, Out mean, Out scale, double eps, long n, long h, long w,
-                    long channels, long window)
-    int norm_gradient_float(In y_bar, In y, Places place, In x, In weight, In mean, In scale, Out x_bar, Out sum_gx,
-                            Out sum_g, long n, long h, long w, long channels, long window)
-    int norm_gradient_double(In y_bar, In y, Places place, In x, In weight, In mean, In scale, Out x_bar, Out sum_gx,
-                             Out sum_g, long n, long h, long w, long channels, long window)
-    int norm_gradient_back_float(In X, In W, In B, In y_bar, In y, Places place, In x, In weight, In mean, In scale,
-                                 In sum_gx, In sum_g, Out y_bar_out, Out x_out, Out w_out, long n, long h, long w,
-                                 long channels, long window)
-    int norm_gradient_back_double(In X, In W, In B, In y_bar, In y, Places place, In x, In weight, In mean, In scale,
-                                  In sum_gx, In sum_g, Out y_bar_out, Out x_out, Out w_out, long n, long h, long w,
-                                  long channels, long window)
-    int block_float(In x, In weight, In bias, In gamma, In beta, double eps, Out z, Out y, uint8_t *place, Out mean,
-                  Out scale, long n, long h, long w, long inputs, long outputs, int stride, long window)
-    int block_double(In x, In weight, In bias, In gamma, In beta, double eps, Out z, Out y, uint8_t *place, Out mean,
-                  Out scale, long n, long h, long w, long inputs, long outputs, int stride, long window)
-    int block_gradient_float(In y_bar, In more, In y, Places place, In x, In weight, In gamma, In z, In mean, In scale,
-                           Out z_bar, Out x_bar, Out w_bar, Out gamma_bar, Out beta_bar, long n, long h, long w,
-                           long inputs, long outputs, int stride, long window)
-    int block_gradient_double(In y_bar, In more, In y, Places place, In x, In weight, In gamma, In z, In mean, In scale,
-                           Out z_bar, Out x_bar, Out w_bar, Out gamma_bar, Out beta_bar, long n, long h, long w,
-                           long inputs, long outputs, int stride, long window)
-    int block_gradient_back_float(In X, In W, In G, In B, In y_bar, In y, Places place, In x, In weight, In gamma, In z,
-                                In mean, In scale, In gamma_bar, In beta_bar, In z_bar, Out Z, Out room, Out y_bar_out,
-                                Out x_out, Out w_out, Out gamma_out, Out z_out, long n, long h, long w, long inputs,
-                                long outputs, int stride, long window)
-    int block_gradient_back_double(In X, In W, In G, In B, In y_bar, In y, Places place, In x, In weight, In gamma, In z,
-                                In mean, In scale, In gamma_bar, In beta_bar, In z_bar, Out Z, Out room, Out y_bar_out,
-                                Out x_out, Out w_out, Out gamma_out, Out z_out, long n, long h, long w, long inputs,
-                                long outputs, int stride, long window)
-    int moments_float(In x, double *mean, double *covariance, long n, long planes, long h, long w, long stride)
-    int moments_double(In x, double *mean, double *covariance, long n, long planes, long h, long w, long stride)
-    int first_float(In x, In weight, In gamma, In beta, const double *mean, const double *covariance, double eps, Out y,
-                    uint8_t *place, long n, long planes, long h, long w, long stride, long window, long channels)
-    int first_double(In x, In weight, In gamma, In beta, const double *mean, const double *covariance, double eps, Out y,
-                     uint8_t *place, long n, long planes, long h, long w, long stride, long window, long channels)
-    int first_backward_float(In y_bar, In y, Places place, In x, In weight, In gamma, const double *mean,
-                             const double *covariance, double eps, double *sums, Out w_bar, Out gamma_bar, Out beta_bar,
-                             long n, long planes, long h, long w, long stride, long window, long channels)
-    int first_backward_double(In y_bar, In y, Places place, In x, In weight, In gamma, const double *mean,
-                              const double *covariance, double eps, double *sums, Out w_bar, Out gamma_bar, Out beta_bar,
-                              long n, long planes, long h, long w, long stride, long window, long channels)
-    int first_backward_back_float(In W, In G, In B, const double *sums, In y, Places place, In x, In weight, In gamma,
-                                  const double *mean, const double *covariance, double eps, Out y_bar_out,
-                                  Out weight_out, Out gamma_out, long n, long planes, long h, long w, long stride,
-                                  long window, long channels)
-    int first_backward_back_double(In W, In G, In B, const double *sums, In y, Places place, In x, In weight, In gamma,
-                                   const double *mean, const double *covariance, double eps, Out y_bar_out,
-                                   Out weight_out, Out gamma_out, long n, long planes, long h, long w, long stride,
-                                   long window, long channels)
-    int correlate_float(In y_bar, In y, Places place, In x, double *sums, long n, long planes, long h, long w, long stride,
-                        long window, long channels)
-    int correlate_double(In y_bar, In y, Places place, In x, double *sums, long n, long planes, long h, long w, long stride,
-                         long window, long channels)
-    int spread_float(In sums, In y, Places place, In x, Out out, long n, long planes, long h, long w, long stride,
-                     long window, long channels)
-    int spread_double(In sums, In y, Places place, In x, Out out, long n, long planes, long h, long w, long stride,
-                      long window, long channels)
-
-
-cdef extern from "kernels.h":
-    ctypedef struct NeoMatrix:
-        pass
-    NeoMatrix matrix_kernels "matrix"
-    const char *NEO_MATRIX
-    bint is_amd()
+include "declarations.pxi"
+include "buffers.pxi"
 
 
 matrix = PyCapsule_New(&matrix_kernels, NEO_MATRIX, NULL)    # for _direct.cpp
 AMD = is_amd()
 BYTES = VECTOR_BYTES    # of a vector: channels must be a multiple of BYTES / itemsize
-
-
-cdef inline void *at(object tensor):
-    """Where a tensor's numbers are; NULL for None."""
-    return NULL if tensor is None else <void *> <uintptr_t> tensor.data_ptr()
 
 
 cdef extern from "Python.h" nogil:
@@ -114,7 +23,10 @@ cdef extern from "Python.h" nogil:
     void PyEval_RestoreThread(PyThreadState *thread)
 
 
-cdef long SHORT_NS = 25000
+cdef enum:
+    SHORT_NS = 25000
+    LARGEST_WINDOW = 15     # its places fit a byte
+    MOST_PLANES = 4         # of a first block's images
 
 
 cdef inline PyThreadState *let_go(long entries, long nanoseconds_each) noexcept nogil:
@@ -133,122 +45,165 @@ cdef int done(int status) except -1:
     return 0
 
 
-def convolution(x, weight, bias, y, int stride):
-    cdef bint wide = x.itemsize == 8
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pb = at(bias)
-    cdef void *py = at(y)
-    cdef long n, inputs, h, w, outputs = weight.shape[0]
-    cdef int status
-    n, inputs, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
-    status = (convolution_double if wide else convolution_float)(px, pw, pb, py, n, h, w, inputs, outputs, stride)
+cdef inline long entries_of(const Call *call) noexcept:
+    return call.n * call.channels * call.h * call.w
+
+
+cdef inline int stride_of(str kernel, long stride) except -1:
+    return expect(stride == 1 or stride == 2, kernel, "stride", "1 or 2", stride)
+
+
+cdef int window_of(str kernel, long window, long h, long w, long largest) except -1:
+    """A window as large as the image or what the kernels can take, at the most."""
+    cdef long most = min(h, w, largest)
+    if not 1 <= window <= most:
+        refuse(kernel, "window", f"1 to {most}", window)
+    return 0
+
+
+# --- convolutions ---------------------------------------------------------------------------------------------------
+
+
+def convolution(x, weight, bias, y, long stride):
+    cdef str kernel = "convolution"
+    cdef Call call
+    begin(&call)
+    stride_of(kernel, stride)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, READ)
+    cdef long outputs = call.last.size[0]
+    cdef void *pb = row(&call, kernel, "bias", bias, outputs, READ | OPTIONAL)
+    cdef void *py = image(&call, kernel, "y", y, call.n, outputs, (call.h - 1) // stride + 1, (call.w - 1) // stride + 1,
+                          WRITTEN)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
+    cdef int status = (convolution_double if call.dtype == NEO_DOUBLE else convolution_float)(
+        px, pw, pb, py, call.n, call.h, call.w, call.channels, outputs, <int> stride)
     take_back(thread)
     done(status)
 
 
-def convolution_input(g, weight, x, int stride):
-    cdef bint wide = x.itemsize == 8
-    cdef void *pg = at(g)
-    cdef void *pw = at(weight)
-    cdef void *px = at(x)
-    cdef long n, inputs, h, w, outputs = weight.shape[0]
-    cdef int status
-    n, inputs, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
-    status = (convolution_input_double if wide else convolution_input_float)(
-        pg, pw, px, n, h, w, inputs, outputs, stride)
+def convolution_input(g, weight, x, long stride):
+    cdef str kernel = "convolution_input"
+    cdef Call call
+    begin(&call)
+    stride_of(kernel, stride)
+    cdef void *px = lead(&call, kernel, "x", x, True, WRITTEN)
+    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, READ)
+    cdef long outputs = call.last.size[0]
+    cdef void *pg = image(&call, kernel, "g", g, call.n, outputs, (call.h - 1) // stride + 1, (call.w - 1) // stride + 1,
+                          READ)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
+    cdef int status = (convolution_input_double if call.dtype == NEO_DOUBLE else convolution_input_float)(
+        pg, pw, px, call.n, call.h, call.w, call.channels, outputs, <int> stride)
     take_back(thread)
     done(status)
 
 
-def convolution_weight(x, g, weight, int stride):
-    cdef bint wide = x.itemsize == 8
-    cdef void *pg = at(g)
-    cdef void *pw = at(weight)
-    cdef void *px = at(x)
-    cdef long n, inputs, h, w, outputs = weight.shape[0]
-    cdef int status
-    n, inputs, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
-    status = (convolution_weight_double if wide else convolution_weight_float)(
-        px, pg, pw, n, h, w, inputs, outputs, stride)
+def convolution_weight(x, g, weight, long stride):
+    cdef str kernel = "convolution_weight"
+    cdef Call call
+    begin(&call)
+    stride_of(kernel, stride)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, WRITTEN)
+    cdef long outputs = call.last.size[0]
+    cdef void *pg = image(&call, kernel, "g", g, call.n, outputs, (call.h - 1) // stride + 1, (call.w - 1) // stride + 1,
+                          READ)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
+    cdef int status = (convolution_weight_double if call.dtype == NEO_DOUBLE else convolution_weight_float)(
+        px, pg, pw, call.n, call.h, call.w, call.channels, outputs, <int> stride)
     take_back(thread)
     done(status)
+
+
+# --- sums over pixels -----------------------------------------------------------------------------------------------
 
 
 def channel_sums(x, sums):
-    cdef bint wide = x.itemsize == 8
-    cdef void *px = at(x)
-    cdef void *ps = at(sums)
-    cdef long channels = sums.shape[0]
-    cdef long pixels = x.numel() // channels
-    cdef PyThreadState *thread = let_go(pixels * channels, 1)
-    if wide:
-        channel_sums_double(px, ps, pixels, channels)
-    else:
-        channel_sums_float(px, ps, pixels, channels)
+    cdef str kernel = "channel_sums"
+    cdef Call call
+    begin(&call)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef void *ps = row(&call, kernel, "sums", sums, call.channels, WRITTEN)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
+    (channel_sums_double if call.dtype == NEO_DOUBLE else channel_sums_float)(
+        px, ps, call.n * call.h * call.w, call.channels)
     take_back(thread)
 
 
 def pixel_means(x, means):
-    cdef bint wide = x.itemsize == 8
-    cdef void *px = at(x)
-    cdef void *pm = at(means)
-    cdef long n, channels, h, w
-    n, channels, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
-    (pixel_means_double if wide else pixel_means_float)(px, pm, n, h * w, channels)
+    cdef str kernel = "pixel_means"
+    cdef Call call
+    begin(&call)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef void *pm = table(&call, kernel, "means", means, call.dtype, call.n, call.channels, WRITTEN)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
+    (pixel_means_double if call.dtype == NEO_DOUBLE else pixel_means_float)(
+        px, pm, call.n, call.h * call.w, call.channels)
     take_back(thread)
 
 
 def spread_means(means, x):
-    cdef bint wide = x.itemsize == 8
-    cdef void *px = at(x)
-    cdef void *pm = at(means)
-    cdef long n, channels, h, w
-    n, channels, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
-    (spread_means_double if wide else spread_means_float)(pm, px, n, h * w, channels)
+    cdef str kernel = "spread_means"
+    cdef Call call
+    begin(&call)
+    cdef void *px = lead(&call, kernel, "x", x, True, WRITTEN)
+    cdef void *pm = table(&call, kernel, "means", means, call.dtype, call.n, call.channels, READ)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
+    (spread_means_double if call.dtype == NEO_DOUBLE else spread_means_float)(
+        pm, px, call.n, call.h * call.w, call.channels)
     take_back(thread)
 
 
+# --- batch norm, rectifier, pooling ---------------------------------------------------------------------------------
+
+
 def norm(x, weight, bias, y, place, mean, scale, double eps, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pb = at(bias)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *pm = at(mean)
-    cdef void *ps = at(scale)
-    cdef long n, channels, h, w
-    cdef int status
-    n, channels, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
-    status = (norm_double if wide else norm_float)(px, pw, pb, py, pp, pm, ps, eps, n, h, w, channels, window)
+    cdef str kernel = "norm"
+    cdef Call call
+    begin(&call)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef long n = call.n, channels = call.channels, h = call.h, w = call.w
+    window_of(kernel, window, h, w, LARGEST_WINDOW)
+    cdef void *pw = row(&call, kernel, "weight", weight, channels, READ | OPTIONAL)
+    cdef void *pb = row(&call, kernel, "bias", bias, channels, READ)
+    cdef void *py = image(&call, kernel, "y", y, n, channels, h // window, w // window, WRITTEN)
+    cdef uint8_t *pp = places(&call, kernel, place, n, channels, h // window, w // window, window, WRITTEN)
+    cdef void *pm = row(&call, kernel, "mean", mean, channels, WRITTEN)
+    cdef void *ps = row(&call, kernel, "scale", scale, channels, WRITTEN)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
+    cdef int status = (norm_double if call.dtype == NEO_DOUBLE else norm_float)(
+        px, pw, pb, py, pp, pm, ps, eps, n, h, w, channels, window)
     take_back(thread)
     done(status)
 
 
 def norm_gradient(y_bar, y, place, x, weight, mean, scale, x_bar, sum_gx, sum_g, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *pg = at(y_bar)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pm = at(mean)
-    cdef void *ps = at(scale)
-    cdef void *out = at(x_bar)
-    cdef void *pgx = at(sum_gx)
-    cdef void *psg = at(sum_g)
-    cdef long n, channels, h, w
-    cdef int status
-    n, channels, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
-    status = (norm_gradient_double if wide else norm_gradient_float)(
+    cdef str kernel = "norm_gradient"
+    cdef Call call
+    begin(&call)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef long n = call.n, channels = call.channels, h = call.h, w = call.w
+    window_of(kernel, window, h, w, LARGEST_WINDOW)
+    cdef void *pg = image(&call, kernel, "y_bar", y_bar, n, channels, h // window, w // window, READ)
+    cdef void *py = image(&call, kernel, "y", y, n, channels, h // window, w // window, READ)
+    cdef uint8_t *pp = places(&call, kernel, place, n, channels, h // window, w // window, window, READ)
+    cdef void *pw = row(&call, kernel, "weight", weight, channels, READ | OPTIONAL)
+    cdef void *pm = row(&call, kernel, "mean", mean, channels, READ)
+    cdef void *ps = row(&call, kernel, "scale", scale, channels, READ)
+    cdef void *out = image(&call, kernel, "x_bar", x_bar, n, channels, h, w, WRITTEN)
+    cdef void *pgx = row(&call, kernel, "sum_gx", sum_gx, channels, WRITTEN)
+    cdef void *psg = row(&call, kernel, "sum_g", sum_g, channels, WRITTEN)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
+    cdef int status = (norm_gradient_double if call.dtype == NEO_DOUBLE else norm_gradient_float)(
         pg, py, pp, px, pw, pm, ps, out, pgx, psg, n, h, w, channels, window)
     take_back(thread)
     done(status)
@@ -256,234 +211,139 @@ def norm_gradient(y_bar, y, place, x, weight, mean, scale, x_bar, sum_gx, sum_g,
 
 def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, y_bar_out, x_out, w_out,
                        long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *pX = at(X)
-    cdef void *pW = at(W)
-    cdef void *pB = at(B)
-    cdef void *pg = at(y_bar)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pm = at(mean)
-    cdef void *ps = at(scale)
-    cdef void *pgx = at(sum_gx)
-    cdef void *psg = at(sum_g)
-    cdef void *og = at(y_bar_out)
-    cdef void *ox = at(x_out)
-    cdef void *ow = at(w_out)
-    cdef long n, channels, h, w
-    cdef int status
-    n, channels, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * channels, 1)
-    status = (norm_gradient_back_double if wide else norm_gradient_back_float)(
+    cdef str kernel = "norm_gradient_back"
+    cdef Call call
+    begin(&call)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef long n = call.n, channels = call.channels, h = call.h, w = call.w
+    window_of(kernel, window, h, w, LARGEST_WINDOW)
+    cdef void *pX = image(&call, kernel, "X", X, n, channels, h, w, READ)
+    cdef void *pW = row(&call, kernel, "W", W, channels, READ | OPTIONAL)
+    cdef void *pB = row(&call, kernel, "B", B, channels, READ | OPTIONAL)
+    cdef void *pg = image(&call, kernel, "y_bar", y_bar, n, channels, h // window, w // window, READ)
+    cdef void *py = image(&call, kernel, "y", y, n, channels, h // window, w // window, READ)
+    cdef uint8_t *pp = places(&call, kernel, place, n, channels, h // window, w // window, window, READ)
+    cdef void *pw = row(&call, kernel, "weight", weight, channels, READ | OPTIONAL)
+    cdef void *pm = row(&call, kernel, "mean", mean, channels, READ)
+    cdef void *ps = row(&call, kernel, "scale", scale, channels, READ)
+    cdef void *pgx = row(&call, kernel, "sum_gx", sum_gx, channels, READ)
+    cdef void *psg = row(&call, kernel, "sum_g", sum_g, channels, READ)
+    cdef void *og = image(&call, kernel, "y_bar_out", y_bar_out, n, channels, h // window, w // window,
+                          WRITTEN | OPTIONAL)
+    cdef void *ox = image(&call, kernel, "x_out", x_out, n, channels, h, w, WRITTEN | OPTIONAL)
+    cdef void *ow = row(&call, kernel, "w_out", w_out, channels, WRITTEN | OPTIONAL)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
+    cdef int status = (norm_gradient_back_double if call.dtype == NEO_DOUBLE else norm_gradient_back_float)(
         pX, pW, pB, pg, py, pp, px, pw, pm, ps, pgx, psg, og, ox, ow, n, h, w, channels, window)
     take_back(thread)
     done(status)
 
 
-def block(x, weight, bias, gamma, beta, double eps, z, y, place, mean, scale, int stride, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pb = at(bias)
-    cdef void *pgamma = at(gamma)
-    cdef void *pbeta = at(beta)
-    cdef void *pz = at(z)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *pm = at(mean)
-    cdef void *ps = at(scale)
-    cdef long n, inputs, h, w, outputs = weight.shape[0]
-    cdef int status
-    n, inputs, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
-    status = (block_double if wide else block_float)(
-        px, pw, pb, pgamma, pbeta, eps, pz, py, pp, pm, ps, n, h, w, inputs, outputs, stride, window)
+# --- the same with the convolution before it ------------------------------------------------------------------------
+
+
+def block(x, weight, bias, gamma, beta, double eps, z, y, place, mean, scale, long stride, long window):
+    cdef str kernel = "block"
+    cdef Call call
+    begin(&call)
+    stride_of(kernel, stride)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef long n = call.n, h = (call.h - 1) // stride + 1, w = (call.w - 1) // stride + 1
+    window_of(kernel, window, h, w, LARGEST_WINDOW)
+    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, READ)
+    cdef long outputs = call.last.size[0]
+    cdef void *pb = row(&call, kernel, "bias", bias, outputs, READ | OPTIONAL)
+    cdef void *pgamma = row(&call, kernel, "gamma", gamma, outputs, READ | OPTIONAL)
+    cdef void *pbeta = row(&call, kernel, "beta", beta, outputs, READ)
+    cdef void *pz = image(&call, kernel, "z", z, n, outputs, h, w, WRITTEN)
+    cdef void *py = image(&call, kernel, "y", y, n, outputs, h // window, w // window, WRITTEN)
+    cdef uint8_t *pp = places(&call, kernel, place, n, outputs, h // window, w // window, window, WRITTEN)
+    cdef void *pm = row(&call, kernel, "mean", mean, outputs, WRITTEN)
+    cdef void *ps = row(&call, kernel, "scale", scale, outputs, WRITTEN)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
+    cdef int status = (block_double if call.dtype == NEO_DOUBLE else block_float)(
+        px, pw, pb, pgamma, pbeta, eps, pz, py, pp, pm, ps, n, call.h, call.w, call.channels, outputs, <int> stride, window)
     take_back(thread)
     done(status)
 
 
 def block_gradient(y_bar, more, y, place, x, weight, gamma, z, mean, scale, z_bar, x_bar, w_bar, gamma_bar, beta_bar,
-                   int stride, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *pg = at(y_bar)
-    cdef void *pmore = at(more)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pgamma = at(gamma)
-    cdef void *pz = at(z)
-    cdef void *pm = at(mean)
-    cdef void *ps = at(scale)
-    cdef void *oz = at(z_bar)
-    cdef void *ox = at(x_bar)
-    cdef void *ow = at(w_bar)
-    cdef void *ogamma = at(gamma_bar)
-    cdef void *obeta = at(beta_bar)
-    cdef long n, inputs, h, w, outputs = weight.shape[0]
-    cdef int status
-    n, inputs, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
-    status = (block_gradient_double if wide else block_gradient_float)(
-        pg, pmore, py, pp, px, pw, pgamma, pz, pm, ps, oz, ox, ow, ogamma, obeta, n, h, w, inputs, outputs, stride, window)
+                   long stride, long window):
+    cdef str kernel = "block_gradient"
+    cdef Call call
+    begin(&call)
+    stride_of(kernel, stride)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef long n = call.n, h = (call.h - 1) // stride + 1, w = (call.w - 1) // stride + 1
+    window_of(kernel, window, h, w, LARGEST_WINDOW)
+    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, READ)
+    cdef long outputs = call.last.size[0]
+    cdef void *pg = image(&call, kernel, "y_bar", y_bar, n, outputs, h // window, w // window, READ)
+    cdef void *pmore = image(&call, kernel, "more", more, n, outputs, h, w, READ | OPTIONAL)
+    cdef void *py = image(&call, kernel, "y", y, n, outputs, h // window, w // window, READ)
+    cdef uint8_t *pp = places(&call, kernel, place, n, outputs, h // window, w // window, window, READ)
+    cdef void *pgamma = row(&call, kernel, "gamma", gamma, outputs, READ | OPTIONAL)
+    cdef void *pz = image(&call, kernel, "z", z, n, outputs, h, w, READ)
+    cdef void *pm = row(&call, kernel, "mean", mean, outputs, READ)
+    cdef void *ps = row(&call, kernel, "scale", scale, outputs, READ)
+    cdef void *oz = image(&call, kernel, "z_bar", z_bar, n, outputs, h, w, WRITTEN)
+    cdef void *ox = image(&call, kernel, "x_bar", x_bar, n, call.channels, call.h, call.w, WRITTEN | OPTIONAL)
+    cdef void *ow = weights(&call, kernel, "w_bar", w_bar, outputs, call.channels, True, WRITTEN | OPTIONAL)
+    cdef void *ogamma = row(&call, kernel, "gamma_bar", gamma_bar, outputs, WRITTEN)
+    cdef void *obeta = row(&call, kernel, "beta_bar", beta_bar, outputs, WRITTEN)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
+    cdef int status = (block_gradient_double if call.dtype == NEO_DOUBLE else block_gradient_float)(
+        pg, pmore, py, pp, px, pw, pgamma, pz, pm, ps, oz, ox, ow, ogamma, obeta, n, call.h, call.w, call.channels,
+        outputs, <int> stride, window)
     take_back(thread)
     done(status)
 
 
 def block_gradient_back(X, W, G, B, y_bar, y, place, x, weight, gamma, z, mean, scale, gamma_bar, beta_bar, z_bar, Z, room,
-                        y_bar_out, x_out, w_out, gamma_out, z_out, int stride, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *pX = at(X)
-    cdef void *pW = at(W)
-    cdef void *pG = at(G)
-    cdef void *pB = at(B)
-    cdef void *pg = at(y_bar)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pgamma = at(gamma)
-    cdef void *pz = at(z)
-    cdef void *pm = at(mean)
-    cdef void *ps = at(scale)
-    cdef void *pgb = at(gamma_bar)
-    cdef void *pbb = at(beta_bar)
-    cdef void *pzb = at(z_bar)
-    cdef void *pZ = at(Z)
-    cdef void *pr = at(room)
-    cdef void *og = at(y_bar_out)
-    cdef void *ox = at(x_out)
-    cdef void *ow = at(w_out)
-    cdef void *ogamma = at(gamma_out)
-    cdef void *oz = at(z_out)
-    cdef long n, inputs, h, w, outputs = weight.shape[0]
-    cdef int status
-    n, inputs, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * inputs, 3)
-    status = (block_gradient_back_double if wide else block_gradient_back_float)(
-        pX, pW, pG, pB, pg, py, pp, px, pw, pgamma, pz, pm, ps, pgb, pbb, pzb, pZ, pr, og, ox, ow, ogamma, oz, n, h, w,
-        inputs, outputs, stride, window)
+                        y_bar_out, x_out, w_out, gamma_out, z_out, long stride, long window):
+    cdef str kernel = "block_gradient_back"
+    cdef Call call
+    begin(&call)
+    stride_of(kernel, stride)
+    cdef void *px = lead(&call, kernel, "x", x, True, READ)
+    cdef long n = call.n, inputs = call.channels, h = (call.h - 1) // stride + 1, w = (call.w - 1) // stride + 1
+    window_of(kernel, window, h, w, LARGEST_WINDOW)
+    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, inputs, True, READ)
+    cdef long outputs = call.last.size[0]
+    cdef void *pX = image(&call, kernel, "X", X, n, inputs, call.h, call.w, READ | OPTIONAL)
+    cdef void *pW = weights(&call, kernel, "W", W, outputs, inputs, True, READ | OPTIONAL)
+    expect(room is not None or X is None or W is None, kernel, "room", "given where X and W are", room)
+    expect(x_out is None or W is not None, kernel, "W", "given where x_out is", W)
+    expect(w_out is None or X is not None, kernel, "X", "given where w_out is", X)
+    cdef void *pG = row(&call, kernel, "G", G, outputs, READ | OPTIONAL)
+    cdef void *pB = row(&call, kernel, "B", B, outputs, READ | OPTIONAL)
+    cdef void *pg = image(&call, kernel, "y_bar", y_bar, n, outputs, h // window, w // window, READ)
+    cdef void *py = image(&call, kernel, "y", y, n, outputs, h // window, w // window, READ)
+    cdef uint8_t *pp = places(&call, kernel, place, n, outputs, h // window, w // window, window, READ)
+    cdef void *pgamma = row(&call, kernel, "gamma", gamma, outputs, READ | OPTIONAL)
+    cdef void *pz = image(&call, kernel, "z", z, n, outputs, h, w, READ)
+    cdef void *pm = row(&call, kernel, "mean", mean, outputs, READ)
+    cdef void *ps = row(&call, kernel, "scale", scale, outputs, READ)
+    cdef void *pgb = row(&call, kernel, "gamma_bar", gamma_bar, outputs, READ)
+    cdef void *pbb = row(&call, kernel, "beta_bar", beta_bar, outputs, READ)
+    cdef void *pzb = image(&call, kernel, "z_bar", z_bar, n, outputs, h, w, READ)
+    cdef void *pZ = image(&call, kernel, "Z", Z, n, outputs, h, w, WRITTEN)
+    cdef void *pr = image(&call, kernel, "room", room, n, outputs, h, w, WRITTEN | OPTIONAL)
+    cdef void *og = image(&call, kernel, "y_bar_out", y_bar_out, n, outputs, h // window, w // window, WRITTEN | OPTIONAL)
+    cdef void *ox = image(&call, kernel, "x_out", x_out, n, inputs, call.h, call.w, WRITTEN | OPTIONAL)
+    cdef void *ow = weights(&call, kernel, "w_out", w_out, outputs, inputs, True, WRITTEN | OPTIONAL)
+    cdef void *ogamma = row(&call, kernel, "gamma_out", gamma_out, outputs, WRITTEN | OPTIONAL)
+    cdef void *oz = image(&call, kernel, "z_out", z_out, n, outputs, h, w, WRITTEN)
+    settle(&call, kernel)
+    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
+    cdef int status = (block_gradient_back_double if call.dtype == NEO_DOUBLE else block_gradient_back_float)(
+        pX, pW, pG, pB, pg, py, pp, px, pw, pgamma, pz, pm, ps, pgb, pbb, pzb, pZ, pr, og, ox, ow, ogamma, oz, n, call.h,
+        call.w, inputs, outputs, <int> stride, window)
     take_back(thread)
     done(status)
 
 
-def moments(x, mean, covariance, long stride):
-    cdef bint wide = x.itemsize == 8
-    cdef void *px = at(x)
-    cdef double *pm = <double *> at(mean)
-    cdef double *pc = <double *> at(covariance)
-    cdef long n, planes, h, w
-    cdef int status
-    n, planes, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
-    status = (moments_double if wide else moments_float)(px, pm, pc, n, planes, h, w, stride)
-    take_back(thread)
-    done(status)
-
-
-def first(x, weight, gamma, beta, mean, covariance, double eps, y, place, long stride, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pg = at(gamma)
-    cdef void *pb = at(beta)
-    cdef double *pm = <double *> at(mean)
-    cdef double *pc = <double *> at(covariance)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef long n, planes, h, w, channels = y.shape[1]
-    cdef int status
-    n, planes, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
-    status = (first_double if wide else first_float)(
-        px, pw, pg, pb, pm, pc, eps, py, pp, n, planes, h, w, stride, window, channels)
-    take_back(thread)
-    done(status)
-
-
-def first_backward(y_bar, y, place, x, weight, gamma, mean, covariance, double eps, sums, w_bar, gamma_bar, beta_bar,
-                   long stride, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *pg = at(y_bar)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pgamma = at(gamma)
-    cdef double *pm = <double *> at(mean)
-    cdef double *pc = <double *> at(covariance)
-    cdef double *ps = <double *> at(sums)
-    cdef void *ow = at(w_bar)
-    cdef void *og = at(gamma_bar)
-    cdef void *ob = at(beta_bar)
-    cdef long n, planes, h, w, channels = y.shape[1]
-    cdef int status
-    n, planes, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
-    status = (first_backward_double if wide else first_backward_float)(
-        pg, py, pp, px, pw, pgamma, pm, pc, eps, ps, ow, og, ob, n, planes, h, w, stride, window, channels)
-    take_back(thread)
-    done(status)
-
-
-def first_backward_back(W, G, B, sums, y, place, x, weight, gamma, mean, covariance, double eps, y_bar_out, weight_out,
-                        gamma_out, long stride, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *pW = at(W)
-    cdef void *pG = at(G)
-    cdef void *pB = at(B)
-    cdef double *ps = <double *> at(sums)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *px = at(x)
-    cdef void *pw = at(weight)
-    cdef void *pgamma = at(gamma)
-    cdef double *pm = <double *> at(mean)
-    cdef double *pc = <double *> at(covariance)
-    cdef void *oy = at(y_bar_out)
-    cdef void *ow = at(weight_out)
-    cdef void *og = at(gamma_out)
-    cdef long n, planes, h, w, channels = y.shape[1]
-    cdef int status
-    n, planes, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
-    status = (first_backward_back_double if wide else first_backward_back_float)(
-        pW, pG, pB, ps, py, pp, px, pw, pgamma, pm, pc, eps, oy, ow, og, n, planes, h, w, stride, window, channels)
-    take_back(thread)
-    done(status)
-
-
-def correlate(y_bar, y, place, x, sums, long stride, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *pg = at(y_bar)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *px = at(x)
-    cdef double *ps = <double *> at(sums)
-    cdef long n, planes, h, w, channels = y.shape[1]
-    cdef int status
-    n, planes, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
-    status = (correlate_double if wide else correlate_float)(
-        pg, py, pp, px, ps, n, planes, h, w, stride, window, channels)
-    take_back(thread)
-    done(status)
-
-
-def spread(sums, y, place, x, out, long stride, long window):
-    cdef bint wide = x.itemsize == 8
-    cdef void *ps = at(sums)
-    cdef void *py = at(y)
-    cdef uint8_t *pp = <uint8_t *> at(place)
-    cdef void *px = at(x)
-    cdef void *po = at(out)
-    cdef long n, planes, h, w, channels = y.shape[1]
-    cdef int status
-    n, planes, h, w = x.shape
-    cdef PyThreadState *thread = let_go(n * h * w * planes, 20)
-    status = (spread_double if wide else spread_float)(
-        ps, py, pp, px, po, n, planes, h, w, stride, window, channels)
-    take_back(thread)
-    done(status)
+include "first_block.pxi"

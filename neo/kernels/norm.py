@@ -10,11 +10,11 @@ import torch
 
 from neo import kernels
 from neo.kernels import direct
+from neo.kernels.operands import last, plain
 
 __all__ = ["largest_window", "norm", "norm_gradient", "norm_gradient_back", "pixel_means", "spread_means"]
 
 largest_window = 15  # its places fit a byte
-_LAST = torch.channels_last
 
 
 def norm(x, weight, bias, eps, window):
@@ -24,7 +24,7 @@ def norm(x, weight, bias, eps, window):
     y = direct.empty(shape, x.dtype, True)
     place = direct.empty(shape, torch.uint8, True) if window > 1 else None
     mean, scale = (direct.empty((channels,), x.dtype, False) for _ in range(2))
-    kernels.library.norm(x, _plain(weight), bias.contiguous(), y, place, mean, scale, eps, window)
+    kernels.library.norm(x, plain(weight, x.dtype), plain(bias, x.dtype), y, place, mean, scale, eps, window)
     return y, place, mean, scale
 
 
@@ -34,7 +34,7 @@ def norm_gradient(y_bar, y, place, x, weight, mean, scale, window):
     x_bar = direct.empty(x.shape, x.dtype, True)
     sum_gx, sum_g = (direct.empty(mean.shape, mean.dtype, False) for _ in range(2))
     kernels.library.norm_gradient(
-        y_bar.contiguous(memory_format=_LAST), y, place, x, _plain(weight), mean, scale, x_bar, sum_gx, sum_g, window
+        last(y_bar, x.dtype), y, place, x, plain(weight, x.dtype), mean, scale, x_bar, sum_gx, sum_g, window
     )  # fmt: skip
     return x_bar, sum_gx, sum_g
 
@@ -47,8 +47,8 @@ def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx,
     x_out = direct.empty(x.shape, x.dtype, True) if need_x else None
     w_out = direct.empty(mean.shape, mean.dtype, False) if need_weight else None
     kernels.library.norm_gradient_back(
-        X.contiguous(memory_format=_LAST), _plain(W), _plain(B), y_bar.contiguous(memory_format=_LAST), y, place, x,
-        _plain(weight), mean, scale, sum_gx, sum_g, y_bar_out, x_out, w_out, window
+        last(X, x.dtype), plain(W, x.dtype), plain(B, x.dtype), last(y_bar, x.dtype), y, place, x,
+        plain(weight, x.dtype), mean, scale, sum_gx, sum_g, y_bar_out, x_out, w_out, window
     )  # fmt: skip
     return y_bar_out, x_out, w_out
 
@@ -65,9 +65,5 @@ def spread_means(means, height, width):
     """The adjoint of pixel_means: (n, channels, height, width), means / pixels at each pixel."""
     kernels.refuse_transforms()
     x = direct.empty((*means.shape, height, width), means.dtype, True)
-    kernels.library.spread_means(means.contiguous(), x)
+    kernels.library.spread_means(plain(means, means.dtype), x)
     return x
-
-
-def _plain(per_channel):
-    return None if per_channel is None else per_channel.contiguous()

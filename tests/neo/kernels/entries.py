@@ -1,0 +1,431 @@
+"""Every entry of the compiled kernels as a call that is right, and what torch makes of it in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["ENTRIES", "Call", "Case"]
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of a call: images (n, inputs, h, w) to `outputs` channels; both in whole vectors of `lanes` channels."""
+
+    dtype: torch.dtype = torch.float64
+    lanes: int = 8
+    n: int = 2
+    inputs: int = 1  # vectors
+    outputs: int = 2  # vectors
+    planes: int = 2  # of a first block's images
+    h: int = 5
+    w: int = 6
+    stride: int = 1
+    window: int = 2
+    optional: bool = True  # whether what may be None is given
+
+    @property
+    def down(self) -> int:
+        return (self.h - 1) // self.stride + 1
+
+    @property
+    def across(self) -> int:
+        return (self.w - 1) // self.stride + 1
+
+
+@dataclass
+class Call:
+    """Arguments by name, in the entry's order, and what its outputs must hold afterwards, in float64."""
+
+    arguments: dict[str, Any]
+    expected: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Draw:
+    """Random float64 tensors of a case, whose numbers its dtype can hold."""
+
+    def __init__(self, case: Case):
+        self.case, self.generator = case, torch.Generator().manual_seed(case.n + 10 * case.h + 100 * case.w)
+
+    def __call__(self, *shape: int) -> torch.Tensor:
+        drawn = torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        return drawn.to(self.case.dtype).double()
+
+    def last(self, value: torch.Tensor | None) -> torch.Tensor | None:
+        """As the kernels take an image: a copy, channels-last."""
+        return None if value is None else value.detach().to(self.case.dtype).contiguous(memory_format=_LAST)
+
+    def plain(self, value: torch.Tensor | None) -> torch.Tensor | None:
+        return None if value is None else value.detach().to(self.case.dtype).contiguous().clone()
+
+    def out(self, like: torch.Tensor, last: bool = True) -> torch.Tensor:
+        layout = _LAST if last else torch.contiguous_format
+        return torch.full_like(like, torch.nan, dtype=self.case.dtype, memory_format=layout)
+
+
+_LAST = torch.channels_last
+
+
+def grad(outputs: Any, inputs: Any, cotangents: Any) -> tuple[torch.Tensor, ...]:
+    kept = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if c is not None]
+    return torch.autograd.grad(
+        [o for o, _ in kept], inputs, [c for _, c in kept], create_graph=True, allow_unused=True,
+        materialize_grads=True,
+    )  # fmt: skip
+
+
+def normed(z: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor) -> torch.Tensor:
+    return F.batch_norm(z, None, None, gamma, beta, True, 0.0, EPS)
+
+
+def pooled(v: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """max(0, the largest of each window), and which pixel of its window it was."""
+    if window == 1:
+        return torch.relu(v), None
+    y, at = F.max_pool2d(v, window, return_indices=True)
+    rows, columns = at // v.shape[3] % window, at % v.shape[3] % window
+    place = (rows * window + columns).to(torch.uint8).contiguous(memory_format=_LAST)
+    return torch.relu(y), place
+
+
+def statistics(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return z.mean((0, 2, 3)), torch.rsqrt(z.var((0, 2, 3), correction=0) + EPS)
+
+
+def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int) -> torch.Tensor:
+    return F.conv2d(x, weight, bias, stride, 1)
+
+
+# --- convolutions and sums ------------------------------------------------------------------------------------------
+
+
+def _convolved(case: Case) -> tuple[Draw, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    draw = Draw(case)
+    inputs, outputs = case.inputs * case.lanes, case.outputs * case.lanes
+    x = draw(case.n, inputs, case.h, case.w).requires_grad_()
+    weight = draw(outputs, inputs, 3, 3).requires_grad_()
+    bias = draw(outputs) if case.optional else None
+    return draw, x, weight, bias, conv(x, weight, bias, case.stride)
+
+
+def convolution(case: Case) -> Call:
+    draw, x, weight, bias, y = _convolved(case)
+    given = {"x": draw.last(x), "weight": draw.last(weight), "bias": draw.plain(bias), "y": draw.out(y)}
+    return Call({**given, "stride": case.stride}, {"y": y})
+
+
+def convolution_input(case: Case) -> Call:
+    draw, x, weight, _, y = _convolved(case)
+    g = draw(*y.shape)
+    (x_bar,) = grad([y], [x], [g])
+    given = {"g": draw.last(g), "weight": draw.last(weight), "x": draw.out(x)}
+    return Call({**given, "stride": case.stride}, {"x": x_bar})
+
+
+def convolution_weight(case: Case) -> Call:
+    draw, x, weight, _, y = _convolved(case)
+    g = draw(*y.shape)
+    (w_bar,) = grad([y], [weight], [g])
+    given = {"x": draw.last(x), "g": draw.last(g), "weight": draw.out(weight)}
+    return Call({**given, "stride": case.stride}, {"weight": w_bar})
+
+
+def channel_sums(case: Case) -> Call:
+    draw, x, *_ = _convolved(case)
+    sums = x.sum((0, 2, 3))
+    return Call({"x": draw.last(x), "sums": draw.out(sums, False)}, {"sums": sums})
+
+
+def pixel_means(case: Case) -> Call:
+    draw, x, *_ = _convolved(case)
+    means = x.mean((2, 3))
+    return Call({"x": draw.last(x), "means": draw.out(means, False)}, {"means": means})
+
+
+def spread_means(case: Case) -> Call:
+    draw, x, *_ = _convolved(case)
+    means = draw(*x.shape[:2])
+    spread = (means / (case.h * case.w))[:, :, None, None].expand(x.shape)
+    return Call({"means": draw.plain(means), "x": draw.out(x)}, {"x": spread})
+
+
+# --- batch norm, rectifier, pooling ---------------------------------------------------------------------------------
+
+
+def _normed(case: Case) -> tuple[Draw, dict[str, Any]]:
+    """A forward pass and the names that norm.py has for its tensors, in float64."""
+    draw = Draw(case)
+    channels = case.outputs * case.lanes
+    x = draw(case.n, channels, case.h, case.w).requires_grad_()
+    weight = (draw(channels) if case.optional else torch.ones(channels, dtype=torch.float64)).requires_grad_()
+    bias = draw(channels).requires_grad_()
+    y, place = pooled(normed(x, weight, bias), case.window)
+    mean, scale = statistics(x)
+    return draw, {
+        "x": x, "weight": weight, "bias": bias, "y": y, "place": place, "mean": mean, "scale": scale
+    }  # fmt: skip
+
+
+def norm(case: Case) -> Call:
+    draw, t = _normed(case)
+    given = {
+        "x": draw.last(t["x"]), "weight": draw.plain(t["weight"]) if case.optional else None,
+        "bias": draw.plain(t["bias"]), "y": draw.out(t["y"]), "place": t["place"] if t["place"] is None else
+        torch.full_like(t["place"], 255), "mean": draw.out(t["mean"], False), "scale": draw.out(t["scale"], False),
+        "eps": EPS, "window": case.window,
+    }  # fmt: skip
+    return Call(given, {name: t[name] for name in ("y", "mean", "scale")})
+
+
+def _saved(draw: Draw, case: Case, t: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "x": draw.last(t["x"]), "weight": draw.plain(t["weight"]) if case.optional else None,
+        "mean": draw.plain(t["mean"]), "scale": draw.plain(t["scale"]),
+    }  # fmt: skip
+
+
+def norm_gradient(case: Case) -> Call:
+    draw, t = _normed(case)
+    y_bar = draw(*t["y"].shape)
+    x_bar, w_bar, b_bar = grad([t["y"]], [t["x"], t["weight"], t["bias"]], [y_bar])
+    given = {
+        "y_bar": draw.last(y_bar), "y": draw.last(t["y"]), "place": t["place"], **_saved(draw, case, t),
+        "x_bar": draw.out(x_bar), "sum_gx": draw.out(w_bar, False), "sum_g": draw.out(b_bar, False),
+        "window": case.window,
+    }  # fmt: skip
+    return Call(given, {"x_bar": x_bar, "sum_gx": w_bar, "sum_g": b_bar})
+
+
+def norm_gradient_back(case: Case) -> Call:
+    draw, t = _normed(case)
+    y_bar = draw(*t["y"].shape).requires_grad_()
+    first = grad([t["y"]], [t["x"], t["weight"], t["bias"]], [y_bar])
+    X, W, B = (draw(*g.shape) for g in first)
+    if not case.optional:
+        W = B = None
+    outs = grad(first, [y_bar, t["x"], t["weight"]], [X, W, B])
+    given = {
+        "X": draw.last(X), "W": draw.plain(W), "B": draw.plain(B), "y_bar": draw.last(y_bar), "y": draw.last(t["y"]),
+        "place": t["place"], **_saved(draw, case, t), "sum_gx": draw.plain(first[1]), "sum_g": draw.plain(first[2]),
+        "y_bar_out": draw.out(outs[0]), "x_out": draw.out(outs[1]), "w_out": draw.out(outs[2], False),
+        "window": case.window,
+    }  # fmt: skip
+    return Call(given, dict(zip(("y_bar_out", "x_out", "w_out"), outs, strict=True)))
+
+
+# --- whole blocks ---------------------------------------------------------------------------------------------------
+
+
+def _block(case: Case) -> tuple[Draw, dict[str, Any]]:
+    draw, x, weight, bias, z = _convolved(case)
+    z = z.detach().to(case.dtype).double().requires_grad_()  # the ways back take it as it was stored
+    channels = z.shape[1]
+    gamma = (draw(channels) if case.optional else torch.ones(channels, dtype=torch.float64)).requires_grad_()
+    beta = draw(channels).requires_grad_()
+    y, place = pooled(normed(z, gamma, beta), case.window)
+    mean, scale = statistics(z)
+    return draw, {
+        "x": x, "weight": weight, "bias": bias, "gamma": gamma, "beta": beta, "z": z, "y": y, "place": place,
+        "mean": mean, "scale": scale,
+    }  # fmt: skip
+
+
+def block(case: Case) -> Call:
+    draw, t = _block(case)
+    given = {
+        "x": draw.last(t["x"]), "weight": draw.last(t["weight"]), "bias": draw.plain(t["bias"]),
+        "gamma": draw.plain(t["gamma"]) if case.optional else None, "beta": draw.plain(t["beta"]), "eps": EPS,
+        "z": draw.out(t["z"]), "y": draw.out(t["y"]),
+        "place": None if t["place"] is None else torch.full_like(t["place"], 255),
+        "mean": draw.out(t["mean"], False), "scale": draw.out(t["scale"], False), "stride": case.stride,
+        "window": case.window,
+    }  # fmt: skip
+    return Call(given, {name: t[name] for name in ("z", "y", "mean", "scale")})
+
+
+def _block_gradients(case: Case, draw: Draw, t: dict[str, Any]) -> dict[str, Any]:
+    """What block_gradient gives, as functions of its inputs: z_bar, x_bar, w_bar, gamma_bar, beta_bar."""
+    y_bar, more = draw(*t["y"].shape).requires_grad_(), draw(*t["z"].shape).requires_grad_()
+    z_bar, gamma_bar, beta_bar = grad([t["y"]], [t["z"], t["gamma"], t["beta"]], [y_bar])
+    if case.optional:
+        z_bar = z_bar + more
+    x_bar, w_bar = grad(
+        [conv(t["x"], t["weight"], None, case.stride)], [t["x"], t["weight"]], [z_bar]
+    )
+    return {
+        "y_bar": y_bar, "more": more, "z_bar": z_bar, "x_bar": x_bar, "w_bar": w_bar, "gamma_bar": gamma_bar,
+        "beta_bar": beta_bar,
+    }  # fmt: skip
+
+
+def _block_saved(draw: Draw, case: Case, t: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "y": draw.last(t["y"]), "place": t["place"], "x": draw.last(t["x"]), "weight": draw.last(t["weight"]),
+        "gamma": draw.plain(t["gamma"]) if case.optional else None, "z": draw.last(t["z"]),
+        "mean": draw.plain(t["mean"]), "scale": draw.plain(t["scale"]),
+    }  # fmt: skip
+
+
+def block_gradient(case: Case) -> Call:
+    draw, t = _block(case)
+    g = _block_gradients(case, draw, t)
+    given = {
+        "y_bar": draw.last(g["y_bar"]), "more": draw.last(g["more"]) if case.optional else None,
+        **_block_saved(draw, case, t), "z_bar": draw.out(g["z_bar"]), "x_bar": draw.out(g["x_bar"]),
+        "w_bar": draw.out(g["w_bar"]), "gamma_bar": draw.out(g["gamma_bar"], False),
+        "beta_bar": draw.out(g["beta_bar"], False), "stride": case.stride, "window": case.window,
+    }  # fmt: skip
+    return Call(given, {name: g[name] for name in ("z_bar", "x_bar", "w_bar", "gamma_bar", "beta_bar")})
+
+
+def block_gradient_back(case: Case) -> Call:
+    draw, t = _block(case)
+    g = _block_gradients(case, draw, t)
+    cotangents = {
+        name: draw(*g[bar].shape)
+        for name, bar in zip("XWGB", ("x_bar", "w_bar", "gamma_bar", "beta_bar"), strict=True)
+    }
+    if not case.optional:
+        cotangents["G"] = cotangents["B"] = None
+    wanted = [g["y_bar"], g["z_bar"], t["x"], t["weight"], t["gamma"], t["z"]]
+    outs = grad(
+        [g["x_bar"], g["w_bar"], g["gamma_bar"], g["beta_bar"]], wanted, list(cotangents.values())
+    )
+    names = ("y_bar_out", "Z", "x_out", "w_out", "gamma_out", "z_out")
+    expected = dict(zip(names, outs, strict=True))
+    given = {
+        "X": draw.last(cotangents["X"]), "W": draw.last(cotangents["W"]), "G": draw.plain(cotangents["G"]),
+        "B": draw.plain(cotangents["B"]), "y_bar": draw.last(g["y_bar"]), **_block_saved(draw, case, t),
+        "gamma_bar": draw.plain(g["gamma_bar"]), "beta_bar": draw.plain(g["beta_bar"]), "z_bar": draw.last(g["z_bar"]),
+        "Z": draw.out(t["z"]), "room": draw.out(t["z"]), "y_bar_out": draw.out(t["y"]), "x_out": draw.out(t["x"]),
+        "w_out": draw.out(t["weight"]), "gamma_out": draw.out(t["gamma"], False), "z_out": draw.out(t["z"]),
+        "stride": case.stride, "window": case.window,
+    }  # fmt: skip
+    return Call(given, expected)
+
+
+# --- first blocks ---------------------------------------------------------------------------------------------------
+
+
+def _first(case: Case) -> tuple[Draw, dict[str, Any]]:
+    draw = Draw(case)
+    window = min(case.window, 2)
+    x = draw(case.n, case.planes, case.h, case.w)
+    channels = case.outputs * case.lanes
+    weight = draw(channels, case.planes, 3, 3).requires_grad_()
+    gamma = (draw(channels) if case.optional else torch.ones(channels, dtype=torch.float64)).requires_grad_()
+    beta = draw(channels).requires_grad_()
+    v = normed(conv(x, weight, None, case.stride), gamma, beta)
+    y, place = pooled(v, window)
+    patches = F.unfold(x, 3, padding=1, stride=case.stride).transpose(0, 1).flatten(1)  # (taps, pixels)
+    return draw, {
+        "x": x, "weight": weight, "gamma": gamma, "beta": beta, "v": v, "y": y, "place": place, "window": window,
+        "patches": patches, "mean": patches.mean(1), "covariance": torch.cov(patches, correction=0).reshape(
+            len(patches), len(patches)),
+    }  # fmt: skip
+
+
+def _sums(t: dict[str, Any], y_bar: torch.Tensor) -> torch.Tensor:
+    """Σ g p over the patches, and Σ g: (taps + 1, channels)."""
+    (g,) = grad([t["y"]], [t["v"]], [y_bar])
+    rows = g.transpose(0, 1).flatten(1)  # (channels, pixels)
+    return torch.cat([t["patches"] @ rows.t(), rows.sum(1)[None]])
+
+
+def _first_given(draw: Draw, case: Case, t: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "x": draw.plain(t["x"]), "weight": draw.plain(t["weight"]),
+        "gamma": draw.plain(t["gamma"]) if case.optional else None,
+    }  # fmt: skip
+
+
+def _first_moments(t: dict[str, Any]) -> dict[str, Any]:
+    return {"mean": t["mean"].clone(), "covariance": t["covariance"].clone(), "eps": EPS}
+
+
+def moments(case: Case) -> Call:
+    draw, t = _first(case)
+    expected = {name: t[name] for name in ("mean", "covariance")}
+    given = {name: torch.full_like(value, torch.nan) for name, value in expected.items()}
+    return Call({"x": draw.plain(t["x"]), **given, "stride": case.stride}, expected)
+
+
+def first(case: Case) -> Call:
+    draw, t = _first(case)
+    given = {
+        **_first_given(draw, case, t), "beta": draw.plain(t["beta"]), **_first_moments(t), "y": draw.out(t["y"]),
+        "place": None if t["place"] is None else torch.full_like(t["place"], 255), "stride": case.stride,
+        "window": t["window"],
+    }  # fmt: skip
+    return Call(given, {"y": t["y"]})
+
+
+def first_backward(case: Case) -> Call:
+    draw, t = _first(case)
+    y_bar = draw(*t["y"].shape)
+    w_bar, gamma_bar, beta_bar = grad([t["y"]], [t["weight"], t["gamma"], t["beta"]], [y_bar])
+    sums = _sums(t, y_bar)
+    given = {
+        "y_bar": draw.last(y_bar), "y": draw.last(t["y"]), "place": t["place"], **_first_given(draw, case, t),
+        **_first_moments(t), "sums": torch.full_like(sums, torch.nan), "w_bar": draw.out(w_bar, False),
+        "gamma_bar": draw.out(gamma_bar, False), "beta_bar": draw.out(beta_bar, False), "stride": case.stride,
+        "window": t["window"],
+    }  # fmt: skip
+    return Call(given, {"sums": sums, "w_bar": w_bar, "gamma_bar": gamma_bar, "beta_bar": beta_bar})
+
+
+def first_backward_back(case: Case) -> Call:
+    draw, t = _first(case)
+    y_bar = draw(*t["y"].shape).requires_grad_()
+    bars = grad([t["y"]], [t["weight"], t["gamma"], t["beta"]], [y_bar])
+    W, G, B = (draw(*bar.shape) for bar in bars)
+    if not case.optional:
+        G = B = None
+    outs = grad(bars, [y_bar, t["weight"], t["gamma"]], [W, G, B])
+    given = {
+        "W": draw.plain(W), "G": draw.plain(G), "B": draw.plain(B), "sums": _sums(t, y_bar).detach(),
+        "y": draw.last(t["y"]), "place": t["place"], **_first_given(draw, case, t), **_first_moments(t),
+        "y_bar_out": draw.out(outs[0]), "weight_out": draw.out(outs[1], False), "gamma_out": draw.out(outs[2], False),
+        "stride": case.stride, "window": t["window"],
+    }  # fmt: skip
+    return Call(given, dict(zip(("y_bar_out", "weight_out", "gamma_out"), outs, strict=True)))
+
+
+def correlate(case: Case) -> Call:
+    draw, t = _first(case)
+    y_bar = draw(*t["y"].shape)
+    sums = _sums(t, y_bar)
+    given = {
+        "y_bar": draw.last(y_bar), "y": draw.last(t["y"]), "place": t["place"], "x": draw.plain(t["x"]),
+        "sums": torch.full_like(sums, torch.nan), "stride": case.stride, "window": t["window"],
+    }  # fmt: skip
+    return Call(given, {"sums": sums})
+
+
+def spread(case: Case) -> Call:
+    draw, t = _first(case)
+    y_bar = draw(*t["y"].shape).requires_grad_()
+    found = _sums(t, y_bar)
+    sums = draw(*found.shape)
+    (out,) = grad([found], [y_bar], [sums])
+    given = {
+        "sums": draw.plain(sums), "y": draw.last(t["y"]), "place": t["place"], "x": draw.plain(t["x"]),
+        "out": draw.out(out), "stride": case.stride, "window": t["window"],
+    }  # fmt: skip
+    return Call(given, {"out": out})
+
+
+ENTRIES: dict[str, Callable[[Case], Call]] = {
+    function.__name__: function
+    for function in (
+        convolution, convolution_input, convolution_weight, channel_sums, pixel_means, spread_means, norm,
+        norm_gradient, norm_gradient_back, block, block_gradient, block_gradient_back, moments, first, first_backward,
+        first_backward_back, correlate, spread,
+    )
+}  # fmt: skip
