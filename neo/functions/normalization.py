@@ -132,7 +132,9 @@ def batch_norm(
             f"batch_norm: expected more than 1 value per channel when training, got input size {x.shape}"
         )
     expect_channels("batch_norm: ", x.shape[1], weight=weight, bias=bias)
-    weight, bias = (param if param is None or param.ndim == 1 else param.reshape(-1) for param in (weight, bias))
+    weight, bias = (
+        param if param is None or param.ndim == 1 else param.reshape(-1) for param in (weight, bias)
+    )
     return batch_normalize(x, weight, bias, eps)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-__all__ = ["ENTRIES", "Call", "Case"]
+__all__ = ["ENTRIES", "Call", "Case", "moments_of", "spread_of"]
 
 EPS = 1e-5
 
@@ -151,8 +151,12 @@ def pixel_means(case: Case) -> Call:
 def spread_means(case: Case) -> Call:
     draw, x, *_ = _convolved(case)
     means = draw(*x.shape[:2])
-    spread = (means / (case.h * case.w))[:, :, None, None].expand(x.shape)
-    return Call({"means": draw.plain(means), "x": draw.out(x)}, {"x": spread})
+    return Call({"means": draw.plain(means), "x": draw.out(x)}, {"x": spread_of(means, x)})
+
+
+def spread_of(means: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """means (n, channels) over the pixels of x's shape."""
+    return (means / x[0, 0].numel())[:, :, None, None].expand(x.shape)
 
 
 # --- batch norm, rectifier, pooling ---------------------------------------------------------------------------------
@@ -255,9 +259,7 @@ def _block_gradients(case: Case, draw: Draw, t: dict[str, Any]) -> dict[str, Any
     z_bar, gamma_bar, beta_bar = grad([t["y"]], [t["z"], t["gamma"], t["beta"]], [y_bar])
     if case.optional:
         z_bar = z_bar + more
-    x_bar, w_bar = grad(
-        [conv(t["x"], t["weight"], None, case.stride)], [t["x"], t["weight"]], [z_bar]
-    )
+    x_bar, w_bar = grad([conv(t["x"], t["weight"], None, case.stride)], [t["x"], t["weight"]], [z_bar])
     return {
         "y_bar": y_bar, "more": more, "z_bar": z_bar, "x_bar": x_bar, "w_bar": w_bar, "gamma_bar": gamma_bar,
         "beta_bar": beta_bar,
@@ -294,9 +296,7 @@ def block_gradient_back(case: Case) -> Call:
     if not case.optional:
         cotangents["G"] = cotangents["B"] = None
     wanted = [g["y_bar"], g["z_bar"], t["x"], t["weight"], t["gamma"], t["z"]]
-    outs = grad(
-        [g["x_bar"], g["w_bar"], g["gamma_bar"], g["beta_bar"]], wanted, list(cotangents.values())
-    )
+    outs = grad([g["x_bar"], g["w_bar"], g["gamma_bar"], g["beta_bar"]], wanted, list(cotangents.values()))
     names = ("y_bar_out", "Z", "x_out", "w_out", "gamma_out", "z_out")
     expected = dict(zip(names, outs, strict=True))
     given = {
@@ -313,6 +313,16 @@ def block_gradient_back(case: Case) -> Call:
 # --- first blocks ---------------------------------------------------------------------------------------------------
 
 
+def patches_of(x: torch.Tensor, stride: int) -> torch.Tensor:
+    """(taps, pixels)"""
+    return F.unfold(x, 3, padding=1, stride=stride).transpose(0, 1).flatten(1)
+
+
+def moments_of(x: torch.Tensor, stride: int) -> dict[str, torch.Tensor]:
+    patches = patches_of(x, stride)
+    return {"mean": patches.mean(1), "covariance": torch.cov(patches, correction=0)}
+
+
 def _first(case: Case) -> tuple[Draw, dict[str, Any]]:
     draw = Draw(case)
     window = min(case.window, 2)
@@ -323,11 +333,9 @@ def _first(case: Case) -> tuple[Draw, dict[str, Any]]:
     beta = draw(channels).requires_grad_()
     v = normed(conv(x, weight, None, case.stride), gamma, beta)
     y, place = pooled(v, window)
-    patches = F.unfold(x, 3, padding=1, stride=case.stride).transpose(0, 1).flatten(1)  # (taps, pixels)
     return draw, {
         "x": x, "weight": weight, "gamma": gamma, "beta": beta, "v": v, "y": y, "place": place, "window": window,
-        "patches": patches, "mean": patches.mean(1), "covariance": torch.cov(patches, correction=0).reshape(
-            len(patches), len(patches)),
+        "patches": patches_of(x, case.stride), **moments_of(x, case.stride),
     }  # fmt: skip
 
 
