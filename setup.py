@@ -5,6 +5,8 @@ torch's kernels serve then. _direct.cpp calls torch's C++, and is built where to
 
 All else about the package is in pyproject.toml. Compiler directives are set here, once, for every file.
 NEO_DEBUG_BUILD=1 turns the run-time checks on and the optimiser off: make env DEBUG=1.
+NEO_SANITIZE=1 builds the kernels of this processor and _direct.cpp, nothing else, with the compiler's checks of every
+address and of undefined behaviour: make test-sanitized, which builds a copy and runs Python as such a build needs it.
 """
 
 import os
@@ -15,7 +17,12 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("NEO_DEBUG_BUILD", "0") not in ("", "0")
+SANITIZE = os.environ.get("NEO_SANITIZE", "0") not in ("", "0")
 COMPILER_FLAGS = [] if sys.platform == "win32" else ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3"]
+SANITIZERS = []
+if SANITIZE:  # not vptr: it asks for the type information of classes that torch keeps to itself
+    SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"]
+    COMPILER_FLAGS = ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]
 DIRECTIVES = {
     "language_level": "3",
     "boundscheck": DEBUG,
@@ -49,7 +56,8 @@ def extension(path: Path) -> Extension:
         include_dirs=["neo/kernels"],
         depends=depends,
         extra_compile_args=flags,
-        optional=kernels,
+        extra_link_args=SANITIZERS,
+        optional=kernels and not SANITIZE,
     )
 
 
@@ -76,15 +84,23 @@ def direct() -> list[Extension]:
                 "-fvisibility=hidden",
                 f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
             ],
-            extra_link_args=OPENMP,
+            extra_link_args=[*OPENMP, *SANITIZERS],
             language="c++",
-            optional=True,
+            optional=not SANITIZE,
         )
     ]
 
 
 def wanted(path: Path) -> bool:
+    if SANITIZE:
+        return path.parent.name == "kernels" and path.stem in ("_baseline", of_this_processor())
     return INTEL or path.parent.name != "kernels" or not VECTORS[path.stem][0]
+
+
+def of_this_processor() -> str:
+    import torch
+
+    return {"AVX512": "_avx512", "AVX2": "_avx2"}.get(torch.backends.cpu.get_cpu_capability(), "_baseline")
 
 
 setup(

@@ -27,6 +27,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "direct_buffers.h"
@@ -269,6 +270,11 @@ PyMODINIT_FUNC PyInit__direct() {
   if (made == nullptr) return nullptr;
   dense = at::detail::empty_cpu({0}, at::kFloat).key_set();
   PyModule_AddStringConstant(made, "TORCH", TORCH_VERSION);
+  PyObject* names = PyTuple_New(std::size(functions));
+  if (names == nullptr) return nullptr;
+  for (size_t i = 0; i < std::size(functions); ++i)
+    PyTuple_SET_ITEM(names, i, PyUnicode_FromString(functions[i].ml_name));
+  PyModule_AddObject(made, "NAMES", names);
   PyModule_AddObject(made, "look", PyCapsule_New(&look, NEO_LOOK, nullptr));
   PyModule_AddObject(made, "describe", PyCapsule_New(&describes, NEO_DESCRIBE, nullptr));
   return made;

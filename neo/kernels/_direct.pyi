@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 TORCH: str
+NAMES: tuple[str, ...]
 look: object
 describe: object
 

@@ -1,6 +1,12 @@
 /* Memory to work in: one block a thread, grown as needed, freed when the thread ends. */
 #include <pthread.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#define SCRATCH_KEPT 0 /* a new block each time, of just the size, so that a step past its end is seen */
+#else
+#define SCRATCH_KEPT 1
+#endif
+
 typedef struct {
     void *start;
     size_t bytes;
@@ -29,11 +35,10 @@ static void *scratch_take(size_t bytes) {
         scratch_of_thread = fresh;
     }
     Scratch *scratch = scratch_of_thread;
-    if (scratch->bytes < bytes) {
+    if (scratch->bytes < bytes || !SCRATCH_KEPT) {
         free(scratch->start);
-        scratch->bytes = (bytes + 63) / 64 * 64;
-        scratch->start = aligned_alloc(64, scratch->bytes);
-        if (scratch->start == NULL) scratch->bytes = 0;
+        if (posix_memalign(&scratch->start, 64, bytes)) scratch->start = NULL;
+        scratch->bytes = scratch->start == NULL ? 0 : bytes;
     }
     return scratch->start;
 }

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from neo import kernels
+from neo.kernels import direct
 
 VARIANTS = {"AVX512": ["_avx512", "_avx2", "_baseline"], "AVX2": ["_avx2", "_baseline"]}
 
 
 @pytest.fixture(params=VARIANTS.get(torch.backends.cpu.get_cpu_capability(), ["_baseline"]), autouse=True)
 def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    if os.environ.get("NEO_SANITIZE") and importlib.util.find_spec(f"neo.kernels.{request.param}") is None:
+        pytest.skip("not among the kernels that are built with the compiler's checks")
     library = importlib.import_module(f"neo.kernels.{request.param}")
+    library.use_describe(direct.describe)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "library", library)
         patch.setattr(

@@ -1,7 +1,7 @@
-"""No entry of the compiled kernels can be made to touch memory that it was not given: right, as torch has it, or refused.
+"""No entry of the compiled kernels touches memory that it was not given: what it gives is torch's, or it refuses.
 
 Each entry is called as it should be, and with each of its tensors replaced by one that it was not written for: strided,
-expanded, transposed, offset, of another count, dtype, layout or device, on memory that was let go, shared with an output.
+expanded, transposed, offset, of another count, dtype, layout or device, on memory let go or shared with an output.
 """
 
 from __future__ import annotations

@@ -1,0 +1,199 @@
+"""Every function of _direct with tensors of any shape, stride, dtype and device: torch's result, or an error like its."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from neo import kernels
+from neo.kernels import direct
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+CLEAN = (RuntimeError, TypeError, IndexError, ValueError, OverflowError)
+
+
+@pytest.fixture(autouse=True)
+def _on_own_kernels(variant: str) -> None:
+    """Products on the kernels of this variant, whatever the processor's maker."""
+    if direct.look is None:
+        give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
+        give_up("neo.kernels._direct is not built for this torch; make env builds it")
+    direct.use_matrix(kernels.library.matrix)  # `variant` puts back what was there
+
+
+def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
+    """The numbers of x in another layout; but for "expanded", its first row again and again."""
+    if layout == "sliced" and x.ndim:
+        return x.repeat_interleave(2, dim=0)[::2]
+    if layout == "columns sliced" and x.ndim:
+        return x.repeat_interleave(2, dim=-1)[..., ::2]
+    if layout == "transposed" and x.ndim > 1:
+        return x.transpose(0, -1).contiguous().transpose(0, -1)
+    if layout == "offset":
+        return x.new_zeros(x.numel() + 3)[3:].view(x.shape).copy_(x)
+    if layout == "expanded" and x.ndim and x.shape[0]:
+        return x[:1].expand(x.shape)
+    if layout == "channels-last" and x.ndim == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "negative bit" and x.is_floating_point():
+        return torch._neg_view(-x)
+    if layout == "meta":
+        return x.to("meta")
+    if layout == "sparse" and x.ndim:
+        return x.to_sparse()
+    return x
+
+
+LAYOUTS = [
+    "plain", "sliced", "columns sliced", "transposed", "offset", "expanded", "channels-last", "negative bit", "meta",
+    "sparse",
+]  # fmt: skip
+dims = st.sampled_from([0, 1, 2, 3, 5, 16, 17, 65])
+shapes = st.one_of(
+    st.just(()), st.tuples(dims), st.tuples(dims, dims), st.tuples(dims, dims),
+    st.sampled_from([(2, 3, 4), (2, 8, 3, 3), (4097,), (1, 1)]),
+)  # fmt: skip
+layouts = st.one_of(st.just("plain"), st.sampled_from(LAYOUTS))
+dtypes = st.one_of(st.sampled_from(DTYPES[:2]), st.sampled_from(DTYPES))
+
+
+@st.composite
+def tensors(draw: Any, shape: tuple[int, ...] | None = None) -> torch.Tensor:
+    shape = draw(shapes) if shape is None or draw(st.integers(0, 9)) == 0 else shape
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 3)))
+    x = torch.randn(shape, generator=generator, dtype=torch.float64) * 2
+    return laid_out(x.to(draw(dtypes)), draw(layouts))
+
+
+@st.composite
+def alike(draw: Any, count: int) -> tuple[Any, ...]:
+    """Tensors that are mostly of one shape and dtype."""
+    first = draw(tensors())
+    rest = []
+    for _ in range(count - 1):
+        other = draw(tensors(tuple(first.shape)))
+        rest.append(other.to(first.dtype) if draw(st.booleans()) else other)
+    return (first, *rest)
+
+
+numbers = st.sampled_from([0, 1, -2, 0.5, True, None, 2**24 + 1, 2**70, float("nan"), "x"])
+
+
+@st.composite
+def with_number(draw: Any) -> tuple[Any, ...]:
+    return draw(tensors()), draw(numbers)
+
+
+@st.composite
+def matrices(draw: Any, bias: bool) -> tuple[Any, ...]:
+    m, k, n = draw(dims), draw(dims), draw(dims)
+    at, bt = draw(st.booleans()), draw(st.booleans())
+    if bias:
+        x, weight, b = draw(tensors((m, k))), draw(tensors((n, k))), draw(tensors((n,)))
+        return (x, weight.to(x.dtype), b.to(x.dtype)) if draw(st.booleans()) else (x, weight, b)
+    a, b = draw(tensors((k, m) if at else (m, k))), draw(tensors((n, k) if bt else (k, n)))
+    flags = (at, bt) if draw(st.integers(0, 4)) else (int(at), int(bt))
+    return (a, b.to(a.dtype) if draw(st.booleans()) else b, *flags)
+
+
+@st.composite
+def losses(draw: Any, kind: str) -> tuple[Any, ...]:
+    n, classes = draw(st.sampled_from([0, 1, 2, 7, 33])), draw(st.sampled_from([0, 1, 3, 16, 20]))
+    dtype = draw(st.sampled_from(DTYPES[:2]))
+    reduction = draw(st.sampled_from([0, 1, 2, 3, -1]))
+    ignored = draw(st.sampled_from([-100, 0, 1]))
+    index = st.integers(0, max(0, classes - 1))
+    target = [
+        draw(index) if draw(st.integers(0, 30)) else draw(st.sampled_from([-1, classes, ignored]))
+        for _ in range(n)
+    ]
+    kept = sum(i != ignored for i in target)
+    target = laid_out(
+        torch.tensor(target, dtype=torch.int64), draw(st.sampled_from(["plain", "sliced", "expanded"]))
+    )
+    x = draw(tensors((n, classes))).to(dtype)
+    if kind == "cross_entropy":
+        return x, target, reduction, ignored
+    log_p = torch.log_softmax(x, -1) if x.ndim and not x.is_sparse else x
+    g = draw(tensors((n,) if reduction == 0 else ())).to(dtype)
+    given = (g, log_p, target, torch.tensor(float(kept), dtype=dtype), reduction, ignored)
+    return given if kind == "cross_entropy_gradient" else (draw(tensors((n, classes))).to(dtype), *given)
+
+
+sizes = st.lists(st.sampled_from([0, 1, 3, 8, -1, 2**31, 2**62, 2**70, "x", 1.5]), max_size=5).map(tuple)
+ARGUMENTS: dict[str, Any] = {
+    **{name: st.one_of(alike(2), with_number()) for name in ("add", "sub", "mul", "div")},
+    **{name: alike(1) for name in ("neg", "exp", "log", "sin", "cos", "tanh", "relu", "sum_of_rows")},
+    **{name: alike(2) for name in ("relu_gradient", "tanh_gradient")},
+    "product": matrices(False),
+    "affine": matrices(True),
+    **{
+        name: losses(name)
+        for name in ("cross_entropy", "cross_entropy_gradient", "cross_entropy_gradient_back")
+    },
+    "empty": st.tuples(sizes, st.sampled_from(DTYPES), st.sampled_from([True, False, 1, None])),
+}
+
+
+def test_every_function_of_direct_is_tried_here() -> None:
+    assert set(direct._library.NAMES) == set(ARGUMENTS)
+
+
+def outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except CLEAN as error:
+        return error
+
+
+def fallback(name: str) -> Callable[..., Any]:
+    """What the function is bound to where the extension is missing."""
+    own = getattr(direct, name)
+    return own.__self__
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_function_equals_its_fallback_or_refuses_as_that_does(
+    name: str, variant: str, data: st.DataObject
+) -> None:
+    if variant != "_baseline" and name not in ("product", "affine"):
+        return  # which know nothing of the variant
+    arguments = data.draw(ARGUMENTS[name])
+    got, right = outcome(getattr(direct, name), arguments), outcome(fallback(name), arguments)
+    if isinstance(right, Exception):
+        assert isinstance(got, Exception), f"took what torch refuses: {right}"
+        return
+    if isinstance(got, Exception):
+        assert name == "tanh_gradient", (
+            f"refused what torch takes: {got}"
+        )  # its fallback is made of other kernels
+        return
+    if name == "empty":
+        assert (got.shape, got.stride(), got.dtype) == (right.shape, right.stride(), right.dtype)
+        return
+    for one, other in zip(*(v if isinstance(v, tuple) else (v,) for v in (got, right)), strict=True):
+        assert_same(one, other, arguments)
+
+
+def assert_same(got: torch.Tensor, right: torch.Tensor, arguments: tuple[Any, ...]) -> None:
+    assert (got.shape, got.dtype, got.device, got.layout) == (
+        right.shape,
+        right.dtype,
+        right.device,
+        right.layout,
+    )
+    if got.is_meta:
+        return
+    got, right = (x.to_dense() if x.is_sparse else x for x in (got, right))
+    bound = TOLERANCE.get(got.dtype, 0.0)
+    largest = max([1.0, *(float(x.abs().nan_to_num().max()) for x in (right.double(),) if x.numel())])
+    torch.testing.assert_close(got, right, rtol=bound, atol=20 * bound * largest, equal_nan=True)
