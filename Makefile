@@ -20,11 +20,11 @@ EXTENSIONS := $(shell find neo -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help env train evaluate mnist test test-slow test-all peers bench bench-guard bench-jax triton picture lint format types wheel sdist-test freeze clean
+.PHONY: help env train evaluate mnist test test-slow test-all test-sanitized peers bench bench-guard bench-jax triton picture lint format types wheel sdist-test freeze clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [NAME=value ...]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(SEEN)  ## make .venv and build the extension (PYTHON=..., DEBUG=1 for a checked build)
 
@@ -62,6 +62,10 @@ test-slow: env peers triton  ## run only the slow tests
 
 test-all: env peers triton  ## run every test
 	$(PYTEST) $(ARGS)
+
+# Minutes: the kernels are built in a copy, with every access to memory checked; needs gcc's libasan and libubsan.
+test-sanitized: env  ## run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(BIN)/python .ci/check_sanitized.py $(ARGS)
 
 # Best effort: where learn2learn cannot be built, the script says why in one line and the tests that
 # compare with it skip with that reason. NEO_REQUIRE_PEERS=1 makes both an error.

@@ -162,8 +162,12 @@ def patches_linear(x, weight, bias=None, stride=1, padding=0):
         raise TypeError(
             f"patches_linear: x must be a torch.Tensor, which is a constant, got {type(x).__name__}; use conv2d"
         )
+    if x.ndim != 4 or weight.ndim != 4 or weight.shape[1] != x.shape[1] or _no_row(bias, weight.shape[0]):
+        return torch.nn.functional.conv2d(x, weight, bias, stride, padding)  # which says what is wrong
     n, channels, height, width = x.shape
     k, k2 = weight.shape[2:]
+    if k > height + 2 * padding or k2 > width + 2 * padding:
+        return torch.nn.functional.conv2d(x, weight, bias, stride, padding)
     padded = torch.nn.functional.pad(x, (padding,) * 4) if padding else x
     h, w = (height + 2 * padding - k) // stride + 1, (width + 2 * padding - k2) // stride + 1
     s = padded.stride()
@@ -171,6 +175,11 @@ def patches_linear(x, weight, bias=None, stride=1, padding=0):
         (n, h, w, channels, k, k2), (s[0], s[2] * stride, s[3] * stride, s[1], s[2], s[3])
     )
     return _patches_linear(windows.reshape(n * h * w, channels * k * k2), weight, bias, (n, h, w))
+
+
+def _no_row(bias, count):
+    """Whether a bias does not hold a number for each channel; a product of matrices would stretch a single one."""
+    return bias is not None and tuple(bias.shape) != (count,)
 
 
 def first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps=1e-5):

@@ -118,6 +118,7 @@ def assert_expanded_is_as_dense(call: Callable[..., Any], args: list[torch.Tenso
 
 # --- torch's database of ops ----------------------------------------------------------------------------------------
 
+NOT_OF_EQUAL_ROWS = {"svd_lowrank", "pca_lowrank"}  # whose small singular vectors are any that span the rest
 BY_STRIDES = {
     "as_strided",
     "as_strided_copy",
@@ -176,7 +177,8 @@ def test_layouts_do_not_matter_to_any_op(op: Any, dtype: torch.dtype) -> None:
         pytest.skip(f"torch has no {dtype} of it")
     for call, args in samples_of(op, dtype, 2 if dtype is torch.float64 else 1, 2000):
         assert_layouts_do_not_matter(call, args)
-        assert_expanded_is_as_dense(call, args)
+        if op.name not in NOT_OF_EQUAL_ROWS:
+            assert_expanded_is_as_dense(call, args)
 
 
 # --- normalisation and blocks, on images of few and of many pixels --------------------------------------------------

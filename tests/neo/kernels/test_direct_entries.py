@@ -1,4 +1,4 @@
-"""Every function of _direct with tensors of any shape, stride, dtype and device: torch's result, or an error like its."""
+"""Every function of _direct with tensors of any shape, stride, dtype and device: torch's result, or an error."""
 
 from __future__ import annotations
 
