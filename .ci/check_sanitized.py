@@ -73,7 +73,18 @@ def main() -> None:
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:halt_on_error=1",
             "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         }
-        tests = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
+        # what the sanitizers report goes to stderr itself, where a crash would take pytest's copy of it along
+        tests = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "not slow",
+            "-p",
+            "no:cacheprovider",
+            "--capture=sys",
+        ]
         raise SystemExit(
             subprocess.run(
                 [*tests, *(sys.argv[1:] or TESTS)], cwd=folder, env=environment, check=False
