@@ -167,6 +167,15 @@ def test_spatial_mean_equals_the_mean_to_third_order(pixels) -> None:
     assert [node.name for node in tape.nodes] == ["PixelMeans"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_the_ways_back_of_spatial_mean_serve_any_dtype_and_count(dtype) -> None:
+    for channels in (8, 3):
+        means, x = torch.randn(2, channels).to(dtype), torch.randn(2, channels, 3, 5).to(dtype)
+        spread = blocks.spread_means(neo.LiteTensor(means), 3, 5).data
+        torch.testing.assert_close(spread, (means / 15)[:, :, None, None].expand(2, channels, 3, 5))
+        torch.testing.assert_close(blocks.pixel_means(neo.LiteTensor(x)).data, x.mean((2, 3)))
+
+
 def test_spatial_mean_of_other_layouts_is_torchs() -> None:
     for x in (torch.randn(2, 16, 3, 3), torch.randn(2, 3, 4, 4), torch.randn(0, 16, 2, 2)):
         assert torch.equal(fused.spatial_mean(neo.LiteTensor(x)).data, x.mean((2, 3)))
