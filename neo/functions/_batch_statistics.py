@@ -26,7 +26,7 @@ def in_pieces(x: torch.Tensor) -> bool:
     """Whether x (n, c, h, w), float32 or float64, is stored channels-last on the CPU, and has many pixels."""
     return (
         x.ndim == 4
-        and x.dtype in (torch.float32, torch.float64)  # of shorter numbers torch itself sums in float32
+        and x.dtype in (torch.float32, torch.float64)
         and x.stride(1) == 1
         and x.numel() > FEW_PIXELS * x.shape[1]
         and x.device.type == "cpu"

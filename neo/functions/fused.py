@@ -158,16 +158,14 @@ def patches_linear(x, weight, bias=None, stride=1, padding=0):
 
     Raises: TypeError for a LiteTensor x, whose gradient this does not compute.
     """
+    if not _convolves(x, weight, bias, padding):
+        return torch.nn.functional.conv2d(x, weight, bias, stride, padding)  # which says what is wrong
     if not isinstance(x, torch.Tensor):
         raise TypeError(
             f"patches_linear: x must be a torch.Tensor, which is a constant, got {type(x).__name__}; use conv2d"
         )
-    if x.ndim != 4 or weight.ndim != 4 or weight.shape[1] != x.shape[1] or _no_row(bias, weight.shape[0]):
-        return torch.nn.functional.conv2d(x, weight, bias, stride, padding)  # which says what is wrong
     n, channels, height, width = x.shape
     k, k2 = weight.shape[2:]
-    if k > height + 2 * padding or k2 > width + 2 * padding:
-        return torch.nn.functional.conv2d(x, weight, bias, stride, padding)
     padded = torch.nn.functional.pad(x, (padding,) * 4) if padding else x
     h, w = (height + 2 * padding - k) // stride + 1, (width + 2 * padding - k2) // stride + 1
     s = padded.stride()
@@ -177,9 +175,15 @@ def patches_linear(x, weight, bias=None, stride=1, padding=0):
     return _patches_linear(windows.reshape(n * h * w, channels * k * k2), weight, bias, (n, h, w))
 
 
-def _no_row(bias, count):
-    """Whether a bias does not hold a number for each channel; a product of matrices would stretch a single one."""
-    return bias is not None and tuple(bias.shape) != (count,)
+def _convolves(x, weight, bias, padding):
+    """Whether these sizes make a convolution: a product of matrices would stretch a bias of a single number."""
+    return (
+        x.ndim == 4
+        and weight.ndim == 4
+        and weight.shape[1] == x.shape[1]
+        and all(k <= size + 2 * padding for k, size in zip(weight.shape[2:], x.shape[2:], strict=True))
+        and (bias is None or tuple(bias.shape) == (weight.shape[0],))
+    )
 
 
 def first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps=1e-5):

@@ -202,11 +202,11 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
         raise RuntimeError(
             f"rms_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}"
         )
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
     if weight is not None and tuple(weight.shape) != shape:
         raise RuntimeError(
             f"rms_norm: expected a weight of the same shape as normalized_shape, {shape}, got {tuple(weight.shape)}"
         )
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
     y = x * torch.rsqrt((x * x).mean(tuple(range(-len(shape), 0)), True) + eps) if x.numel() else x
     return y if weight is None else y * weight
 

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _transform = torch._C._functorch.peek_interpreter_stack  # the innermost open transform, or None
+_autocast: Any = torch._C._is_any_autocast_enabled
 
 
 def _load() -> Any:
@@ -73,10 +74,10 @@ def _use(on: bool) -> None:
 
 
 def available() -> bool:
-    """Whether this build has kernels for this processor, they are switched on, and neither a torch.func transform nor
-    CPU autocast is open: under vmap a tensor stands for a whole batch, and has no memory of its own to read; under
-    autocast torch decides op by op which dtype it computes in."""
-    return _on and _transform() is None and not torch.is_autocast_enabled("cpu")
+    """Whether this build has kernels for this processor, they are switched on, and no torch.func transform is open:
+    under vmap a tensor stands for a whole batch, and has no memory of its own to read. Nor may torch.autocast be on,
+    under which each op of a block computes in a dtype of its own."""
+    return _on and _transform() is None and not _autocast()
 
 
 def refuse_transforms() -> None:
