@@ -76,7 +76,7 @@ def _use(on: bool) -> None:
 def available() -> bool:
     """Whether this build has kernels for this processor, they are switched on, and no torch.func transform is open:
     under vmap a tensor stands for a whole batch, and has no memory of its own to read. Nor may torch.autocast be on,
-    under which each op of a block computes in a dtype of its own."""
+    which gives each op of a block a dtype of its own; within such an op it is off (neo.autograd.autocast)."""
     return _on and _transform() is None and not _autocast()
 
 
