@@ -1,9 +1,9 @@
-"""What every entry of the kernels checks before it touches memory: each tensor's dtype, shape, layout, device and storage.
+"""What every entry of the kernels checks before it touches memory: each tensor's dtype, shape, layout and storage.
 
 A kernel call is opened with `begin`; `lead` takes its first image, whose dtype and sizes the others must fit; each other
-tensor goes through `image`, `planes`, `weights`, `row`, `doubles` or `places`, which give its address; `settle` then
-looks for outputs that share memory with anything else. All of it costs some 20 ns a tensor where torch's C++ describes
-them (direct_buffers.h), a microsecond elsewhere.
+tensor goes through `image`, `weights`, `row`, `table` or `places`, which give its address or raise KernelArgumentError;
+`settle` then looks for outputs that share memory with anything else. That costs tens of nanoseconds a tensor where
+torch's C++ describes them (direct_buffers.h), microseconds elsewhere.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint8_t, uintptr_t
