@@ -56,6 +56,7 @@ _library: Any = _load()
 _nll_forward = torch.ops.aten.nll_loss_forward.default
 _nll_backward = torch.ops.aten.nll_loss_backward.default
 _threshold_backward = torch.ops.aten.threshold_backward.default
+_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def _bound(name: str, fallback: Any) -> Any:
@@ -87,7 +88,16 @@ def _cross_entropy(x: Any, target: Any, reduction: int, ignored: int) -> Any:
     return loss, log_p, count
 
 
+def _expect_classes(log_p: Any, target: Any, ignored: int) -> None:
+    """IndexError for a target that is no class: torch's backward kernel writes there without asking, on a CPU."""
+    if type(target) is not torch.Tensor or not target.is_cpu or log_p.ndim != 2 or _wrapped(target):
+        return
+    if not ((target == ignored) | ((target >= 0) & (target < log_p.shape[1]))).all():
+        raise IndexError(f"cross_entropy: a target is out of bounds of {log_p.shape[1]} classes")
+
+
 def _cross_entropy_gradient(g: Any, log_p: Any, target: Any, count: Any, reduction: int, ignored: int) -> Any:
+    _expect_classes(log_p, target, ignored)
     pulled = _nll_backward(g, log_p, target, None, reduction, ignored, count)
     return torch._log_softmax_backward_data(pulled, log_p, 1, log_p.dtype)
 

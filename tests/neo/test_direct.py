@@ -187,6 +187,14 @@ def test_cross_entropy_refuses_what_torch_refuses(target, match):
         direct.cross_entropy(torch.randn(2, 3), target, 1, -100)
 
 
+@pytest.mark.parametrize("wrong", [4, 10**9, -5])
+def test_cross_entropys_gradients_write_at_no_place_but_a_class(wrong):
+    log_p, target = torch.log_softmax(torch.randn(3, 4), 1), torch.tensor([0, wrong, 1])
+    for gradient in (direct.cross_entropy_gradient, direct._cross_entropy_gradient):
+        with pytest.raises(IndexError, match="out of bounds"):
+            gradient(torch.ones(()), log_p, target, torch.tensor(3.0), 1, -100)
+
+
 def test_cross_entropy_reads_no_memory_but_the_cpus():
     x, elsewhere = torch.randn(2, 3), torch.zeros(2, dtype=torch.int64, device="meta")
     with pytest.raises(RuntimeError):
