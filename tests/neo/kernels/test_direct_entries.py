@@ -164,7 +164,7 @@ def fallback(name: str) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_function_equals_its_fallback_or_refuses_as_that_does(
     name: str, variant: str, data: st.DataObject
