@@ -26,6 +26,7 @@ cdef extern from "look.h":
         int (*alike)(PyObject *one, PyObject *other)
         int (*grad_enabled)()
         int (*share)(PyObject *one, PyObject *other)
+        int (*autocast)()
 
 
 cdef NeoLook *look = NULL               # torch's C++, where that is at hand
@@ -33,6 +34,7 @@ if direct.look is not None:
     look = <NeoLook *> PyCapsule_GetPointer(direct.look, NEO_LOOK)
 
 cdef object Tensor = torch.Tensor
+cdef object any_autocast = torch._C._is_any_autocast_enabled
 cdef object INTERMEDIATE = object()     # saved, floating-point, neither input nor output: second order must replay
 cdef int64_t UNCOUNTED = -2                      # the version of tensors made under torch.inference_mode
 cdef tuple ONE_UNWANTED = (False,)      # what needs_grad gives, for the commonest numbers of inputs
@@ -260,6 +262,16 @@ cdef tuple twins(tuple arguments):
             argument = rebuilt(argument, list(twins(tuple(argument))))
         out.append(argument)
     return tuple(out)
+
+
+cdef bint autocast_on() except -1:
+    """Is torch.autocast on in this thread, for any kind of device?"""
+    return any_autocast() if look == NULL else look.autocast()
+
+
+def autocast_enabled():
+    """Whether torch.autocast is on in this thread, for any kind of device."""
+    return autocast_on()
 
 
 cdef bint alike(object one, object other) except -1:

@@ -6,8 +6,10 @@ from libc.stdint cimport int32_t
 
 import torch
 
+from neo.autograd.autocast import state as autocast_state
 from neo.errors import ComplexError, InPlaceError
-from neo.autograd._context cimport Context, PolicyBase, alike, contains, rebuilt, share, stashed, version_of
+from neo.autograd._context cimport (
+    Context, PolicyBase, alike, autocast_on, contains, rebuilt, share, stashed, version_of)
 from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, join, wrap
 from neo.autograd._numbers cimport Numbers
@@ -16,6 +18,7 @@ from neo.autograd._tape cimport Node, Stack, Tape, open_elsewhere, open_stack, r
 cdef object Tensor = torch.Tensor
 cdef object DType = torch.dtype
 cdef object plain_init = object.__init__
+cdef object under_autocast = None       # neo.functions.autocasting: answers a call while torch.autocast is on
 cdef tuple TORCH_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
 
 
@@ -48,9 +51,10 @@ cdef class Function:
     cdef dict keyword_forms         # names of keyword-only arguments -> the Function that takes them as positional ones
     cdef Numbers numbers            # which parameters take numbers, where tensors are read as such
     cdef bint broadcasts            # gradients are summed back to the shapes of the inputs
-    cdef bint verified              # a Policy of Neo's own, whose gradients' layouts the test suite checks
+    cdef readonly bint verified     # a Policy of Neo's own, whose gradients' layouts the test suite checks
     cdef bint initialised           # the Policy has an __init__ to be called
     cdef readonly str name
+    cdef public object autocast     # what torch.autocast does with its arguments, by device (neo.functions.autocasting)
     cdef object __weakref__
 
     def __init__(self, policy, name=None):
@@ -127,7 +131,16 @@ cdef class Function:
         bound.apply_defaults()      # an argument left out between two given ones
         return bound.args, bound.kwargs
 
+    def apply_as_given(self, tuple args):
+        """The call as if torch.autocast left arguments alone; forward meets the state of autocast as it is."""
+        return self.run(args)
+
     cdef object apply(self, tuple args):
+        if autocast_on():
+            return under_autocast(self, args)
+        return self.run(args)
+
+    cdef object run(self, tuple args):
         cdef tuple raw_args             # what forward gets: torch tensors in place of LiteTensors
         cdef tuple inputs, raw_inputs   # the tensor inputs: handles (or raw constants), and their torch tensors
         cdef tuple outputs, raw_outputs
@@ -235,6 +248,7 @@ cdef class Function:
         cdef list layouts = None
         cdef list output_layouts = None
         cdef Handle output
+        cdef object autocast = None if self.verified or not autocast_on() else autocast_state()
         if not self.verified or (self.broadcasts and n > 1 and differ(raw_inputs)):
             layouts = [(raw.shape, raw.dtype, raw.device) for raw in raw_inputs]
         if m > 1:
@@ -246,6 +260,7 @@ cdef class Function:
             node.tensors = tape.tensors
             node.layouts = layouts
             node.output_layouts = output_layouts
+            node.autocast = autocast
             for i in range(n):
                 node.slots[i] = tape.slot_of(<Handle> inputs[i]) if is_handle(inputs[i]) else -1
             for i in range(m):
@@ -430,6 +445,12 @@ def with_keywords(policy, tuple names):
 
     return type(policy.__name__, (policy,), {
         "forward": forward, "__module__": policy.__module__, "__qualname__": policy.__qualname__, "__doc__": policy.__doc__})
+
+
+def register_autocast(call):
+    """Say who answers a Function's call while torch.autocast is on: call(function, args)."""
+    global under_autocast
+    under_autocast = call
 
 
 def function(policy, name=None):

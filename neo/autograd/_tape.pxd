@@ -14,6 +14,7 @@ cdef class Node:
     cdef int outputs                # how many are outputs
     cdef list layouts               # per input (shape, dtype, device) to check gradients against, or None
     cdef list output_layouts        # the same of each output, when there are several
+    cdef object autocast            # torch.autocast's state when a user's rule was recorded; None: it was off
 
     cdef int allot(self, int inputs, int outputs) except -1
     cdef object tensor_at(self, int index)

@@ -15,8 +15,9 @@ from libc.string cimport memset
 
 import torch
 
+from neo.autograd.autocast import off as autocast_off, restored, state as autocast_state
 from neo.errors import GradientError, SavedTensorError, SessionError
-from neo.autograd._context cimport Context, PolicyBase, grad_enabled, stashed
+from neo.autograd._context cimport Context, PolicyBase, autocast_on, grad_enabled, stashed
 from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._handle cimport Handle, is_handle, last_serial, twin, wrap
 from neo.kernels import direct
@@ -101,6 +102,9 @@ cdef class Node:
 
     def pull_back(self, *cotangents):
         """bwd_fn of a recorded op: one cotangent per output -> a tuple of one gradient (or None) per parent."""
+        if autocast_on():
+            with autocast_off():
+                return self.pull_back(*cotangents)
         if len(cotangents) != self.outputs:
             raise GradientError(f"{self.name}: expected {self.outputs} cotangents, one per output, got {len(cotangents)}")
         cdef bint lite = any([is_handle(cotangent) for cotangent in cotangents])
@@ -202,6 +206,9 @@ cdef class Tape:
         keep=False frees nodes and what they saved as the walk passes them; keep=True allows another walk.
         Raises RuntimeError while the tape is open, and when an earlier walk has freed it.
         """
+        if autocast_on():       # ops of the walk run in the dtypes that forward used
+            with autocast_off():
+                return self.gradients(outputs, cotangents, inputs, keep=keep)
         cdef Stack stack = open_stack()
         if stack is not None and self in stack.tapes:
             raise RuntimeError("Tape.gradients: the tape is open and would record its own walk; TapeContext.pop() first")
@@ -233,6 +240,9 @@ cdef class Tape:
         """
         cdef int32_t slot
         cdef Stack stack = open_stack()
+        if autocast_on():
+            with autocast_off():
+                return self.tangents(inputs, tangents, outputs)
         if self.freed or self.kept is None:
             raise RuntimeError("Tape.tangents: the tape must have been made with keep_tensors=True, and not been freed by a "
                                "walk back")
@@ -292,6 +302,14 @@ cdef int step(Node node, list cotangents) except -1:
 
 
 cdef tuple run(Node node, list bars):
+    """run_rule, under the state of torch.autocast that a user's forward ran under."""
+    if node.autocast is None:
+        return run_rule(node, bars)
+    with restored(node.autocast):
+        return run_rule(node, bars)
+
+
+cdef tuple run_rule(Node node, list bars):
     """Call a node's backward with `bars`, one cotangent or None per output; gives a gradient or None per input.
 
     Rule 3: backward works on LiteTensors if an open tape has an interest in a cotangent or in what forward saved, else
@@ -405,7 +423,11 @@ cdef list forward_rule(Node node, list dots):
     cdef NeoRule outer = neo_rule
     begin_rule(stack, ON_LITE_TENSORS if lifted else ON_TORCH_TENSORS)
     try:
-        result = node.policy.jvp(*dots)
+        if node.autocast is None:
+            result = node.policy.jvp(*dots)
+        else:
+            with restored(node.autocast):
+                result = node.policy.jvp(*dots)
     finally:
         end_rule(outer)
         ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
@@ -422,6 +444,8 @@ cdef list forward_rule(Node node, list dots):
         if not (isinstance(result[i], Tensor) or is_handle(result[i])):
             raise wrong(node.policy.jvp, f"{node.name}.jvp: tangent {i} must be a tensor or None, got "
                                          f"{type(result[i]).__name__} {result[i]!r}")
+        if node.autocast is not None:
+            result[i] = result[i].to(output.dtype)
         if layout(result[i]) != layout(output):
             raise wrong(
                 node.policy.jvp,
@@ -506,6 +530,8 @@ cdef object check(Node node, int i, object gradient):
             gradient = gradient.sum_to_size(shape)
         if gradient.dtype is not dtype:
             gradient = gradient.to(dtype)
+    if node.autocast is not None and gradient.dtype is not dtype and gradient.dtype.is_floating_point:
+        gradient = gradient.to(dtype)       # the rule ran under autocast; as torch's engine does, the tape casts back
     if gradient.shape != shape:
         raise wrong(
             rule_of(node),
@@ -569,6 +595,7 @@ cdef int record_call(Tape tape, Node node, tuple outputs, tuple parents) except 
     if not interest:
         return 0
     node.layouts = [layout(parent) for parent in parents]
+    node.autocast = autocast_state() if autocast_on() else None
     node.output_layouts = [layout(output) for output in outputs]
     for i in range(node.outputs):
         node.slots[node.inputs + i] = tape.new_slot(<Handle?> outputs[i])

@@ -17,6 +17,7 @@ import torch
 from neo.autograd import _handle
 from neo.autograd._function import function
 from neo.functions._kinks import without_slope
+from neo.functions.autocasting import kinds_of
 from neo.functions.elementwise import Binary, Unary, is_exactly, is_number
 from neo.functions.registry import implements
 from neo.kernels import direct
@@ -368,3 +369,6 @@ _RULES: dict[str, Callable[..., Any]] = {
 }
 for _name, _rule in _RULES.items():
     _handle.register_operator(_name, _rule)
+for _function in (pow_tensors, pow_number, number_pow):
+    _function.autocast = kinds_of(["pow"])
+number_div.autocast = kinds_of(["reciprocal"])  # number / x is number * reciprocal(x) in torch

@@ -9,22 +9,9 @@ import torch
 from neo.autograd._batched import is_batched
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions._cast import cast
 from neo.functions.registry import implements
 from neo.tensor import LiteTensor
-
-
-class Cast(Policy):
-    """y = x as another dtype, on another device;  x̄ = ȳ as those of x."""
-
-    verified = True
-
-    def forward(self, x, dtype, device):
-        self.ctx.save(x.dtype, x.device)
-        return x.to(device=device, dtype=dtype)
-
-    def backward(self, y_bar):
-        dtype, device = self.ctx.release
-        return y_bar.to(device=device, dtype=dtype)
 
 
 class Layout(Policy):
@@ -52,7 +39,7 @@ def _one_channel_last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous().as_strided((n, 1, h, w), (h * w, 1, w, 1))
 
 
-cast, laid_out = function(Cast, "to"), function(Layout, "contiguous")
+laid_out = function(Layout, "contiguous")
 
 
 @implements(torch.Tensor.to)

@@ -1,14 +1,17 @@
 """Several ops as one Policy, where that saves passes over memory. Each has its plain composition as its test oracle.
 
 A Policy's rule is free to be any formula that is right; these are chosen so that large tensors are read and written as
-few times as torch's kernels allow, forward and backward. Models choose them (neo.nn); nothing else changes.
+few times as torch's kernels allow, forward and backward. Models choose them (neo.nn); nothing else changes. Under
+torch.autocast, which gives each op a dtype of its own, each is its plain composition.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from neo import kernels
+from neo.autograd._context import autocast_enabled
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions._batch_statistics import normalized
@@ -87,6 +90,8 @@ _batch_norm_relu_max_pool = function(BatchNormReLUMaxPool, "batch_norm_relu_max_
 
 def batch_norm_relu(x, weight, bias, eps=1e-5):
     """relu(batch_norm(x, None, None, weight, bias, training=True)) as one op. x (n, c, ...); weight may be None."""
+    if autocast_enabled():
+        return torch.relu(F.batch_norm(x, None, None, weight, bias, True, eps=eps))
     if _on_own_kernels(x, weight, bias):
         return norm_relu_pool(x, weight, bias, eps, 1)
     return _batch_norm_relu(x, weight, bias, eps)
@@ -94,6 +99,8 @@ def batch_norm_relu(x, weight, bias, eps=1e-5):
 
 def batch_norm_relu_max_pool(x, weight, bias, kernel=2, eps=1e-5):
     """max_pool2d(batch_norm_relu(x, weight, bias), kernel) as one op. x (n, c, h, w); weight may be None."""
+    if autocast_enabled():
+        return F.max_pool2d(batch_norm_relu(x, weight, bias, eps), kernel)
     if kernel <= largest_window and _on_own_kernels(x, weight, bias) and min(x.shape[2:]) >= kernel:
         return norm_relu_pool(x, weight, bias, eps, kernel)
     window = ((kernel, kernel), (kernel, kernel), (0, 0), (1, 1), False)
@@ -164,9 +171,11 @@ def patches_linear(x, weight, bias=None, stride=1, padding=0):
         raise TypeError(
             f"patches_linear: x must be a torch.Tensor, which is a constant, got {type(x).__name__}; use conv2d"
         )
+    if autocast_enabled():
+        return F.conv2d(x, weight, bias, stride, padding)
     n, channels, height, width = x.shape
     k, k2 = weight.shape[2:]
-    padded = torch.nn.functional.pad(x, (padding,) * 4) if padding else x
+    padded = F.pad(x, (padding,) * 4) if padding else x
     h, w = (height + 2 * padding - k) // stride + 1, (width + 2 * padding - k2) // stride + 1
     s = padded.stride()
     windows = padded.as_strided(

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd import _handle
+from neo.autograd._context import autocast_enabled
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.elementwise import is_exactly
@@ -86,7 +87,8 @@ def matmul(x, other):
 
 def matmul_operator(x, other):
     """x @ other, where a numpy array may stand on either side."""
-    return matmul(*(torch.from_numpy(t.copy()) if isinstance(t, np.ndarray) else t for t in (x, other)))
+    operands = (torch.from_numpy(t.copy()) if isinstance(t, np.ndarray) else t for t in (x, other))
+    return torch.matmul(*operands) if autocast_enabled() else matmul(*operands)
 
 
 _handle.register_operator("matmul", matmul_operator)

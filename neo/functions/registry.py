@@ -20,7 +20,7 @@ from neo.autograd._function import function as make_function
 from neo.autograd._numbers import Numbers
 from neo.autograd.policy import Policy
 from neo.errors import InPlaceError, NeoError, NumberError
-from neo.functions import in_place
+from neo.functions import autocasting, in_place
 from neo.functions._names import DUNDERS, OPERATORS, WITH_NUMBERS, spell
 from neo.tensor import LiteTensor
 
@@ -70,18 +70,20 @@ def implements(
 
     def register(implementation: Implementation) -> Implementation:
         label = name or (targets[0].__name__ if not only else None)
+        kinds = autocasting.kinds_of(target.__name__ for target in targets)
         handler: Callable[..., Any] = implementation
         if isinstance(implementation, type):
             if not issubclass(implementation, Policy):
                 raise TypeError(
                     f"implements({targets[0].__name__}): expected a Policy class or a function, got {implementation!r}"
                 )
-            handler = make_function(implementation, label or targets[0].__name__)
+            handler = function = make_function(implementation, label or targets[0].__name__)
+            function.autocast = kinds
             if implementation.verified:
                 handler.read_numbers()
         else:
             handler = _with_torch_names(
-                implementation, label or targets[0].__name__, targets[0], (numbers, scalars, tensors)
+                implementation, label or targets[0].__name__, targets[0], kinds, (numbers, scalars, tensors)
             )
         _publish(label, targets, handler, only)
         return implementation
@@ -186,7 +188,11 @@ def _constant_handler(target: Any) -> Callable[..., Any]:
 
 
 def _with_torch_names(
-    implementation: Callable[..., Any], name: str, target: Any, declared: tuple[tuple[str, ...], ...] = ()
+    implementation: Callable[..., Any],
+    name: str,
+    target: Any,
+    kinds: autocasting.Kinds | None,
+    declared: tuple[tuple[str, ...], ...] = (),
 ) -> Callable[..., Any]:
     """A composition that takes keyword arguments under all the names that torch takes them under.
 
@@ -214,6 +220,8 @@ def _with_torch_names(
         if len(args) > first:
             args = numbers.positional(args)
         try:
+            if autocasting.autocast_enabled():
+                return autocasting.call(kinds, implementation, args, kwargs)
             return implementation(*args, **kwargs)
         except _ERRORS as error:
             _say_in_torchs_words(name, target, args, kwargs, error)

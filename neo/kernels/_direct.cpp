@@ -241,7 +241,10 @@ int torch_functions(int disabled) {
   return before;
 }
 
-NeoLook look = {version, same_layout, grad_enabled, one_storage, torch_functions};
+// Outside torch.autocast every device's autocast key is excluded.
+int autocast() { return !(c10::autocast_dispatch_keyset - c10::impl::tls_local_dispatch_key_set().excluded_).empty(); }
+
+NeoLook look = {version, same_layout, grad_enabled, one_storage, torch_functions, autocast};
 
 PyObject* bind(PyObject*, PyObject* arguments) {
   const char* name;

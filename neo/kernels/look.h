@@ -11,4 +11,5 @@ typedef struct {
   int (*grad_enabled)(void);                    /* torch.is_grad_enabled() */
   int (*share)(PyObject *one, PyObject *other); /* 1: one storage; 0: two; -1: ask in Python */
   int (*torch_functions)(int disabled); /* this thread's TorchFunctionDisabledState from now on; gives that before */
+  int (*autocast)(void);                        /* is torch.autocast on in this thread, for any kind of device? */
 } NeoLook;

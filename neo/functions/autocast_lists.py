@@ -1,0 +1,73 @@
+"""Which ops torch.autocast knows, by kind of device: the lists of torch 2.13 (ATen/autocast_mode.h and .cpp).
+
+By the names that torch gives its functions. What torch composes of listed ops is here too, where Neo has it as one op:
+under the kind that the composition comes to, or as WITHIN. Tests compare both with torch, op by op.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FLOAT32", "FLOAT32_SUM", "LISTS", "LOWER", "REFUSED", "WIDEST", "WITHIN"]
+
+LOWER = "computed in the lower precision"
+FLOAT32 = "computed in float32"
+FLOAT32_SUM = "computed in float32, where the call names no dtype"
+WIDEST = "computed in the widest dtype among its arguments"
+WITHIN = "a composition of ops that autocast knows one by one"
+REFUSED = (
+    "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast: use "
+    "binary_cross_entropy_with_logits, or compute this loss in float32 inside torch.autocast(..., enabled=False)"
+)
+
+_COMMON_LOWER = """
+    conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d prelu addmm addbmm baddbmm bmm
+    linalg_vecdot linear matmul mm scaled_dot_product_attention chain_matmul linalg_multi_dot
+"""
+_COMMON_FLOAT32 = """
+    cdist cosine_embedding_loss cross_entropy hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss
+    multi_margin_loss multilabel_margin_loss nll_loss nll_loss2d poisson_nll_loss smooth_l1_loss soft_margin_loss
+    triplet_margin_loss binary_cross_entropy_with_logits
+"""
+
+_CPU = {
+    LOWER: _COMMON_LOWER + "tensordot",
+    FLOAT32: _COMMON_FLOAT32
+    + """
+    adaptive_avg_pool3d adaptive_max_pool3d adaptive_max_pool3d_with_indices avg_pool3d binary_cross_entropy cholesky
+    cholesky_inverse cholesky_solve ctc_loss fractional_max_pool2d fractional_max_pool2d_with_indices
+    fractional_max_pool3d fractional_max_pool3d_with_indices grid_sample grid_sampler grid_sampler_2d grid_sampler_3d
+    inverse linalg_cholesky linalg_cholesky_ex linalg_cond linalg_eigh linalg_eigvalsh linalg_householder_product
+    linalg_inv linalg_inv_ex linalg_lstsq linalg_qr linalg_solve linalg_svd linalg_svdvals linalg_tensorinv
+    linalg_tensorsolve lu lu_solve max_pool3d max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d nanquantile
+    orgqr ormqr pinverse prod qr quantile svd trace triangular_solve
+    """,
+    WIDEST: "cat concat concatenate stack index_copy",
+    WITHIN: """
+    corrcoef cov einsum gru gru_cell linalg_matrix_power linalg_pinv linear_cross_entropy lstm lstm_cell matrix_power
+    multi_head_attention_forward rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell
+    """,
+}
+_CUDA = {
+    LOWER: _COMMON_LOWER
+    + "addmv addr mv einsum gru_cell lstm_cell rnn_relu_cell rnn_tanh_cell",
+    FLOAT32: _COMMON_FLOAT32
+    + """
+    acos arccos asin arcsin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow softplus layer_norm
+    rms_norm group_norm nuclear_norm frobenius_norm cosine_similarity dist pdist renorm logsumexp interpolate upsample
+    upsample_nearest upsample_bilinear upsample_bilinear2d_aa _upsample_bilinear2d_aa
+    """,
+    FLOAT32_SUM: "prod softmax log_softmax cumprod cumsum linalg_vector_norm linalg_matrix_norm norm sum",
+    WIDEST: """
+    addcdiv addcmul atan2 arctan2 bilinear cross dot vdot grid_sample grid_sampler grid_sampler_2d grid_sampler_3d
+    index_put tensordot scatter_add
+    """,
+    WITHIN: """
+    corrcoef cov gru linalg_matrix_power linalg_pinv linear_cross_entropy lstm matrix_power
+    multi_head_attention_forward rnn_relu rnn_tanh
+    """,
+    REFUSED: "binary_cross_entropy",
+}
+
+LISTS: dict[str, dict[str, str]] = {
+    device: {name: kind for kind, names in listed.items() for name in names.split()}
+    for device, listed in (("cpu", _CPU), ("cuda", _CUDA))
+}
