@@ -12,6 +12,8 @@ from neo.functions.elementwise import is_number
 from neo.functions.registry import implements, raw
 from neo.guards import known
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 @implements(F.scaled_dot_product_attention, scalars=("scale",))
 def scaled_dot_product_attention(
@@ -34,6 +36,11 @@ def scaled_dot_product_attention(
             for t in (key, value)
         )
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if query.dtype in HALF:  # scores rounded to 8 or 11 bits would be far off; torch's kernels keep them in float32 too
+        mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
+        wide = (query.float(), key.float(), value.float())
+        out = scaled_dot_product_attention(*wide, mask, dropout_p, is_causal, scale)
+        return out.to(query.dtype)
     if is_number(scale):
         root = math.sqrt(abs(scale))  # on both sides, so that neither product overflows
         scores = torch.matmul(query * math.copysign(root, scale), key.transpose(-2, -1) * root)

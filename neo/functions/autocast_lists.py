@@ -6,17 +6,69 @@ under the kind that the composition comes to, or as WITHIN. Tests compare both w
 
 from __future__ import annotations
 
-__all__ = ["FLOAT32", "FLOAT32_SUM", "LISTS", "LOWER", "REFUSED", "WIDEST", "WITHIN"]
+import math
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["FLOAT32", "FLOAT32_SUM", "LISTS", "LOWER", "LOWER_RESULT", "REFUSED", "WIDEST", "WITHIN"]
 
 LOWER = "computed in the lower precision"
 FLOAT32 = "computed in float32"
 FLOAT32_SUM = "computed in float32, where the call names no dtype"
 WIDEST = "computed in the widest dtype among its arguments"
+LOWER_RESULT = "computed as it is, and multiplied out in the lower precision at the end"
 WITHIN = "a composition of ops that autocast knows one by one"
 REFUSED = (
     "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast: use "
     "binary_cross_entropy_with_logits, or compute this loss in float32 inside torch.autocast(..., enabled=False)"
 )
+
+Kind = str | Callable[..., str | None]
+"""One of the above, or a function that gives it from the arguments of a call; None: nothing is cast."""
+
+
+def _pad(x: Any, pad: Any, mode: str = "constant", value: Any = None) -> str | None:
+    widths = len(pad) // 2
+    return FLOAT32 if mode == "replicate" or (mode == "reflect" and widths < 3) else None
+
+
+def _max_pool3d(x: Any, *args: Any, **kwargs: Any) -> str | None:
+    indices = kwargs.get("return_indices", args[5] if len(args) > 5 else False)
+    return None if indices else FLOAT32
+
+
+def _tensordot(x: Any, other: Any, dims: Any = 2, **_: Any) -> str:
+    """A matrix product, and of what is contracted whole a sum of products of entries."""
+    if isinstance(dims, int):
+        left, right = range(x.ndim - dims, x.ndim), range(dims)
+    else:
+        left, right = (d if isinstance(d, list | tuple) else [d] for d in dims)
+    free = [
+        math.prod(n for d, n in enumerate(t.shape) if d not in {k % t.ndim for k in contracted})
+        for t, contracted in ((x, left), (other, right))
+    ]
+    return WIDEST if free == [1, 1] else LOWER
+
+
+def _einsum(equation: Any, *operands: Any) -> str | None:
+    """Products of matrices, pair by pair; a pair without a common letter to sum over is multiplied entry by entry."""
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = tuple(operands[0])
+    if len(operands) != 2:
+        return WITHIN if len(operands) > 2 else None
+    left, arrow, output = equation.replace(" ", "").partition("->")
+    sizes: list[dict[str, int]] = []
+    for letters, x in zip(left.split(","), operands, strict=False):
+        before, _, after = letters.partition("...")
+        shape = tuple(x.shape)
+        sizes.append({**dict(zip(before, shape, strict=False)), **dict(zip(after[::-1], shape[::-1], strict=False))})
+    summed = {
+        c
+        for c in sizes[0].keys() & sizes[1].keys()
+        if (c not in output if arrow else True) and sizes[0][c] != 1 and sizes[1][c] != 1
+    }
+    return LOWER if summed else WIDEST
+
 
 _COMMON_LOWER = """
     conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d prelu addmm addbmm baddbmm bmm
@@ -29,7 +81,7 @@ _COMMON_FLOAT32 = """
 """
 
 _CPU = {
-    LOWER: _COMMON_LOWER + "tensordot",
+    LOWER: _COMMON_LOWER,
     FLOAT32: _COMMON_FLOAT32
     + """
     adaptive_avg_pool3d adaptive_max_pool3d adaptive_max_pool3d_with_indices avg_pool3d binary_cross_entropy cholesky
@@ -37,14 +89,15 @@ _CPU = {
     fractional_max_pool3d fractional_max_pool3d_with_indices grid_sample grid_sampler grid_sampler_2d grid_sampler_3d
     inverse linalg_cholesky linalg_cholesky_ex linalg_cond linalg_eigh linalg_eigvalsh linalg_householder_product
     linalg_inv linalg_inv_ex linalg_lstsq linalg_qr linalg_solve linalg_svd linalg_svdvals linalg_tensorinv
-    linalg_tensorsolve lu lu_solve max_pool3d max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d nanquantile
+    linalg_tensorsolve lu lu_solve max_unpool1d max_unpool2d max_unpool3d nanquantile
     orgqr ormqr pinverse prod qr quantile svd trace triangular_solve
     """,
     WIDEST: "cat concat concatenate stack index_copy",
     WITHIN: """
-    corrcoef cov einsum gru gru_cell linalg_matrix_power linalg_pinv linear_cross_entropy lstm lstm_cell matrix_power
+    corrcoef cov gru gru_cell linalg_matrix_power linear_cross_entropy lstm lstm_cell matrix_power
     multi_head_attention_forward rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell
     """,
+    LOWER_RESULT: "linalg_pinv",
 }
 _CUDA = {
     LOWER: _COMMON_LOWER
@@ -61,13 +114,15 @@ _CUDA = {
     index_put tensordot scatter_add
     """,
     WITHIN: """
-    corrcoef cov gru linalg_matrix_power linalg_pinv linear_cross_entropy lstm matrix_power
+    corrcoef cov gru linalg_matrix_power linear_cross_entropy lstm matrix_power
     multi_head_attention_forward rnn_relu rnn_tanh
     """,
+    LOWER_RESULT: "linalg_pinv",
     REFUSED: "binary_cross_entropy",
 }
 
-LISTS: dict[str, dict[str, str]] = {
+LISTS: dict[str, dict[str, Kind]] = {
     device: {name: kind for kind, names in listed.items() for name in names.split()}
     for device, listed in (("cpu", _CPU), ("cuda", _CUDA))
 }
+LISTS["cpu"] |= {"einsum": _einsum, "max_pool3d": _max_pool3d, "pad": _pad, "tensordot": _tensordot}

@@ -16,12 +16,22 @@ import torch
 from neo.autograd import _function, autocast
 from neo.autograd._context import autocast_enabled
 from neo.functions._cast import cast
-from neo.functions.autocast_lists import FLOAT32, FLOAT32_SUM, LISTS, LOWER, REFUSED, WIDEST, WITHIN
+from neo.functions.autocast_lists import (
+    FLOAT32,
+    FLOAT32_SUM,
+    LISTS,
+    LOWER,
+    LOWER_RESULT,
+    REFUSED,
+    WIDEST,
+    WITHIN,
+    Kind,
+)
 from neo.tensor import LiteTensor
 
 __all__ = ["autocast_enabled", "call", "kinds_of"]
 
-Kinds = dict[str, str]
+Kinds = dict[str, Kind]
 """Kind of device -> what autocast does there with an op's arguments, one of autocast_lists' kinds."""
 
 
@@ -47,11 +57,15 @@ def call(kinds: Kinds | None, run: Callable[..., Any], args: tuple, kwargs: dict
                     f"torch.autocast({device!r}): Neo knows what autocast does with which op on {' and '.join(LISTS)} "
                     f"alone. Leave autocast off, and cast by hand: x.to({lower})."
                 )
-            kind = None if kinds is None else kinds.get(device)
-            if kind is WITHIN and any(_eligible(value, device) for value in _tensors((args, *kwargs.values()))):
+            listed = None if kinds is None else kinds.get(device)
+            kind = listed(*args, **kwargs) if callable(listed) else listed
+            if kind is None or not any(_eligible(value, device) for value in _tensors((args, *kwargs.values()))):
+                continue
+            if kind is WITHIN:
                 break
-            if kind is not None:
-                args, kwargs = _cast_arguments(kind, device, lower, args, kwargs)
+            if kind is LOWER_RESULT:
+                return _cast(run(*args, **kwargs), device, lower)
+            args, kwargs = _cast_arguments(kind, device, lower, args, kwargs)
         else:
             return run(*args, **kwargs)
     return run(*args, **kwargs)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from neo.autograd._context import autocast_enabled
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
 from neo.functions.linalg import product
@@ -141,4 +142,9 @@ def einsum(equation, *operands):
                 raise kind(
                     f"einsum: {letter!r} is {sizes[letter]} in one operand and {size} in another; expand first"
                 )
+    if autocast_enabled() and len(operands) > 2:  # pair by pair, each in the dtype that autocast gives it, as in torch
+        rest = inputs[2:]
+        kept = "".join(c for c in dict.fromkeys(inputs[0] + inputs[1]) if c in output or any(c in r for r in rest))
+        pair = torch.einsum(f"{inputs[0]},{inputs[1]}->{kept}", *operands[:2])
+        return torch.einsum(f"{','.join((kept, *rest))}->{output}", pair, *operands[2:])
     return _einsum(inputs, output, *operands)

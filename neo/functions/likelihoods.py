@@ -92,12 +92,12 @@ def linear_cross_entropy(
         )
     if ignore_index is not None and tuple(target.shape) == (*x.shape[:-1], *classes):
         raise RuntimeError(f"{name}: ignore_index cannot be specified when target contains probabilities")
-    scores = matmul(x, linear_weight.reshape((-1, x.shape[-1])).t())
+    scores = torch.matmul(x, linear_weight.reshape((-1, x.shape[-1])).t())
     scores = scores.reshape((*x.shape[:-1], *classes))
     if linear_bias is not None:
         scores = scores + linear_bias
     ignored = -100 if ignore_index is None else ignore_index
-    return cross_entropy(
+    return F.cross_entropy(
         scores, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
     )
 

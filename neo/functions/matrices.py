@@ -119,15 +119,15 @@ class MatrixExp(Policy):
 def matrix_power(A, n):
     """Aⁿ by squaring, for any whole n; negative powers are those of A⁻¹."""
     if n < 0:
-        return matrix_power(inverse(A), -n)
+        return torch.linalg.matrix_power(torch.linalg.inv(A), -n)
     if n == 0:
         eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(tuple(A.shape))
         return lite(eye) if isinstance(A, LiteTensor) else eye
     power = None
     while n:
         if n & 1:
-            power = A if power is None else matmul(power, A)
-        A, n = (matmul(A, A), n >> 1) if n > 1 else (A, 0)
+            power = A if power is None else torch.matmul(power, A)
+        A, n = (torch.matmul(A, A), n >> 1) if n > 1 else (A, 0)
     return power
 
 

@@ -202,6 +202,9 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
         raise RuntimeError(
             f"rms_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}"
         )
+    if x.dtype in (torch.float16, torch.bfloat16):  # as in torch: in float32 within, and given in x's dtype
+        weight = weight if weight is None else weight.float()
+        return rms_norm(x.float(), shape, weight, eps).to(x.dtype)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     if weight is not None and tuple(weight.shape) != shape:
         raise RuntimeError(

@@ -27,7 +27,7 @@ def _written(x: Any, src: Any, view: Any) -> Any:
             f"expected src to have a size equal to the slice of self. src size = {tuple(src.shape)}, "
             f"slice size = {tuple(places.shape)}"
         )
-    flat = torch.scatter(x.reshape((-1,)), 0, places.reshape(-1), src.reshape((-1,)))
+    flat = torch.scatter(x.reshape((-1,)), 0, places.reshape(-1), src.reshape((-1,)).to(x.dtype))
     return flat.reshape(tuple(x.shape))
 
 

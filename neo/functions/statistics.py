@@ -8,7 +8,6 @@ import torch
 
 from neo.autograd._function import function
 from neo.functions.extremes import ExtremeOver, picked
-from neo.functions.matrices import matmul
 from neo.functions.registry import copies, implements, raw
 from neo.guards import require
 
@@ -140,7 +139,7 @@ def cov(x, *, correction=1, fweights=None, aweights=None):
     divisor = float(max(divisor, 0)) if number else torch.clamp_min(divisor, 0.0)
     away = rows - mean
     weighted = away if weights is None else away * weights
-    result = matmul(weighted, away.transpose(0, 1)) / divisor
+    result = torch.matmul(weighted, away.transpose(0, 1)) / divisor
     return result if x.ndim == 2 and rows.shape[0] != 1 else result.squeeze()
 
 
