@@ -26,6 +26,7 @@ cdef extern from "look.h":
         int (*alike)(PyObject *one, PyObject *other)
         int (*grad_enabled)()
         int (*share)(PyObject *one, PyObject *other)
+        int (*mixed)(PyObject *tensors)
         int (*autocast)()
 
 
@@ -281,6 +282,12 @@ cdef bint alike(object one, object other) except -1:
         return known
     cdef object shape = one.shape
     return other.dtype is one.dtype and other.shape == shape and (shape or other.device == one.device)
+
+
+cdef bint mixed(tuple tensors) except -1:
+    """Are there floating-point tensors of two dtypes among these torch tensors?"""
+    cdef int known = -1 if look == NULL else look.mixed(<PyObject *> tensors)
+    return known if known >= 0 else len({tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point}) > 1
 
 
 def all_alike(list ones not None, list others not None):

@@ -9,7 +9,7 @@ import torch
 from neo.autograd.autocast import state as autocast_state
 from neo.errors import ComplexError, InPlaceError
 from neo.autograd._context cimport (
-    Context, PolicyBase, alike, autocast_on, contains, rebuilt, share, stashed, version_of)
+    Context, PolicyBase, alike, autocast_on, contains, mixed, rebuilt, share, stashed, version_of)
 from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, join, wrap
 from neo.autograd._numbers cimport Numbers
@@ -249,7 +249,7 @@ cdef class Function:
         cdef list output_layouts = None
         cdef Handle output
         cdef object autocast = None if self.verified or not autocast_on() else autocast_state()
-        if not self.verified or (self.broadcasts and n > 1 and differ(raw_inputs)):
+        if not self.verified or (n > 1 and (differ(raw_inputs) if self.broadcasts else mixed(raw_inputs))):
             layouts = [(raw.shape, raw.dtype, raw.device) for raw in raw_inputs]
         if m > 1:
             output_layouts = [(output.data.shape, output.data.dtype, output.data.device) for output in outputs]

@@ -444,7 +444,7 @@ cdef list forward_rule(Node node, list dots):
         if not (isinstance(result[i], Tensor) or is_handle(result[i])):
             raise wrong(node.policy.jvp, f"{node.name}.jvp: tangent {i} must be a tensor or None, got "
                                          f"{type(result[i]).__name__} {result[i]!r}")
-        if node.autocast is not None:
+        if result[i].dtype is not output.dtype and casts_back(node):
             result[i] = result[i].to(output.dtype)
         if layout(result[i]) != layout(output):
             raise wrong(
@@ -530,8 +530,8 @@ cdef object check(Node node, int i, object gradient):
             gradient = gradient.sum_to_size(shape)
         if gradient.dtype is not dtype:
             gradient = gradient.to(dtype)
-    if node.autocast is not None and gradient.dtype is not dtype and gradient.dtype.is_floating_point:
-        gradient = gradient.to(dtype)       # the rule ran under autocast; as torch's engine does, the tape casts back
+    if gradient.dtype is not dtype and casts_back(node) and gradient.dtype.is_floating_point:
+        gradient = gradient.to(dtype)
     if gradient.shape != shape:
         raise wrong(
             rule_of(node),
@@ -549,6 +549,12 @@ cdef object check(Node node, int i, object gradient):
             rule_of(node),
             f"{node.name}.backward: gradient {i} is on {gradient.device}, expected {device}, the device of input {i}.")
     return gradient
+
+
+cdef bint casts_back(Node node):
+    """Does the tape cast what the rule returns, as torch's engine does? Where autocast chose the dtypes it was written
+    without, and for Neo's own, whose inputs may be of several."""
+    return node.autocast is not None or (node.policy is not None and node.policy.verified)
 
 
 cdef bint saved_listened(Stack stack, Context ctx) except -1:

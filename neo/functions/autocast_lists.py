@@ -16,8 +16,8 @@ LOWER = "computed in the lower precision"
 FLOAT32 = "computed in float32"
 FLOAT32_SUM = "computed in float32, where the call names no dtype"
 WIDEST = "computed in the widest dtype among its arguments"
-LOWER_RESULT = "computed as it is, and multiplied out in the lower precision at the end"
 WITHIN = "a composition of ops that autocast knows one by one"
+LOWER_RESULT = "the same, with a result in the lower precision"
 REFUSED = (
     "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast: use "
     "binary_cross_entropy_with_logits, or compute this loss in float32 inside torch.autocast(..., enabled=False)"
@@ -35,6 +35,37 @@ def _pad(x: Any, pad: Any, mode: str = "constant", value: Any = None) -> str | N
 def _max_pool3d(x: Any, *args: Any, **kwargs: Any) -> str | None:
     indices = kwargs.get("return_indices", args[5] if len(args) > 5 else False)
     return None if indices else FLOAT32
+
+
+def _interpolate_on_cpu(x: Any, *args: Any, **kwargs: Any) -> str | None:
+    return FLOAT32 if x.ndim == 5 and _mode(*args, **kwargs) == "area" else None
+
+
+def _interpolate_on_cuda(x: Any, *args: Any, **kwargs: Any) -> str | None:
+    return None if _mode(*args, **kwargs) == "area" else FLOAT32
+
+
+def _mode(size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any) -> str:
+    return mode
+
+
+def _local_response_norm(x: Any, *_: Any, **__: Any) -> str | None:
+    """By avg_pool2d for x (n, c, l), by avg_pool3d for more dims."""
+    return FLOAT32 if x.ndim > 3 else None
+
+
+def _lstm(*args: Any) -> str:
+    """oneDNN's layers give the lower precision; it has none for packed sequences nor with projections."""
+    if isinstance(args[3], list | tuple):
+        return WITHIN
+    weights, has_biases, layers, bidirectional = args[2], args[3], args[4], args[7]
+    projected = len(weights) // (layers * (2 if bidirectional else 1)) % 2 == 1
+    return WITHIN if projected else LOWER_RESULT
+
+
+def _sum_to_size(x: Any, *size: Any) -> str | None:
+    sizes = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+    return None if sizes and tuple(sizes) == tuple(x.shape) else FLOAT32
 
 
 def _tensordot(x: Any, other: Any, dims: Any = 2, **_: Any) -> str:
@@ -71,7 +102,7 @@ def _einsum(equation: Any, *operands: Any) -> str | None:
 
 
 _COMMON_LOWER = """
-    conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d prelu addmm addbmm baddbmm bmm
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d prelu addmm addbmm baddbmm bmm
     linalg_vecdot linear matmul mm scaled_dot_product_attention chain_matmul linalg_multi_dot
 """
 _COMMON_FLOAT32 = """
@@ -94,8 +125,8 @@ _CPU = {
     """,
     WIDEST: "cat concat concatenate stack index_copy",
     WITHIN: """
-    corrcoef cov gru gru_cell linalg_matrix_power linear_cross_entropy lstm lstm_cell matrix_power
-    multi_head_attention_forward rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell
+    corrcoef cov gru gru_cell linalg_matrix_power linear_cross_entropy lstm_cell matrix_power
+    multi_head_attention_forward rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell triplet_margin_with_distance_loss
     """,
     LOWER_RESULT: "linalg_pinv",
 }
@@ -105,19 +136,21 @@ _CUDA = {
     FLOAT32: _COMMON_FLOAT32
     + """
     acos arccos asin arcsin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow softplus layer_norm
-    rms_norm group_norm nuclear_norm frobenius_norm cosine_similarity dist pdist renorm logsumexp interpolate upsample
-    upsample_nearest upsample_bilinear upsample_bilinear2d_aa _upsample_bilinear2d_aa
+    rms_norm group_norm nuclear_norm frobenius_norm cosine_similarity dist pdist renorm logsumexp
+    local_response_norm multilabel_soft_margin_loss normalize pairwise_distance square upsample_nearest upsample_bilinear upsample_bilinear2d_aa _upsample_bilinear2d_aa
     """,
-    FLOAT32_SUM: "prod softmax log_softmax cumprod cumsum linalg_vector_norm linalg_matrix_norm norm sum",
+    FLOAT32_SUM: """
+    prod softmax softmin log_softmax cumprod cumsum linalg_norm linalg_vector_norm linalg_matrix_norm norm sum
+    """,
     WIDEST: """
     addcdiv addcmul atan2 arctan2 bilinear cross dot vdot grid_sample grid_sampler grid_sampler_2d grid_sampler_3d
     index_put tensordot scatter_add
     """,
     WITHIN: """
-    corrcoef cov gru linalg_matrix_power linear_cross_entropy lstm matrix_power
-    multi_head_attention_forward rnn_relu rnn_tanh
+    corrcoef cov linalg_matrix_power linear_cross_entropy matrix_power multi_head_attention_forward
+    triplet_margin_with_distance_loss
     """,
-    LOWER_RESULT: "linalg_pinv",
+    LOWER_RESULT: "linalg_pinv lstm gru rnn_tanh rnn_relu",
     REFUSED: "binary_cross_entropy",
 }
 
@@ -125,4 +158,18 @@ LISTS: dict[str, dict[str, Kind]] = {
     device: {name: kind for kind, names in listed.items() for name in names.split()}
     for device, listed in (("cpu", _CPU), ("cuda", _CUDA))
 }
-LISTS["cpu"] |= {"einsum": _einsum, "max_pool3d": _max_pool3d, "pad": _pad, "tensordot": _tensordot}
+LISTS["cpu"] |= {
+    "einsum": _einsum,
+    "interpolate": _interpolate_on_cpu,
+    "local_response_norm": _local_response_norm,
+    "lstm": _lstm,
+    "max_pool3d": _max_pool3d,
+    "pad": _pad,
+    "tensordot": _tensordot,
+    "upsample": _interpolate_on_cpu,
+}
+LISTS["cuda"] |= {
+    "interpolate": _interpolate_on_cuda,
+    "sum_to_size": _sum_to_size,
+    "upsample": _interpolate_on_cuda,
+}

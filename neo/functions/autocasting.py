@@ -61,14 +61,13 @@ def call(kinds: Kinds | None, run: Callable[..., Any], args: tuple, kwargs: dict
             kind = listed(*args, **kwargs) if callable(listed) else listed
             if kind is None or not any(_eligible(value, device) for value in _tensors((args, *kwargs.values()))):
                 continue
-            if kind is WITHIN:
+            if kind is WITHIN or kind is LOWER_RESULT:
                 break
-            if kind is LOWER_RESULT:
-                return _cast(run(*args, **kwargs), device, lower)
             args, kwargs = _cast_arguments(kind, device, lower, args, kwargs)
         else:
             return run(*args, **kwargs)
-    return run(*args, **kwargs)
+    out = run(*args, **kwargs)
+    return _cast(out, device, lower) if kind is LOWER_RESULT else out
 
 
 def _call_function(function: _function.Function, args: tuple) -> Any:

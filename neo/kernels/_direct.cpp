@@ -241,10 +241,23 @@ int torch_functions(int disabled) {
   return before;
 }
 
+int mixed(PyObject* tensors) {
+  auto found = at::kInt;  // of the floating-point ones so far; none yet
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tensors); ++i) {
+    PyObject* value = PyTuple_GET_ITEM(tensors, i);
+    if (!THPVariable_CheckExact(value)) return -1;
+    const auto dtype = THPVariable_Unpack(value).scalar_type();
+    if (!at::isFloatingType(dtype)) continue;
+    if (found != at::kInt && found != dtype) return 1;
+    found = dtype;
+  }
+  return 0;
+}
+
 // Outside torch.autocast every device's autocast key is excluded.
 int autocast() { return !(c10::autocast_dispatch_keyset - c10::impl::tls_local_dispatch_key_set().excluded_).empty(); }
 
-NeoLook look = {version, same_layout, grad_enabled, one_storage, torch_functions, autocast};
+NeoLook look = {version, same_layout, grad_enabled, one_storage, torch_functions, mixed, autocast};
 
 PyObject* bind(PyObject*, PyObject* arguments) {
   const char* name;

@@ -11,5 +11,6 @@ typedef struct {
   int (*grad_enabled)(void);                    /* torch.is_grad_enabled() */
   int (*share)(PyObject *one, PyObject *other); /* 1: one storage; 0: two; -1: ask in Python */
   int (*torch_functions)(int disabled); /* this thread's TorchFunctionDisabledState from now on; gives that before */
+  int (*mixed)(PyObject *tensors);              /* a tuple: floating-point ones of two dtypes? -1: ask in Python */
   int (*autocast)(void);                        /* is torch.autocast on in this thread, for any kind of device? */
 } NeoLook;
