@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "AmbiguousTruthError",
+    "AutocastError",
     "ConversionError",
     "DrawError",
     "GradcheckError",
@@ -35,6 +36,10 @@ class SessionError(NeoError, RuntimeError):
 
 class NumberError(NeoError, TypeError):
     """A tensor where an op takes a number, which would lose its gradient; the message names the op and the argument."""
+
+
+class AutocastError(NeoError, RuntimeError):
+    """torch.autocast has no dtype for this call, as in torch; the message says what to do instead."""
 
 
 class InPlaceError(NeoError, TypeError):

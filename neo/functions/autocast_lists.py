@@ -107,7 +107,7 @@ _COMMON_LOWER = """
 """
 _COMMON_FLOAT32 = """
     cdist cosine_embedding_loss cross_entropy hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss
-    multi_margin_loss multilabel_margin_loss nll_loss nll_loss2d poisson_nll_loss smooth_l1_loss soft_margin_loss
+    multi_margin_loss multilabel_margin_loss nll_loss poisson_nll_loss smooth_l1_loss soft_margin_loss
     triplet_margin_loss binary_cross_entropy_with_logits
 """
 
@@ -136,8 +136,8 @@ _CUDA = {
     FLOAT32: _COMMON_FLOAT32
     + """
     acos arccos asin arcsin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow softplus layer_norm
-    rms_norm group_norm nuclear_norm frobenius_norm cosine_similarity dist pdist renorm logsumexp
-    local_response_norm multilabel_soft_margin_loss normalize pairwise_distance square upsample_nearest upsample_bilinear upsample_bilinear2d_aa _upsample_bilinear2d_aa
+    rms_norm group_norm cosine_similarity dist pdist renorm logsumexp
+    local_response_norm multilabel_soft_margin_loss normalize pairwise_distance square _upsample_bilinear2d_aa
     """,
     FLOAT32_SUM: """
     prod softmax softmin log_softmax cumprod cumsum linalg_norm linalg_vector_norm linalg_matrix_norm norm sum
@@ -166,10 +166,8 @@ LISTS["cpu"] |= {
     "max_pool3d": _max_pool3d,
     "pad": _pad,
     "tensordot": _tensordot,
-    "upsample": _interpolate_on_cpu,
 }
 LISTS["cuda"] |= {
     "interpolate": _interpolate_on_cuda,
     "sum_to_size": _sum_to_size,
-    "upsample": _interpolate_on_cuda,
 }

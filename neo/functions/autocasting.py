@@ -15,6 +15,7 @@ import torch
 
 from neo.autograd import _function, autocast
 from neo.autograd._context import autocast_enabled
+from neo.errors import AutocastError
 from neo.functions._cast import cast
 from neo.functions.autocast_lists import (
     FLOAT32,
@@ -47,8 +48,7 @@ def kinds_of(names: Iterable[str]) -> Kinds | None:
 def call(kinds: Kinds | None, run: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
     """run(*args, **kwargs) with arguments cast as autocast casts those of an op of these kinds; no autocast within.
 
-    Raises: NotImplementedError under autocast for a kind of device that Neo has no lists of; RuntimeError, as torch
-    does, for what must not be autocast, and where "the widest dtype" of two half precisions is asked for.
+    Raises: NotImplementedError under autocast for a kind of device that Neo has no lists of; AutocastError, a RuntimeError as torch's, for what must not be autocast, and where "the widest dtype" of two half precisions is asked for.
     """
     with autocast.off() as on:
         for device, lower in on:
@@ -81,7 +81,7 @@ def _cast_arguments(
     kind: str, device: str, lower: torch.dtype, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
     if kind is REFUSED:
-        raise RuntimeError(REFUSED)
+        raise AutocastError(REFUSED)
     if kind is FLOAT32_SUM:
         if kwargs.get("dtype") is not None or any(isinstance(arg, torch.dtype) for arg in args):
             return args, kwargs
@@ -122,7 +122,7 @@ def _widest(lower: torch.dtype, device: str, tensors: list[Any]) -> torch.dtype:
     if torch.float32 in dtypes:
         return torch.float32
     if dtypes - {lower}:
-        raise RuntimeError(
+        raise AutocastError(
             f"autocast to {lower} met {', '.join(map(str, dtypes - {lower}))}, and neither of the two is the wider one; "
             f"torch refuses it too. Cast to float32 before."
         )

@@ -177,7 +177,7 @@ def test_widest_of_two_lower_precisions_is_refused_as_in_torch():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with pytest.raises(RuntimeError):
             torch.cat(halves)
-        with pytest.raises(RuntimeError, match=r"cat: .*float16"):
+        with pytest.raises(RuntimeError, match="autocast to torch.bfloat16 met torch.float16"):
             torch.cat([LiteTensor(x) for x in halves])
 
 
@@ -237,7 +237,7 @@ def test_jvp_under_autocast_is_that_of_the_casts():
             return torch.tanh(x @ w)
 
     out, tangent = neo.jvp(fn, (LiteTensor(w),), (LiteTensor(dot),))
-    _, expected = torch.func.jvp(lambda w: torch.tanh(x @ w), (w,), (dot,))
+    expected = (1 - torch.tanh(x @ w) ** 2) * (x @ dot)
     assert out.dtype is tangent.dtype is torch.bfloat16
     torch.testing.assert_close(tangent.data.float(), expected, rtol=3e-2, atol=3e-2)
 
