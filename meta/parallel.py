@@ -12,6 +12,7 @@ import torch
 
 import neo
 from neo import pytree
+from neo.autograd import autocast
 from neo.draws import part_of, source
 
 __all__ = ["Batched", "Workers"]
@@ -66,7 +67,7 @@ class Workers:
             )
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # what is made of the results meanwhile must not take the workers' cores
-        futures = deque(self._pool.submit(task, item) for item in numbered)
+        futures = deque(self._pool.submit(_under_autocast_of_this_thread(task), item) for item in numbered)
         try:
             while futures:
                 # What is made of results takes a core and Python's lock from the workers: let it have several at once.
@@ -125,6 +126,19 @@ def _drawing_apart(fn: Callable[[Item], Result]) -> Callable[[tuple[int, Item]],
             return fn(item)
 
     return alone
+
+
+def _under_autocast_of_this_thread(fn: Callable[[Item], Result]) -> Callable[[Item], Result]:
+    """torch.autocast holds in one thread, and the tasks of a block under it belong to the block."""
+    state = autocast.state()
+    if not state:
+        return fn
+
+    def task(item: Item) -> Result:
+        with autocast.restored(state):
+            return fn(item)
+
+    return task
 
 
 def _with_one_kernel_thread(fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -32,6 +32,19 @@ def test_meta_gradient_is_bit_for_bit_the_same_on_any_number_of_threads(sampler,
         assert torch.equal(gradient.data, together.gradient[name].data)
 
 
+def test_tasks_on_other_threads_run_under_the_autocast_of_the_caller(sampler) -> None:
+    model = neo.nn.Conv4(ways=5, hidden=4)
+    params, batch = model.init(seed=0), sampler.sample(0, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        alone, together = (MAML(model, workers=count).meta_gradient(params, batch) for count in (1, 2))
+    plain = MAML(model, workers=2).meta_gradient(params, batch)
+    assert torch.equal(alone.loss, together.loss)
+    assert not torch.equal(alone.loss, plain.loss)
+    for name, gradient in alone.gradient.items():
+        assert gradient.dtype is torch.float32
+        assert torch.equal(gradient.data, together.gradient[name].data)
+
+
 def test_evaluation_is_the_same_on_any_number_of_threads(sampler) -> None:
     model = neo.nn.Conv4(ways=5, hidden=4)
     params = model.init(seed=0)
