@@ -195,7 +195,7 @@ class Ranks:
         """Whether any rank wishes it."""
         if self.size == 1:
             return wish
-        wishes = torch.tensor([wish], dtype=torch.uint8)
+        wishes = torch.tensor([wish], dtype=torch.uint8, device="cpu")
         self._together(lambda: dist.all_reduce(wishes, dist.ReduceOp.MAX))
         return bool(wishes)
 
@@ -333,4 +333,4 @@ def _fingerprint(params: Params) -> int:
     """Of every bit of the parameters: a sum of their bytes, each weighed by its place."""
     leaves: list[Any] = pytree.leaves(params)
     buffer = _packed(leaves, _bytes(leaves)).view(torch.int64).cpu()
-    return int((buffer * torch.arange(1, 2 * len(buffer), 2)).sum())
+    return int((buffer * torch.arange(1, 2 * len(buffer), 2, device="cpu")).sum())

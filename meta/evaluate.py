@@ -118,5 +118,5 @@ def evaluate(
             checksums += [task.checksum() for task in drawn]
         progress(len(results))
     scores, losses = (torch.stack(column).double().cpu() for column in zip(*results, strict=True))
-    kept = Record(scores, losses, torch.tensor(checksums)) if record else None
+    kept = Record(scores, losses, torch.tensor(checksums, device="cpu")) if record else None
     return Evaluation(scores[:, -1], losses[:, -1], kept)

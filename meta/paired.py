@@ -64,7 +64,7 @@ def difference(one: Results, other: Results, *, step: int | None = None) -> Diff
 def _common(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The rows of each that hold the same tasks, in one order; None where there are none."""
     if torch.equal(one, other):
-        return torch.arange(len(one)), torch.arange(len(other))
+        return torch.arange(len(one), device="cpu"), torch.arange(len(other), device="cpu")
     _, ours, theirs = numpy.intersect1d(one.numpy(), other.numpy(), return_indices=True)
     return (torch.from_numpy(ours), torch.from_numpy(theirs)) if len(ours) else None
 

@@ -67,7 +67,8 @@ class Workers:
             )
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # what is made of the results meanwhile must not take the workers' cores
-        futures = deque(self._pool.submit(_under_autocast_of_this_thread(task), item) for item in numbered)
+        task = _under_autocast_of_this_thread(task)
+        futures = deque(self._pool.submit(task, item) for item in numbered)
         try:
             while futures:
                 # What is made of results takes a core and Python's lock from the workers: let it have several at once.

@@ -39,7 +39,10 @@ class CharacterSet:
             )
         self.name, self.split, self.source = name, split, source
         self.images, self.names = images, tuple(names)
-        self.parts = {part: torch.tensor(list(chosen), dtype=torch.int64) for part, chosen in parts.items()}
+        self.parts = {
+            part: torch.tensor(list(chosen), dtype=torch.int64, device="cpu")
+            for part, chosen in parts.items()
+        }
         chosen = torch.cat(list(self.parts.values()))
         if len(set(chosen.tolist())) != chosen.numel():
             raise DataError(f"{name}: parts of split {split!r} share a character; they must be disjoint.")

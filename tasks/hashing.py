@@ -53,7 +53,7 @@ def uniform(key: int, *shape: int) -> torch.Tensor:
     count = 1
     for size in shape:
         count *= size
-    return unit(derive(key, torch.arange(count))).reshape(shape)
+    return unit(derive(key, torch.arange(count, device="cpu"))).reshape(shape)
 
 
 def unit(words: torch.Tensor) -> torch.Tensor:

@@ -160,7 +160,7 @@ class TasksetSampler:
     def _divided(self, x: torch.Tensor, y: torch.Tensor) -> Task:
         if y.dtype.is_floating_point:
             y = y.reshape(len(y), -1)
-            support, query = torch.arange(len(y)).split([self.shots, len(y) - self.shots])
+            support, query = torch.arange(len(y), device="cpu").split([self.shots, len(y) - self.shots])
         else:
             labels, y, counts = y.unique(return_inverse=True, return_counts=True)
             if int(counts.min()) != int(counts.max()) or int(counts.min()) <= self.shots:

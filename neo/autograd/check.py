@@ -144,9 +144,9 @@ class _Check:
         ):
             base = leaves[position].data
             if self.fast:
-                direction = torch.randn(base.shape, generator=self.generator, dtype=torch.float64).to(
-                    base.device
-                )
+                direction = torch.randn(
+                    base.shape, generator=self.generator, dtype=torch.float64, device="cpu"
+                ).to(base.device)
                 expected, found = slope(position, direction), float((gradient.data * direction).sum())
                 if self.agree(found, expected):
                     continue
@@ -181,7 +181,7 @@ class _Check:
 
     def random_like(self, tree: Any) -> Any:
         def draw(leaf: LiteTensor) -> LiteTensor:
-            values = torch.randn(leaf.shape, generator=self.generator, dtype=torch.float64)
+            values = torch.randn(leaf.shape, generator=self.generator, dtype=torch.float64, device="cpu")
             return LiteTensor(values, dtype=leaf.dtype, device=leaf.device)
 
         return pytree.tree_map(draw, tree)

@@ -36,7 +36,9 @@ def scaled_dot_product_attention(
             for t in (key, value)
         )
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    if query.dtype in HALF:  # scores rounded to 8 or 11 bits would be far off; torch's kernels keep them in float32 too
+    if (
+        query.dtype in HALF
+    ):  # scores rounded to 8 or 11 bits would be far off; torch's kernels keep them in float32 too
         mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
         wide = (query.float(), key.float(), value.float())
         out = scaled_dot_product_attention(*wide, mask, dropout_p, is_causal, scale)

@@ -58,7 +58,7 @@ def _lstm(*args: Any) -> str:
     """oneDNN's layers give the lower precision; it has none for packed sequences nor with projections."""
     if isinstance(args[3], list | tuple):
         return WITHIN
-    weights, has_biases, layers, bidirectional = args[2], args[3], args[4], args[7]
+    weights, layers, bidirectional = args[2], args[4], args[7]
     projected = len(weights) // (layers * (2 if bidirectional else 1)) % 2 == 1
     return WITHIN if projected else LOWER_RESULT
 
@@ -71,12 +71,12 @@ def _sum_to_size(x: Any, *size: Any) -> str | None:
 def _tensordot(x: Any, other: Any, dims: Any = 2, **_: Any) -> str:
     """A matrix product, and of what is contracted whole a sum of products of entries."""
     if isinstance(dims, int):
-        left, right = range(x.ndim - dims, x.ndim), range(dims)
+        both: list[Any] = [range(x.ndim - dims, x.ndim), range(dims)]
     else:
-        left, right = (d if isinstance(d, list | tuple) else [d] for d in dims)
+        both = [d if isinstance(d, list | tuple) else [d] for d in dims]
     free = [
         math.prod(n for d, n in enumerate(t.shape) if d not in {k % t.ndim for k in contracted})
-        for t, contracted in ((x, left), (other, right))
+        for t, contracted in zip((x, other), both, strict=True)
     ]
     return WIDEST if free == [1, 1] else LOWER
 
@@ -92,7 +92,9 @@ def _einsum(equation: Any, *operands: Any) -> str | None:
     for letters, x in zip(left.split(","), operands, strict=False):
         before, _, after = letters.partition("...")
         shape = tuple(x.shape)
-        sizes.append({**dict(zip(before, shape, strict=False)), **dict(zip(after[::-1], shape[::-1], strict=False))})
+        sizes.append(
+            {**dict(zip(before, shape, strict=False)), **dict(zip(after[::-1], shape[::-1], strict=False))}
+        )
     summed = {
         c
         for c in sizes[0].keys() & sizes[1].keys()
@@ -106,9 +108,9 @@ _COMMON_LOWER = """
     linalg_vecdot linear matmul mm scaled_dot_product_attention chain_matmul linalg_multi_dot
 """
 _COMMON_FLOAT32 = """
-    cdist cosine_embedding_loss cross_entropy hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss
-    multi_margin_loss multilabel_margin_loss nll_loss poisson_nll_loss smooth_l1_loss soft_margin_loss
-    triplet_margin_loss binary_cross_entropy_with_logits
+    binary_cross_entropy_with_logits cdist cosine_embedding_loss cross_entropy hinge_embedding_loss huber_loss kl_div
+    l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss nll_loss poisson_nll_loss
+    smooth_l1_loss soft_margin_loss triplet_margin_loss
 """
 
 _CPU = {
@@ -131,8 +133,7 @@ _CPU = {
     LOWER_RESULT: "linalg_pinv",
 }
 _CUDA = {
-    LOWER: _COMMON_LOWER
-    + "addmv addr mv einsum gru_cell lstm_cell rnn_relu_cell rnn_tanh_cell",
+    LOWER: _COMMON_LOWER + "addmv addr mv einsum gru_cell lstm_cell rnn_relu_cell rnn_tanh_cell",
     FLOAT32: _COMMON_FLOAT32
     + """
     acos arccos asin arcsin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow softplus layer_norm

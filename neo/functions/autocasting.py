@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from neo.autograd import _function, autocast
-from neo.autograd._context import autocast_enabled
 from neo.errors import AutocastError
 from neo.functions._cast import cast
 from neo.functions.autocast_lists import (
@@ -30,7 +29,7 @@ from neo.functions.autocast_lists import (
 )
 from neo.tensor import LiteTensor
 
-__all__ = ["autocast_enabled", "call", "kinds_of"]
+__all__ = ["call", "kinds_of"]
 
 Kinds = dict[str, Kind]
 """Kind of device -> what autocast does there with an op's arguments, one of autocast_lists' kinds."""
@@ -48,7 +47,8 @@ def kinds_of(names: Iterable[str]) -> Kinds | None:
 def call(kinds: Kinds | None, run: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
     """run(*args, **kwargs) with arguments cast as autocast casts those of an op of these kinds; no autocast within.
 
-    Raises: NotImplementedError under autocast for a kind of device that Neo has no lists of; AutocastError, a RuntimeError as torch's, for what must not be autocast, and where "the widest dtype" of two half precisions is asked for.
+    Raises: NotImplementedError under autocast for a kind of device that Neo has no lists of; AutocastError for what
+    torch refuses to autocast, and where the widest of two half precisions is asked for.
     """
     with autocast.off() as on:
         for device, lower in on:
@@ -59,7 +59,9 @@ def call(kinds: Kinds | None, run: Callable[..., Any], args: tuple, kwargs: dict
                 )
             listed = None if kinds is None else kinds.get(device)
             kind = listed(*args, **kwargs) if callable(listed) else listed
-            if kind is None or not any(_eligible(value, device) for value in _tensors((args, *kwargs.values()))):
+            if kind is None or not any(
+                _eligible(value, device) for value in _tensors((args, *kwargs.values()))
+            ):
                 continue
             if kind is WITHIN or kind is LOWER_RESULT:
                 break
@@ -123,8 +125,8 @@ def _widest(lower: torch.dtype, device: str, tensors: list[Any]) -> torch.dtype:
         return torch.float32
     if dtypes - {lower}:
         raise AutocastError(
-            f"autocast to {lower} met {', '.join(map(str, dtypes - {lower}))}, and neither of the two is the wider one; "
-            f"torch refuses it too. Cast to float32 before."
+            f"autocast to {lower} met {', '.join(map(str, dtypes - {lower}))}, and neither is the wider one; torch "
+            f"refuses it too. Cast to float32 before."
         )
     return lower
 

@@ -77,8 +77,8 @@ def _composed(y_bar, x, weight, mean, scale, y, place, eps, window):
     if window > 1:
         n, channels, h, w = x.shape
         down, across = h // window, w // window
-        rows = torch.arange(down).view(-1, 1) * window + place.data // window
-        columns = torch.arange(across) * window + place.data % window
+        rows = torch.arange(down, device=x.device).view(-1, 1) * window + place.data // window
+        columns = torch.arange(across, device=x.device) * window + place.data % window
         size = (window, window)
         g = to_places(
             g, rows * w + columns, ((n, channels, h, w), x.stride()), (size, size, (0, 0), (1, 1), False)
@@ -145,7 +145,11 @@ class ConvNormReLUPool(Policy):
         )
         x_bar = found.pop(0) if asked[0] else None
         w_bar = found.pop(0) if asked[1] else None
-        b_bar = torch.zeros(weight.shape[0], dtype=weight.dtype) if biased and needs[2] else None
+        b_bar = (
+            torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
+            if biased and needs[2]
+            else None
+        )
         return (
             x_bar,
             w_bar,

@@ -142,9 +142,13 @@ def einsum(equation, *operands):
                 raise kind(
                     f"einsum: {letter!r} is {sizes[letter]} in one operand and {size} in another; expand first"
                 )
-    if autocast_enabled() and len(operands) > 2:  # pair by pair, each in the dtype that autocast gives it, as in torch
+    if (
+        autocast_enabled() and len(operands) > 2
+    ):  # pair by pair, each in the dtype that autocast gives it, as in torch
         rest = inputs[2:]
-        kept = "".join(c for c in dict.fromkeys(inputs[0] + inputs[1]) if c in output or any(c in r for r in rest))
+        kept = "".join(
+            c for c in dict.fromkeys(inputs[0] + inputs[1]) if c in output or any(c in r for r in rest)
+        )
         pair = torch.einsum(f"{inputs[0]},{inputs[1]}->{kept}", *operands[:2])
         return torch.einsum(f"{','.join((kept, *rest))}->{output}", pair, *operands[2:])
     return _einsum(inputs, output, *operands)

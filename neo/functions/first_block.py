@@ -34,7 +34,11 @@ class FirstBlock(Policy):
     def backward(self, y_bar):
         weight, gamma, y, place, eps, images = self.ctx.release
         w_bar, gamma_bar, beta_bar = first_block_gradient(y_bar, weight, gamma, y, place, eps, images)
-        b_bar = torch.zeros(weight.shape[0], dtype=weight.dtype) if self.ctx.needs_grad[1] else None
+        b_bar = (
+            torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
+            if self.ctx.needs_grad[1]
+            else None
+        )
         return (w_bar, b_bar, beta_bar) if gamma is None else (w_bar, b_bar, gamma_bar, beta_bar)
 
 

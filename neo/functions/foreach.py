@@ -33,7 +33,9 @@ class Descend(Policy):
         if isinstance(bars[0], torch.Tensor) and not any_batched(*bars):
             factor = -rate
             if bars[0].device.type == "cpu" and all(bar.dtype is bars[0].dtype for bar in bars):
-                factor = torch.tensor(factor, dtype=bars[0].dtype)  # a number would be made one for every bar
+                factor = torch.tensor(
+                    factor, dtype=bars[0].dtype, device="cpu"
+                )  # a number would be made one for every bar
             return (*bars, *torch._foreach_mul(bars, factor))
         return (*bars, *[bar * -rate for bar in bars])
 

@@ -60,7 +60,7 @@ def plain_index(entry: Any) -> Any:
     if isinstance(entry, np.integer):
         return int(entry)
     if isinstance(entry, list | tuple | range):
-        entry = torch.tensor(raw(list(entry)))
+        entry = torch.tensor(raw(list(entry)), device="cpu")
         return entry.long() if entry.numel() == 0 else entry
     if isinstance(entry, slice):
         return slice(*(None if e is None else int(e) for e in (entry.start, entry.stop, entry.step)))

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from neo.functions.linalg import matmul
-from neo.functions.losses import cross_entropy, named_reduction, reduced
+from neo.functions.losses import named_reduction, reduced
 from neo.functions.registry import implements, raw
 from neo.guards import require
 

@@ -196,8 +196,8 @@ def rnn_relu_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
 
 def _places(lengths: Sequence[int], sizes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """(time, sequence) of each row of a packed sequence."""
-    times = torch.cat([torch.full((n,), t) for t, n in enumerate(sizes)])
-    sequences = torch.cat([torch.arange(n) for n in sizes])
+    times = torch.cat([torch.full((n,), t, device="cpu") for t, n in enumerate(sizes)])
+    sequences = torch.cat([torch.arange(n, device="cpu") for n in sizes])
     return times, sequences
 
 
@@ -218,7 +218,7 @@ def pack_padded_sequence(x, lengths, batch_first=False):
         )
     sizes = _step_sizes(given)
     times, sequences = _places(given, sizes)
-    return x[times.to(x.device), sequences.to(x.device)], torch.tensor(sizes)
+    return x[times.to(x.device), sequences.to(x.device)], torch.tensor(sizes, device="cpu")
 
 
 @implements(torch._pad_packed_sequence, only=True)
@@ -230,7 +230,7 @@ def pad_packed_sequence(rows, batch_sizes, batch_first, padding_value, total_len
     times, sequences = (place.to(rows.device) for place in _places(lengths, sizes))
     padding = rows.new_full((steps, sizes[0], *rows.shape[1:]), padding_value)
     x = torch.index_put(padding, (times, sequences), rows)
-    return (x.transpose(0, 1) if batch_first else x), torch.tensor(lengths)
+    return (x.transpose(0, 1) if batch_first else x), torch.tensor(lengths, device="cpu")
 
 
 @implements(torch._C._nn.pad_sequence, only=True, name="pad_sequence")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from neo import _elsewhere
 from neo.autograd import _function_mode, _handle
+from neo.autograd._context import autocast_enabled
 from neo.autograd._function import Function
 from neo.autograd._function import function as make_function
 from neo.autograd._numbers import Numbers
@@ -220,7 +221,7 @@ def _with_torch_names(
         if len(args) > first:
             args = numbers.positional(args)
         try:
-            if autocasting.autocast_enabled():
+            if autocast_enabled():
                 return autocasting.call(kinds, implementation, args, kwargs)
             return implementation(*args, **kwargs)
         except _ERRORS as error:

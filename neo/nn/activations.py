@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.nn import init
 from neo.nn.module import Module
 
 __all__ = ["ELU", "GELU", "LeakyReLU", "PReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
@@ -77,7 +78,7 @@ class PReLU(Module):
         self.channels, self.slope = channels, slope
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        return {"weight": torch.full((self.channels,), self.slope)}
+        return {"weight": init.ones((self.channels,)) * self.slope}
 
     def __call__(self, params: Any, x: Any) -> Any:
         return F.prelu(x, params["weight"])

@@ -94,7 +94,7 @@ class BatchNorm2d(Module):
         self.channels, self.scale, self.eps = channels, scale, eps
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        weights = {"weight": torch.ones(self.channels)} if self.scale else {}
+        weights = {"weight": init.ones((self.channels,))} if self.scale else {}
         return {**weights, "bias": init.zeros((self.channels,))}
 
     def __call__(self, params: Any, x: Any) -> Any:

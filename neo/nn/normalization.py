@@ -35,7 +35,7 @@ class _Affine(Module):
         self.shape, self.scale, self.shift, self.eps = shape, scale, shift, eps
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        weights = {"weight": torch.ones(self.shape)} if self.scale else {}
+        weights = {"weight": init.ones(self.shape)} if self.scale else {}
         return {**weights, "bias": init.zeros(self.shape)} if self.shift else weights
 
 
@@ -58,7 +58,7 @@ class RMSNorm(Module):
         self.size, self.eps = size, eps
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        return {"weight": torch.ones(self.size)}
+        return {"weight": init.ones((self.size,))}
 
     def __call__(self, params: Any, x: Any) -> Any:
         return F.rms_norm(x, (self.size,), params["weight"], self.eps)

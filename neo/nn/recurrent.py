@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from neo.functions.recurrent import gru, lstm, rnn_relu, rnn_tanh
+from neo.nn import init
 from neo.nn.module import Module
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -53,10 +53,7 @@ class _Recurrent(Module):
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         bound = 1 / math.sqrt(self.size)
-        return {
-            name: (torch.rand(shape, generator=generator) * 2 - 1) * bound
-            for name, shape in self.shapes().items()
-        }
+        return {name: init.uniform(shape, bound, generator) for name, shape in self.shapes().items()}
 
     def _run(self, fn: Any, params: Any, x: Any, state: Any) -> Any:
         weights = [params[name] for name in self.shapes()]
@@ -75,7 +72,9 @@ class LSTM(_Recurrent):
     gates = 4
 
     def __call__(self, params: Any, x: Any, state: Any = None) -> Any:
-        y, h, c = self._run(lstm, params, x, (self._zeros(x), self._zeros(x)) if state is None else state)
+        y, h, c = self._run(
+            torch.lstm, params, x, (self._zeros(x), self._zeros(x)) if state is None else state
+        )
         return y, (h, c)
 
 
@@ -86,7 +85,7 @@ class GRU(_Recurrent):
     gates = 3
 
     def __call__(self, params: Any, x: Any, state: Any = None) -> Any:
-        return self._run(gru, params, x, self._zeros(x) if state is None else state)
+        return self._run(torch.gru, params, x, self._zeros(x) if state is None else state)
 
 
 class RNN(_Recurrent):
@@ -108,5 +107,5 @@ class RNN(_Recurrent):
         self.relu = relu
 
     def __call__(self, params: Any, x: Any, state: Any = None) -> Any:
-        fn = rnn_relu if self.relu else rnn_tanh
+        fn = torch.rnn_relu if self.relu else torch.rnn_tanh
         return self._run(fn, params, x, self._zeros(x) if state is None else state)

@@ -169,7 +169,7 @@ class TorchModel(Module):
         }
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        return self._drawn(int(torch.randint(2**62, (), generator=generator)))
+        return self._drawn(int(torch.randint(2**62, (), generator=generator, device="cpu")))
 
     def _drawn(self, seed: int) -> dict[str, torch.Tensor]:
         if self.initial == "given":

@@ -1,9 +1,9 @@
-"""torch.autocast and sessions: values in torch's dtypes, gradients in those of their tensors, wherever autocast stands."""
+"""torch.autocast and sessions: values in torch's dtypes, gradients in those of their tensors, wherever it stands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import optree
 import pytest
@@ -177,7 +177,7 @@ def test_widest_of_two_lower_precisions_is_refused_as_in_torch():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with pytest.raises(RuntimeError):
             torch.cat(halves)
-        with pytest.raises(RuntimeError, match="autocast to torch.bfloat16 met torch.float16"):
+        with pytest.raises(RuntimeError, match=r"autocast to torch\.bfloat16 met torch\.float16"):
             torch.cat([LiteTensor(x) for x in halves])
 
 
@@ -309,7 +309,9 @@ def test_conv4_under_autocast_has_torchs_value_and_gradients(images: Any, dtype:
     assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("model", [neo.nn.MLP(12, 8, 3), neo.nn.Conv4(ways=3, hidden=8)], ids=["MLP", "Conv4"])
+@pytest.mark.parametrize(
+    "model", [neo.nn.MLP(12, 8, 3), neo.nn.Conv4(ways=3, hidden=8)], ids=["MLP", "Conv4"]
+)
 def test_meta_gradient_of_a_model_under_autocast_is_near_that_of_float32(model: Any):
     params = model.init(seed=0)
     shape = (6, 12) if isinstance(model, neo.nn.MLP) else (6, 1, 28, 28)
@@ -367,7 +369,7 @@ def test_converted_module_under_autocast_has_torchs_value_and_gradients(name: st
 class Affine(autograd.Policy):
     """y = x w + b;  the README's rule, which knows nothing of autocast."""
 
-    dtypes: list[Any] = []
+    dtypes: ClassVar[list[Any]] = []
 
     def forward(self, x, w, b):
         self.ctx.save(x, w, b)
@@ -376,7 +378,7 @@ class Affine(autograd.Policy):
         return y
 
     def backward(self, grad):
-        x, w, b = self.ctx.release
+        x, w, _ = self.ctx.release
         return grad @ w.T, x.T @ grad, grad.sum(axis=0)
 
 
