@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import neo
 from neo import LiteTensor, autograd
-from neo.functions import function, implements, registry
+from neo.functions import function, registry
 from neo.kernels import direct
 
 LOWER = [torch.bfloat16, torch.float16]
@@ -438,26 +438,48 @@ def test_jvp_of_a_policy_of_the_users_runs_under_the_same_autocast():
     torch.testing.assert_close(tangent.data.float(), x @ dot, rtol=2e-2, atol=4e-2)
 
 
-def test_policy_that_replaces_a_listed_op_gets_its_inputs_cast(monkeypatch: pytest.MonkeyPatch):
-    before = dict(registry._handlers)
-    try:
+def test_policy_that_stands_for_a_listed_op_gets_its_inputs_cast_and_no_autocast():
+    class Seen(autograd.Policy):
+        def forward(self, x, w):
+            self.ctx.save(x, w)
+            assert x.dtype is w.dtype is torch.bfloat16
+            assert not torch.is_autocast_enabled("cpu")
+            return x @ w
 
-        @implements(torch.mv)
-        class Seen(autograd.Policy):
-            def forward(self, x, vec):
-                self.ctx.save(x, vec, torch.is_autocast_enabled("cpu"))
-                return torch.mv(x, vec)
+        def backward(self, y_bar):
+            x, w = self.ctx.release
+            assert not torch.is_autocast_enabled("cpu")
+            return y_bar @ w.T, x.T @ y_bar
 
-            def backward(self, y_bar):
-                x, vec, on = self.ctx.release
-                assert not on
-                return torch.outer(y_bar, vec), x.T @ y_bar
+    product = function(Seen)
+    product.autocast = registry.autocasting.kinds_of(["mm"])  # as implements(torch.mm) does
+    x, w = torch.randn(3, 4), torch.randn(4, 5)
+    out, gradients = neo.value_and_grad(_in_block(product, torch.bfloat16))(LiteTensor(x), LiteTensor(w))
+    assert out.dtype is torch.bfloat16
+    assert_close(list(gradients.values()), [torch.ones(3, 5) @ w.T, x.T @ torch.ones(3, 5)], 2e-2)
 
-        kinds = registry._handlers[torch.mv].autocast
-    finally:
-        registry._handlers.clear()
-        registry._handlers.update(before)
-    assert set(kinds) == {"cuda"}  # torch's list for the CPU has no mv
+
+def test_replaying_forward_at_second_order_runs_under_the_same_autocast():
+    class Intermediate(autograd.Policy):
+        """Saves tanh(x w), which second order replays forward for."""
+
+        def forward(self, x, w):
+            h = torch.tanh(x @ w)
+            self.ctx.save(x, w, h)
+            return h.float()
+
+        def backward(self, y_bar):
+            x, w, h = self.ctx.release
+            h_bar = y_bar * (1 - h * h)
+            return h_bar @ w.T, x.T @ h_bar
+
+    x, w, v = torch.randn(3, 4), torch.randn(4, 5), torch.randn(4, 5)
+    fn = _in_block(lambda w: function(Intermediate)(LiteTensor(x), w), torch.bfloat16)
+    mine = w.clone().requires_grad_()
+    (first,) = torch.autograd.grad(torch.tanh(x @ mine).square().sum(), mine, create_graph=True)
+    (expected,) = torch.autograd.grad((first * v).sum(), mine)
+    got = neo.hvp(lambda w: fn(w).square().sum(), LiteTensor(w), LiteTensor(v))
+    assert_close(got, expected, 5e-2)
 
 
 def test_hand_made_node_runs_under_the_autocast_that_it_was_recorded_under():
