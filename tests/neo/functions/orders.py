@@ -21,7 +21,7 @@ __all__ = ["assert_orders_agree", "close", "neo_orders", "torch_orders"]
 def weights(value: Any) -> torch.Tensor:
     """Uneven numbers between 0.5 and 1.5, in the shape and dtype of value."""
     n = value.numel()
-    line = torch.arange(n, dtype=torch.float64).mul(2.39996).sin().mul(0.5).add(1.0)
+    line = torch.arange(n, dtype=torch.float64, device="cpu").mul(2.39996).sin().mul(0.5).add(1.0)
     return line.reshape(tuple(value.shape)).to(dtype=value.dtype, device=value.device)
 
 
