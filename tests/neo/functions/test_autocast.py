@@ -40,8 +40,8 @@ OFF = {
     "linalg.det",  # of half precision, which torch has for empty matrices alone
     "_softmax_backward_data",  # its samples name a dtype
 }
-# By what a GPU would run, other than by what fake tensors do: they stop autocast inside.
-OFF_ON_FAKE_CUDA = {"linalg.pinv", "linalg.pinv-hermitian", "linalg.pinv-singular"}
+# Fake tensors stop autocast inside of the first three, where a GPU's would go on; to_sparse asks for a real GPU.
+OFF_ON_FAKE_CUDA = {"linalg.pinv", "linalg.pinv-hermitian", "linalg.pinv-singular", "to_sparse"}
 
 
 def is_listed(op: Any, device: str) -> bool:
