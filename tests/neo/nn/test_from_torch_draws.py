@@ -149,7 +149,7 @@ def test_second_order_meets_the_draws_of_the_value(build):
 
 
 class WritesIntoZeros(torch.nn.Module):
-    """Writes what a session differentiates into a torch tensor made in forward: the first run is given up for another."""
+    """Writes what a session differentiates into a torch tensor made in forward: its first run is begun anew."""
 
     def __init__(self):
         super().__init__()
