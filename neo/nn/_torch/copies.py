@@ -77,7 +77,10 @@ class Computed(Absent):
     use a constant.
     """
 
-    said = "{names} was computed from parameters when the module was made, and would be a constant. Compute it in forward."
+    said = (
+        "{names} was computed from parameters when the module was made, and would be a constant. Compute it in "
+        "forward."
+    )
 
 
 class Blueprint:
