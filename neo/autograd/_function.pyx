@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t
 import torch
 
 from neo.autograd.autocast import state as autocast_state
-from neo.errors import ComplexError, InPlaceError
+from neo.errors import ComplexError, InPlaceError, SessionError
 from neo.autograd._context cimport (
     Context, PolicyBase, alike, autocast_on, contains, mixed, rebuilt, share, stashed, version_of)
 from neo.autograd._function_mode cimport blocks, switch, undo
@@ -149,8 +149,9 @@ cdef class Function:
         cdef list versions = None
         cdef bint lite, several
         cdef int change = 0             # of torch's function mode, which Neo's own Policies do without
-        cdef Py_ssize_t i, j, n
+        cdef Py_ssize_t i, j, n, closed = 0
         cdef Stack stack
+        cdef Stack around = None        # where forward is the user's: see Stack.closed
         cdef PolicyBase policy
         cdef Context ctx
         cdef unsigned long long wanted = 0
@@ -185,6 +186,8 @@ cdef class Function:
                     argument = inputs[i]
                     if is_handle(argument) and tape.slot_of(<Handle> argument) >= 0:
                         wanted |= (<unsigned long long> 1) << min(i, 63)
+                        if j < stack.closed:
+                            refuse_closed_over(self, argument)
                         if j < stack.floor:
                             stack.capture(<Handle> argument)
                         elif listening is None:
@@ -203,6 +206,10 @@ cdef class Function:
             versions = [version_of(raw) for raw in raw_inputs]
         if blocks:
             change = switch(not self.verified)
+        if not self.verified:
+            around = open_stack()
+            if around is not None:
+                closed, around.closed = around.closed, len(around.tapes)
         try:
             if len(raw_args) == 1:      # spelled out, the call needs no tuple
                 result = self.forward(policy, raw_args[0])
@@ -216,6 +223,8 @@ cdef class Function:
         finally:
             if change:
                 undo(change)
+            if around is not None:
+                around.closed = closed
         if lite and listening is None and type(result) is Tensor and self.verified:
             return linked(wrap(own(result, raw_inputs)), inputs, raw_inputs)    # the common case of no interest
 
@@ -372,6 +381,14 @@ cdef tuple wrap_outputs(Function function, tuple raw_inputs, tuple raw_outputs):
         else:
             out.append(wrap(output))
     return tuple(out)
+
+
+cdef int refuse_closed_over(Function function, object value) except -1:
+    """A user's forward that uses a tensor past its arguments: the Policy would take it for a constant."""
+    raise SessionError(
+        f"{function.name}: a tensor of shape {tuple(value.shape)} that an open session tracks is used inside the forward "
+        f"of a Policy, which knows its arguments alone, so that the gradient would be lost. Pass it to the Policy as an "
+        f"argument, or use its .data for a constant.")
 
 
 cdef Handle linked(Handle output, tuple inputs, tuple raw_inputs):

@@ -44,6 +44,7 @@ cdef class Tape:
 cdef class Stack:
     cdef list tapes                 # open tapes, outermost first
     cdef Py_ssize_t floor           # tapes below it are suspended by a checkpoint
+    cdef Py_ssize_t closed          # tapes below it are closed to the forward of a user's Policy that runs: it has its inputs
     cdef Py_ssize_t muted           # tapes below it record nothing: a session was opened under torch.no_grad inside them
     cdef dict captured              # serial -> handle: what the checkpointed code took from suspended tapes
     cdef object observer            # told what tapes record and when they walk, for draw and gradcheck; None: nobody

@@ -210,6 +210,8 @@ def _with_torch_names(
     @functools.wraps(implementation)
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs:
+            if kwargs.get("out", call) is None and "out" not in parameters:  # as np.sum(x) calls x.sum
+                del kwargs["out"]
             for given, position in (("input", 0), ("self", 0), ("other", 1)):
                 if given in kwargs and given not in parameters and position < len(parameters):
                     kwargs[parameters[position]] = kwargs.pop(given)

@@ -255,7 +255,7 @@ def test_refusal_is_a_neo_error_and_a_type_error():
 # --- tensors that are as good as numbers ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrap", [LiteTensor, torch.tensor, np.float64, np.float32], ids=str)
+@pytest.mark.parametrize("wrap", [LiteTensor, torch.tensor, np.float64, np.float32], ids=lambda f: f.__name__)
 def test_number_that_nobody_tracks_is_read_from_what_holds_it(wrap: Any):
     expected = F.leaky_relu(X, 0.25)
     given = wrap(0.25)
