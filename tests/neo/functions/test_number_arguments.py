@@ -265,7 +265,7 @@ def test_number_that_nobody_tracks_is_read_from_what_holds_it(wrap: Any):
     assert torch.equal(gradient.data, torch.where(X.data > 0, 1.0, 0.25).double())
 
 
-@pytest.mark.parametrize("wrap", [LiteTensor, torch.tensor, np.int64, np.int32], ids=str)
+@pytest.mark.parametrize("wrap", [LiteTensor, torch.tensor, np.int64, np.int32], ids=lambda f: f.__name__)
 @pytest.mark.parametrize(
     ("fn", "number"),
     [
