@@ -8,7 +8,7 @@ and optimisers, and the package `meta` for MAML.
 
 from neo import autograd  # first: it makes LiteTensor's compiled half, which all else stands on  # isort: skip
 from neo import functions, nn, optim, pytree, runtime
-from neo._guards import install as _install_guards
+from neo._torch_entry_points import install as _answer_torch_entry_points
 from neo.autograd.batching import vmap
 from neo.autograd.check import gradcheck
 from neo.autograd.jacobians import hessian, jacobian
@@ -48,7 +48,7 @@ from neo.errors import (
 )
 from neo.tensor import LiteTensor
 
-_install_guards()
+_answer_torch_entry_points()
 
 __version__ = "0.1.0"
 

@@ -147,7 +147,7 @@ cdef bint tracked(Handle handle):
     cdef Stack stack = open_stack()
     cdef Py_ssize_t i
     if stack is not None:
-        for i in range(len(stack.tapes)):
+        for i in range(stack.first(), len(stack.tapes)):
             if (<Tape> stack.tapes[i]).slot_of(handle) >= 0:
                 return True
     return False

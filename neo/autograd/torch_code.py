@@ -32,9 +32,8 @@ def asked_by_neo() -> bool:
 
 
 def asked_by_name(*names: str) -> bool:
-    """Does the nearest caller outside of Neo use one of these names? Which builtin it calls is not to be seen."""
-    frame = _outside(sys._getframe(1))
-    return frame is not None and any(name in frame.f_code.co_names for name in names)
+    """Does the code that called the caller use one of these names? Which builtin it calls is not to be seen."""
+    return any(name in sys._getframe(2).f_code.co_names for name in names)
 
 
 def may_write(tensors: list[Any]) -> bool:

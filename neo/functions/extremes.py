@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from neo.autograd._batched import is_batched
 from neo.autograd._function import function
 from neo.errors import NumberError
 from neo.functions._arguments import dim_tuple, wrap_dim
@@ -19,6 +18,7 @@ from neo.functions._kinks import kinked, without_slope
 from neo.functions.elementwise import is_number
 from neo.functions.reduction import Reduction, spread_back, summed
 from neo.functions.registry import copies, implements, lite, raw
+from neo.guards import known
 from neo.tensor import LiteTensor
 
 
@@ -350,7 +350,7 @@ def normalize(x, p=2.0, dim=1, eps=1e-12):
 def _length(x: Any, p: Any, dim: Any, eps: Any) -> Any:
     """max(‖x‖ₚ, eps) along dim, kept. Flat about 0, where the norm alone has a kink: zeros are kept from it."""
     zero = (raw(x) == 0).all(dim, keepdim=True)
-    if zero.device.type == "cpu" and not is_batched(zero) and not bool(zero.any()):
+    if known(zero.any()) is False:
         return torch.clamp(vector_norm(x, p, dim, True), min=eps)
     size = vector_norm(torch.where(zero, 1.0, x), p, dim, True)
     return torch.clamp(torch.where(zero, 0.0, size), min=eps)

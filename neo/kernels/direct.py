@@ -92,7 +92,7 @@ def _expect_classes(log_p: Any, target: Any, ignored: int) -> None:
     """IndexError for a target that is no class: torch's backward kernel writes there without asking, on a CPU."""
     if type(target) is not torch.Tensor or not target.is_cpu or log_p.ndim != 2 or _wrapped(target):
         return
-    if not ((target == ignored) | ((target >= 0) & (target < log_p.shape[1]))).all():
+    if not ((target == ignored) | ((target >= 0) & (target < log_p.shape[1]))).all().tolist():
         raise IndexError(f"cross_entropy: a target is out of bounds of {log_p.shape[1]} classes")
 
 

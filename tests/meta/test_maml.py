@@ -155,19 +155,28 @@ def test_fused_conv4_matches_learn2learn_but_where_rounding_turns_a_relu_over(
 
 @pytest.mark.peers
 def test_omniglot_meta_gradient_matches_learn2learn(omniglot: Omniglot) -> None:
-    """On real images, where pixels are exactly 0 and 1 and ReLUs sit on ties; by torch's kernels on both sides."""
+    """On real images, where pixels are exactly 0 and 1; by torch's kernels on both sides.
+
+    In float32 torch rounds apart from one layout to another on some processors, so that a ReLU is turned over in a task
+    here and there: there the median over tasks is held to the bound, in float64 every task to a closer one.
+    """
     sampler = omniglot.sampler("train", ways=5, shots=1, queries=15, seed=0)
+    model, batch = neo.nn.Conv4(ways=5, fused=False), sampler.sample(0, 5)
+    apart = []
+    for slot in range(len(batch)):
+        one = batch[slot : slot + 1]
+        result, got, loss, expected = neo_and_reference(
+            learn2learn_reference, model, one, torch.float32, 3, False, own_kernels=False
+        )
+        assert float(result.loss.mean()) == pytest.approx(float(loss), rel=1e-4)
+        apart.append(relative_difference(got, expected))
+    assert sorted(apart)[len(apart) // 2] < 1e-4, apart
+    exact = Task(*(Batch(part.x.double(), part.y) for part in (batch.support, batch.query)))
     result, got, loss, expected = neo_and_reference(
-        learn2learn_reference,
-        neo.nn.Conv4(ways=5, fused=False),
-        sampler.sample(0, 4),
-        torch.float32,
-        3,
-        False,
-        own_kernels=False,
+        learn2learn_reference, model, exact, torch.float64, 3, False, own_kernels=False
     )
-    assert float(result.loss.mean()) == pytest.approx(float(loss), rel=1e-5)
-    assert relative_difference(got, expected) < 1e-4
+    assert float(result.loss.mean()) == pytest.approx(float(loss), rel=1e-12)
+    assert relative_difference(got, expected) < 1e-8
 
 
 def test_inner_reduction_by_shots_is_ways_times_the_mean() -> None:

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-import optree
 import torch
 
+from neo import pytree
 from neo.autograd._context import version
 from neo.autograd._handle import value_twin
 from neo.autograd.torch_code import torch_code
@@ -39,9 +39,9 @@ def run_as_torch_code(
     copy.fill({name: value_twin(value) for name, value in params.items()})
     copy.fill({name: own(value) for name, value in constants.items()})
     inputs: Any = (args, kwargs)
-    plain = [leaf for leaf in optree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    plain = [leaf for leaf in pytree.leaves(inputs) if isinstance(leaf, torch.Tensor)]
     versions = [version(tensor) for tensor in plain]
-    mine: Any = optree.tree_map(own, inputs)
+    mine: Any = pytree.tree_map(own, inputs)
     try:
         with torch_code(), Lifting() if lifts else contextlib.nullcontext():
             return copy.module(*mine[0], **mine[1])

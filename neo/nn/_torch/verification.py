@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import optree
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from neo import pytree
 from neo.autograd._batched import is_batched, one_example
 from neo.autograd._context import autocast_enabled
 from neo.autograd._tape import Tape, TapeContext
@@ -37,7 +37,7 @@ def first_example(given: Any) -> Any:
 
     None where there is no number to see: in an empty batch, on the device "meta", under torch's FakeTensorMode.
     """
-    leaves, spec = optree.tree_flatten(given)
+    leaves, spec = pytree.flatten(given)
     for i, leaf in enumerate(leaves):
         if not _is_tensor(leaf):
             continue
@@ -49,7 +49,7 @@ def first_example(given: Any) -> Any:
         if example is None:
             return None
         leaves[i] = LiteTensor(example) if isinstance(leaf, LiteTensor) else example
-    return optree.tree_unflatten(spec, leaves)
+    return pytree.unflatten(spec, leaves)
 
 
 def compare(
@@ -81,7 +81,7 @@ def compare(
     # Copies, or an activation that is the input itself could not be changed in place.
     given = {name: leaf.clone() for name, leaf in leaves.items() if name not in parameters}
     places = iter(given.values())
-    fresh: Any = optree.tree_map(
+    fresh: Any = pytree.tree_map(
         lambda leaf: next(places) if _moves(leaf) else _copied(leaf) if _is_tensor(leaf) else leaf, inputs
     )
     own = {name: leaf for name, leaf in leaves.items() if name in parameters}
@@ -94,8 +94,8 @@ def compare(
         raise
     finally:
         torch.set_rng_state(generator)
-    _compare_values(label, optree.tree_leaves(found), optree.tree_leaves(expected))
-    _compare_graphs(label, optree.tree_leaves(expected), leaves, reached)
+    _compare_values(label, pytree.leaves(found), pytree.leaves(expected))
+    _compare_graphs(label, pytree.leaves(expected), leaves, reached)
 
 
 def _by_neo(
@@ -107,7 +107,7 @@ def _by_neo(
     own = {name: LiteTensor(raw(value)) for name, value in parameters.items()}
     handles = own | {name: LiteTensor(raw(value)) for name, value in _moving(inputs).items()}
     moving = iter([handle for name, handle in handles.items() if name not in own])
-    given: Any = optree.tree_map(
+    given: Any = pytree.tree_map(
         lambda leaf: next(moving) if _moves(leaf) else _copied_alike(leaf) if _is_tensor(leaf) else leaf,
         inputs,
     )
@@ -122,7 +122,7 @@ def _by_neo(
     finally:
         close(tape)
         copy.empty()
-    ends = [leaf for leaf in optree.tree_leaves(out) if _moves(leaf)]
+    ends = [leaf for leaf in pytree.leaves(out) if _moves(leaf)]
     gradients = tape.gradients(ends, [torch.ones_like(end.data) for end in ends], list(handles.values()))
     return out, {name for name, gradient in zip(handles, gradients, strict=True) if gradient is not None}
 
@@ -191,7 +191,7 @@ def _nodes(outputs: Iterable[Any]) -> Iterable[Any]:
 
 def _moving(inputs: Any) -> dict[str, LiteTensor]:
     """The arguments that a session may differentiate, under names that no parameter has."""
-    return {f"argument [{i}]": leaf for i, leaf in enumerate(filter(_moves, optree.tree_leaves(inputs)))}
+    return {f"argument [{i}]": leaf for i, leaf in enumerate(filter(_moves, pytree.leaves(inputs)))}
 
 
 def _moves(leaf: Any) -> bool:

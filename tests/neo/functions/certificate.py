@@ -158,6 +158,8 @@ def examine(
             continue
         try:
             counts.update(_compare(op, call, args, dtype))
+        except NotImplementedError as refusal:  # of a derivative
+            refusals[_reason(refusal)] += 1
         except Exception as error:
             wrong.append(f"sample {i}: {type(error).__name__}: {error}")
     return Row(

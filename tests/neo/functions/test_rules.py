@@ -302,7 +302,6 @@ def test_cross_entropy_names_the_shapes_when_targets_do_not_fit():
         (lambda x: torch.scatter(x, 0, torch.zeros(1, 1, dtype=torch.long), x, reduce="add"), "reduce"),
         (lambda x: torch.fft.fft(x), r"torch\.fft\.fft"),
         (lambda x: x.to(torch.complex64), "complex"),
-        (lambda x: F.embedding(torch.tensor([0]), x, max_norm=1.0), "max_norm"),
     ],
 )
 def test_what_has_no_rule_is_refused_by_name(call, what):
