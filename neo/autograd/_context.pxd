@@ -8,7 +8,8 @@ cdef class Context:
     cdef readonly tuple saved       # what forward gave to save(), as given: raw tensors and plain values
     cdef list handles               # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
     cdef int64_t *versions          # for each saved thing: its in-place version when saved, -1 for plain values
-    cdef int64_t *serials           # for each saved thing that has a LiteTensor: the serial number it had when saved
+    cdef int64_t *serials           # for each saved thing that has a LiteTensor: the serial number it had when saved;
+                                    #   the second half of `versions`
     cdef list constants             # what forward gave to constant(), in order
     cdef Py_ssize_t replayed        # how many of `constants` a replay has handed out; -1 when not replaying
     cdef int tensors                # number of tensor inputs
@@ -26,6 +27,7 @@ cdef class PolicyBase:
 
 cdef bint alike(object one, object other) except -1
 cdef bint grad_enabled() except -1
+cdef bint alone(object tensor) except -1
 cdef bint share(object one, object other) except -1
 cdef tuple twins(tuple arguments)
 cdef bint autocast_on() except -1

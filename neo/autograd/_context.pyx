@@ -26,6 +26,7 @@ cdef extern from "look.h":
         int (*alike)(PyObject *one, PyObject *other)
         int (*grad_enabled)()
         int (*share)(PyObject *one, PyObject *other)
+        int (*alone)(PyObject *tensor)
         int (*mixed)(PyObject *tensors)
         int (*autocast)()
 
@@ -52,7 +53,6 @@ cdef class Context:
 
     def __dealloc__(self):
         free(self.versions)
-        free(self.serials)
 
     def save(self, *values):
         """Keep tensors (and any plain values) for backward, where `ctx.release` gives them back in this order."""
@@ -140,10 +140,10 @@ cdef class Context:
         if not self.saved and self.constants is not None:
             self.saved = tuple(self.constants)      # forward marked constants and saved nothing else: they are meant
         handles = [None] * len(self.saved)
-        self.versions = <int64_t *> malloc(max(1, len(self.saved)) * sizeof(int64_t))
-        self.serials = <int64_t *> malloc(max(1, len(self.saved)) * sizeof(int64_t))
-        if self.versions == NULL or self.serials == NULL:
+        self.versions = <int64_t *> malloc(max(1, 2 * len(self.saved)) * sizeof(int64_t))
+        if self.versions == NULL:
             raise MemoryError()
+        self.serials = self.versions + len(self.saved)
         for i in range(len(self.saved)):
             value = self.saved[i]
             self.serials[i] = 0
@@ -241,6 +241,11 @@ cdef bint share(object one, object other) except -1:
     if known >= 0:
         return known
     return storage_of(one) is not None and storage_of(one) == storage_of(other)
+
+
+cdef bint alone(object tensor) except -1:
+    """Is this torch tensor for certain the only one on its storage? False: perhaps not."""
+    return look != NULL and look.alone(<PyObject *> tensor)
 
 
 cdef object storage_of(object tensor):

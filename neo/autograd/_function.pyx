@@ -9,7 +9,7 @@ import torch
 from neo.autograd.autocast import state as autocast_state
 from neo.errors import ComplexError, InPlaceError, SessionError
 from neo.autograd._context cimport (
-    Context, PolicyBase, alike, autocast_on, contains, mixed, rebuilt, share, stashed, version_of)
+    Context, PolicyBase, alike, alone, autocast_on, contains, mixed, rebuilt, share, stashed, version_of)
 from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, join, wrap
 from neo.autograd._numbers cimport Numbers
@@ -394,6 +394,8 @@ cdef int refuse_closed_over(Function function, object value) except -1:
 cdef Handle linked(Handle output, tuple inputs, tuple raw_inputs):
     """The same handle, known to lie on the memory of an input where it does: in-place work by torch code asks for it."""
     cdef Py_ssize_t i
+    if alone(output.data):
+        return output
     for i in range(len(inputs)):
         if is_handle(inputs[i]) and share(output.data, raw_inputs[i]):
             join(output, <Handle> inputs[i])

@@ -136,7 +136,7 @@ def cumulative_trapezoid(y, x=None, *, dx=None, dim=-1):
 # --- slopes --------------------------------------------------------------------------------------------------
 
 
-@implements(torch.gradient, scalars=("spacing",))
+@implements(torch.gradient, tensors=("spacing",))
 def gradient(x, *, spacing=None, dim=None, edge_order=1):
     """Slopes of x along each dim by second-order differences inside, edge_order ones at the ends, as a list.
 

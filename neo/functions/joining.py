@@ -186,10 +186,12 @@ def tensor_split(x, indices_or_sections, dim=0):
     """x cut along dim into so many nearly equal pieces, or before each of the given places."""
     dim = wrap_dim(dim, x.ndim)
     length = x.shape[dim]
-    if isinstance(indices_or_sections, torch.Tensor | LiteTensor) and indices_or_sections.is_floating_point():
-        raise NumberError(
-            f"tensor_split: indices_or_sections must be whole numbers, got a tensor of {indices_or_sections.dtype}"
-        )
+    given = indices_or_sections if isinstance(indices_or_sections, list | tuple) else [indices_or_sections]
+    for value in given:
+        if isinstance(value, torch.Tensor | LiteTensor) and value.is_floating_point():
+            raise NumberError(
+                f"tensor_split: indices_or_sections must be whole numbers, got a tensor of {value.dtype}"
+            )
     if getattr(indices_or_sections, "ndim", None) == 0:
         indices_or_sections = int(indices_or_sections)
     if isinstance(indices_or_sections, int):

@@ -234,6 +234,12 @@ int one_storage(PyObject* one, PyObject* other) {
   return x.unsafeGetTensorImpl()->unsafe_storage().is_alias_of(y.unsafeGetTensorImpl()->unsafe_storage());
 }
 
+int alone(PyObject* value) {
+  if (!THPVariable_CheckExact(value)) return 0;
+  const Tensor& tensor = THPVariable_Unpack(value);
+  return tensor.defined() && tensor.has_storage() && tensor.unsafeGetTensorImpl()->unsafe_storage().use_count() == 1;
+}
+
 int torch_functions(int disabled) {
   using at::impl::PythonTorchFunctionTLS;
   const int before = PythonTorchFunctionTLS::get_disabled_state();
@@ -257,7 +263,7 @@ int mixed(PyObject* tensors) {
 // Outside torch.autocast every device's autocast key is excluded.
 int autocast() { return !(c10::autocast_dispatch_keyset - c10::impl::tls_local_dispatch_key_set().excluded_).empty(); }
 
-NeoLook look = {version, same_layout, grad_enabled, one_storage, torch_functions, mixed, autocast};
+NeoLook look = {version, same_layout, grad_enabled, one_storage, alone, torch_functions, mixed, autocast};
 
 PyObject* bind(PyObject*, PyObject* arguments) {
   const char* name;
