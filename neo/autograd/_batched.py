@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,7 +10,16 @@ import torch
 from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-__all__ = ["agree", "any_batched", "in_vmap", "is_batched", "is_sliced_here", "one_example", "outside_vmap"]
+__all__ = [
+    "Batch",
+    "agree",
+    "any_batched",
+    "in_vmap",
+    "is_batched",
+    "is_sliced_here",
+    "one_example",
+    "outside_vmap",
+]
 
 
 def is_batched(tensor: torch.Tensor) -> bool:
@@ -54,3 +64,36 @@ def agree(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def in_vmap() -> bool:
     """Is this code run by torch.func.vmap (or another transform of torch.func)?"""
     return _functorch.peek_interpreter_stack() is not None
+
+
+class Batch:
+    """What tensors that lie on one memory are slices of: the batch of the vmap that they are in, or nothing."""
+
+    def __init__(self, level: int | None):
+        self.level = level
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Batch:
+        return cls(_functorch.maybe_get_level(tensor) if is_batched(tensor) else None)
+
+    def holds(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Are all of them slices of this batch, and of no other around it?"""
+        return all(
+            (_functorch.maybe_get_level(tensor) if is_batched(tensor) else None) == self.level
+            and not _functorch.is_functorch_wrapped_tensor(self.physical(tensor))
+            for tensor in tensors
+        )
+
+    def takes(self, tensor: torch.Tensor) -> bool:
+        """Is it a slice of this batch, or the same for every example?"""
+        return not is_batched(tensor) or self.holds([tensor])
+
+    def physical(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor itself, or, inside vmap, those of all examples, which come first; what is one for all as it is."""
+        if not is_batched(tensor):
+            return tensor
+        return _functorch.get_unwrapped(tensor).movedim(_functorch.maybe_get_bdim(tensor), 0)
+
+    def slice(self, physical: torch.Tensor) -> torch.Tensor:
+        """physical() undone."""
+        return physical if self.level is None else _functorch._add_batch_dim(physical, 0, self.level)

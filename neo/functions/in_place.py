@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from neo.autograd._batched import any_batched
+from neo.autograd._batched import Batch, any_batched
 from neo.autograd._handle import (
     become,
     detached,
@@ -88,17 +88,19 @@ def assign(target: LiteTensor, value: Any) -> None:
         _stand_for(target, value, _laid_out_as(target.data, value.data))
         leave_family(target)
         return
-    if any_batched(target.data, *(other.data for other in others)):
+    batch = Batch.of(target.data)
+    if not (batch.holds(other.data for other in others) and batch.takes(value.data)):
         raise InPlaceError(
-            "in-place work inside vmap on a tensor that has views, or is one, is not supported; use a clone of it, or "
-            "the functional form of the op"
+            "in-place work inside vmap on a tensor that has views, or is one, with what is batched otherwise than it "
+            "is not supported, as in torch; use a clone of it, or the functional form of the op"
         )
-    _assign_to_all(target, others, value)
+    _assign_to_all(batch, target, others, value)
 
 
-def _assign_to_all(target: LiteTensor, others: list[LiteTensor], value: LiteTensor) -> None:
+def _assign_to_all(batch: Batch, target: LiteTensor, others: list[LiteTensor], value: LiteTensor) -> None:
     """Each tensor on the memory is laid on a new copy of it, and depends on `value` where it overlaps `target`."""
-    place = _geometry(target)
+    old = batch.physical(target.data)
+    place = _geometry(old)
     if any(step == 0 and size > 1 for size, step in zip(*place[:2], strict=True)):
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
@@ -109,35 +111,34 @@ def _assign_to_all(target: LiteTensor, others: list[LiteTensor], value: LiteTens
             f"in-place work on a tensor of {target.dtype} that is also held as another dtype, by view(dtype) or the "
             f"like, is not supported; use a clone"
         )
-    count = target.data.untyped_storage().nbytes() // target.itemsize
-    memory = target.data.as_strided((count,), (1,), 0).clone()
-    memory.as_strided(*place).copy_(value.data)
-    entries = torch.full((count,), -1, dtype=torch.long, device=target.device)
-    entries.as_strided(*place).copy_(
-        torch.arange(target.numel(), device=target.device).view(tuple(target.shape))
-    )
+    count = old.untyped_storage().nbytes() // old.itemsize
+    memory = old.as_strided((count,), (1,), 0).clone()
+    memory.as_strided(*place).copy_(batch.physical(value.data))
+    entries = torch.full((count,), -1, dtype=torch.long, device=old.device)
+    numbers = torch.arange(target.numel(), device=old.device)  # inside vmap those of one example
+    entries.as_strided(*place).copy_(numbers.view(tuple(target.shape)))
     before = value_twin(value)  # `value` may itself lie on this memory
     for other in others:
-        data = memory.as_strided(*_geometry(other))
-        source = entries.as_strided(*_geometry(other))
-        written = source >= 0
-        if not bool(written.any()):
+        lies = _geometry(batch.physical(other.data))
+        data, source = batch.slice(memory.as_strided(*lies)), entries.as_strided(*lies)
+        if not bool((source >= 0).any()):
             become(other, other, data)
         elif same_branch(target, other):
-            _stand_for(other, _overlaid(other, written, before, source), data)
+            _stand_for(other, _overlaid(batch, other, before, source), data)
         else:  # detached from one another: the numbers change, the graph does not
             become(other, overwritten(other, data), data)
-    _stand_for(target, before, memory.as_strided(*place))
+    _stand_for(target, before, batch.slice(memory.as_strided(*place)))
 
 
-def _overlaid(
-    other: LiteTensor, written: torch.Tensor, value: LiteTensor, source: torch.Tensor
-) -> LiteTensor:
-    """`other` with the entries of `value` where they were written."""
+def _overlaid(batch: Batch, other: LiteTensor, value: LiteTensor, source: torch.Tensor) -> LiteTensor:
+    """`other` with the entries of `value` in the places where `source` says which, and is not −1."""
     if not torch.is_grad_enabled() or not (tracked(other) or tracked(value)):
         return value_twin(other)  # only its numbers change, and those are at hand
-    taken: Any = value.reshape((-1,))[source.clamp(min=0)]
-    overlaid: Any = taken if bool(written.all()) else torch.where(written, taken, value_twin(other))
+    written = source >= 0
+    taken: Any = value.reshape((-1,))[batch.slice(source.clamp(min=0))]
+    overlaid: Any = taken
+    if not bool(written.all()):
+        overlaid = torch.where(batch.slice(written), taken, value_twin(other))
     return overlaid
 
 
@@ -157,8 +158,7 @@ def _laid_out_as(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _geometry(tensor: LiteTensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    data = tensor.data
+def _geometry(data: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     return tuple(data.shape), tuple(data.stride()), int(data.storage_offset())
 
 

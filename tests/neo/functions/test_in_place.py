@@ -374,3 +374,29 @@ def test_value_written_into_a_loss_of_torchs_own():
         return F.gaussian_nll_loss(x, target, x[:, :1] ** 2, eps=0.5)
 
     assert_same_as_torch(by_neo(loss, X), by_torch(loss, X))
+
+
+# --- inside vmap ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch runs an op in a loop, rightly
+@pytest.mark.parametrize("fn", [fn for fn in CASES if fn is not masked], ids=lambda fn: fn.__name__)
+def test_in_place_work_inside_vmap_is_that_of_each_example(fn):
+    """`masked` has a result of another size for each example."""
+    rows = torch.stack([X, X * 0.5, -X])
+    run = neo.grad(lambda x: in_torch_code(fn)(x).sum(), argnums=0)
+    expected = torch.stack([run(neo.LiteTensor(row)).data for row in rows])
+    torch.testing.assert_close(neo.vmap(run)(neo.LiteTensor(rows)).data, expected)
+    total = neo.grad(lambda rows: neo.vmap(in_torch_code(fn))(rows).sum(), argnums=0)
+    torch.testing.assert_close(total(neo.LiteTensor(rows)).data, expected)
+
+
+def test_views_of_what_is_one_for_all_examples_are_refused_as_in_torch():
+    def fn(x):
+        out = neo.zeros(3, 4, dtype=X.dtype)
+        with torch_code():
+            out[0].copy_(x[0])
+        return out.sum()
+
+    with pytest.raises(InPlaceError, match="inside vmap"):
+        neo.vmap(fn)(neo.LiteTensor(torch.stack([X, X])))
