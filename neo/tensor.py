@@ -153,13 +153,13 @@ class LiteTensor(_handle.Handle):
 
     def __float__(self) -> float:
         if not asked_by_name("float", "math"):  # but torch.tensor([x], dtype=...), say
-            self._expect_constant("a function that takes a number")
+            self._expect_constant("a function that takes a number", numbers_in_torch_code=True)
         settle()
         return float(self.data)
 
     def __int__(self) -> int:
         if not asked_by_name("int", "math"):
-            self._expect_constant("a function that takes a number")
+            self._expect_constant("a function that takes a number", numbers_in_torch_code=True)
         settle()
         return int(self.data)
 
@@ -175,9 +175,9 @@ class LiteTensor(_handle.Handle):
     def __index__(self) -> int:
         return self.data.__index__()
 
-    def _expect_constant(self, reader: str) -> None:
-        """Rule 13: what a session tracks leaves it only by its user's word; torch's own code has torch's ways."""
-        if tracked(self) and not asked_by_torch():
+    def _expect_constant(self, reader: str, numbers_in_torch_code: bool = False) -> None:
+        """Rule 13: what a session tracks leaves it only by its user's word; torch code may read numbers."""
+        if tracked(self) and not (numbers_in_torch_code and asked_by_torch()):
             raise SessionError(
                 f"LiteTensor: {reader} reads a tensor of shape {tuple(self.shape)} that an open session tracks, and "
                 f"its gradient would be lost. Use the torch function of that name (torch.dot, torch.stack, ...), or "

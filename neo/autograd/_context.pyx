@@ -14,6 +14,7 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from neo.errors import SavedTensorError
 from neo.guards import require
+from neo.autograd._hidden import holds_tensor
 from neo.autograd._batched import agree
 from neo.autograd._handle cimport Handle, is_handle, twin, wrap
 from neo.kernels import direct
@@ -353,7 +354,7 @@ cdef str stashed(PolicyBase policy):
     cdef list constants = policy.ctx.constants
     if attributes:
         for name, value in attributes.items():
-            if not (constants is not None and contains(constants, value)) and hidden_tensor(value):
+            if holds_tensor(value, constants or []):
                 return name
     return None
 

@@ -420,7 +420,8 @@ cdef int check_inputs(Function function, tuple raw_inputs, list versions) except
         if version_of(raw_inputs[i]) != versions[i]:
             raise InPlaceError(
                 f"{function.name}.forward: input {i}, shape {tuple(raw_inputs[i].shape)}, was changed in place, and a "
-                f"LiteTensor never changes. Work on a clone, or use the functional form of the op.")
+                f"LiteTensor must never change; the one that was given holds the changed numbers now, and is to be made "
+                f"anew. Work on a clone, or use the functional form of the op.")
     return 0
 
 

@@ -20,7 +20,7 @@ from neo.autograd._function import function
 from neo.autograd._handle import value_twin
 from neo.autograd.policy import Policy
 from neo.autograd.torch_code import may_write, torch_code
-from neo.errors import GradientError, InPlaceError, SavedTensorError
+from neo.errors import GradientError, InPlaceError
 from neo.tensor import LiteTensor
 
 __all__ = ["CustomFunction", "FunctionContext", "apply"]
@@ -80,6 +80,7 @@ class _Call:
         paths = self.spec.paths()
         self.positions = [paths[i][0] if len(paths[i]) == 1 else None for i in self.places_in]
         self.tensors = [leaves[i] for i in self.places_in]
+        self.shapes = [tuple(tensor.shape) for tensor in self.tensors]
         self.writes = _mentions(source, "mark_dirty")
         self.outputs: list[Any] = []  # what is no tensor among the outputs; None where a tensor goes
         self.places: list[int] = []  # of the tensors among the outputs
@@ -147,12 +148,9 @@ class _Saved:
         vars(ctx).update(attributes)
         return ctx
 
-    def hidden(self) -> str | None:
-        """The type of an attribute in which forward keeps tensors where Neo cannot follow them."""
-        for leaf in self.rest[self.count :]:
-            if any(isinstance(value, torch.Tensor) for value in getattr(leaf, "__dict__", {}).values()):
-                return type(leaf).__name__
-        return None
+    def objects(self) -> list[Any]:
+        """What forward has set on ctx that is no tensor: objects and functions, in which there may be some."""
+        return [leaf for leaf in self.rest[self.count :] if leaf is not None]
 
 
 class CustomFunction(Policy):
@@ -179,6 +177,7 @@ class CustomFunction(Policy):
             tensor if _among(tensor, ctx.dirty_tensors) else originals.get(id(tensor), tensor)
             for tensor in self.saved.take_tensors()
         ]
+        self.ctx_objects = self.saved.objects()  # where a higher order looks for tensors that it would miss
         self.ctx.save(call, *kept)
         return outputs
 
@@ -187,13 +186,13 @@ class CustomFunction(Policy):
         source, needed = call.source, _spread(self.ctx.needs_grad, call)
         lifted = any(isinstance(tensor, LiteTensor) for tensor in (*cotangents, *tensors))
         if lifted:
-            _refuse_first_order_only(source, self.saved)
+            _refuse_first_order_only(source)
         given: list[Any] = [None] * len(call.outputs)
         for place, cotangent in zip(call.places, cotangents, strict=True):
             given[place] = cotangent
         ctx = self.saved.context(tuple(tensors), needed)
         rule = source.backward if source.backward is not torch.autograd.Function.backward else source.vjp
-        with torch_code():
+        with torch_code(), lifting() if lifted else contextlib.nullcontext():
             result = rule(ctx, given) if getattr(source, "boxed_grads_call", False) else rule(ctx, *given)
         gradients = list(result) if isinstance(result, tuple | list) else [result]
         if len(gradients) < call.count or any(extra is not None for extra in gradients[call.count :]):
@@ -201,7 +200,14 @@ class CustomFunction(Policy):
                 f"{source.__name__}.backward: expected {call.count} gradients, one per argument of forward, got "
                 f"{len(gradients)}. Return None where there is no gradient."
             )
-        return tuple(None if position is None else gradients[position] for position in call.positions)
+        found = tuple(None if position is None else gradients[position] for position in call.positions)
+        for i, (gradient, shape) in enumerate(zip(found, call.shapes, strict=True)):
+            if gradient is not None and not _sums_to(tuple(gradient.shape), shape):
+                raise GradientError(
+                    f"{source.__name__}.backward: the gradient of tensor {i} has shape {tuple(gradient.shape)}, "
+                    f"expected {shape}, the shape of its input"
+                )
+        return found
 
 
 def apply(source: Source, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -212,6 +218,11 @@ def apply(source: Source, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         args, kwargs = bound.args, bound.kwargs
     if kwargs:
         raise TypeError(f"{source.__name__}.apply takes no keyword arguments, got {', '.join(kwargs)}")
+    if source.__module__ == "torch.utils.checkpoint":
+        raise NotImplementedError(
+            "torch.utils.checkpoint with use_reentrant=True calls torch.autograd in backward, which LiteTensors are "
+            "not for; choose use_reentrant=False, or neo.checkpoint around the model's call"
+        )
     call = _Call(source, args)
     outputs = function(CustomFunction, source.__name__)(call, *call.take_tensors())
     for output, position in call.dirty.items():
@@ -237,7 +248,7 @@ def _write_back(source: Source, target: Any, value: LiteTensor) -> None:
     assign(target, value_twin(value))
 
 
-def _refuse_first_order_only(source: Source, saved: _Saved) -> None:
+def _refuse_first_order_only(source: Source) -> None:
     if getattr(source.backward, "__qualname__", "").endswith(".backward"):
         code = getattr(source.backward, "__code__", None)
         if code is not None and code.co_qualname.startswith("once_differentiable."):
@@ -245,12 +256,19 @@ def _refuse_first_order_only(source: Source, saved: _Saved) -> None:
                 f"{source.__name__}.backward is marked @once_differentiable, and a second derivative is asked for; "
                 f"leave the mark away if backward is made of differentiable ops"
             )
-    hidden = saved.hidden()
-    if hidden is not None:
-        raise SavedTensorError(
-            f"{source.__name__}: forward keeps tensors in a {hidden} on ctx, which a second derivative would take for "
-            f"constants. Keep them with ctx.save_for_backward(...)."
-        )
+
+
+def lifting() -> contextlib.AbstractContextManager[Any]:
+    """Tensors that backward makes, and fills, can hold what an outer session differentiates."""
+    from neo.functions.lifting import Lifting  # of the op library, which stands on this package
+
+    return Lifting()
+
+
+def _sums_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Could torch sum a gradient of `shape` to `target`, from which it was broadcast?"""
+    lead = len(shape) - len(target)
+    return lead >= 0 and all(b in (a, 1) for a, b in zip(shape[lead:], target, strict=True))
 
 
 def _spread(wanted: tuple[bool, ...], call: _Call) -> tuple[bool, ...]:

@@ -33,7 +33,8 @@ def asked_by_neo() -> bool:
 
 def asked_by_name(*names: str) -> bool:
     """Does the code that called the caller use one of these names? Which builtin it calls is not to be seen."""
-    return any(name in sys._getframe(2).f_code.co_names for name in names)
+    used = sys._getframe(2).f_code.co_names
+    return any(name in used for name in names)
 
 
 def may_write(tensors: list[Any]) -> bool:

@@ -11,7 +11,9 @@ Under torch.no_grad the numbers change and the graph does not, as in torch: grad
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,7 +34,32 @@ from neo.autograd.torch_code import in_torch_code, may_write
 from neo.errors import InPlaceError
 from neo.tensor import LiteTensor
 
-__all__ = ["NeedsLifting", "assign", "is_in_place", "work_in_place", "write_out", "write_result"]
+__all__ = [
+    "NeedsLifting",
+    "assign",
+    "is_in_place",
+    "run_again_lifted",
+    "work_in_place",
+    "write_out",
+    "write_result",
+]
+
+
+class _Here(threading.local):
+    runs_again = False
+
+
+_here = _Here()
+
+
+@contextlib.contextmanager
+def run_again_lifted() -> Iterator[None]:
+    """Inside, NeedsLifting may be raised: whoever opened this runs the code again."""
+    before, _here.runs_again = _here.runs_again, True
+    try:
+        yield
+    finally:
+        _here.runs_again = before
 
 
 class NeedsLifting(BaseException):
@@ -325,7 +352,7 @@ def _on_plain_tensor(
     if isinstance(target, list | tuple):  # torch._foreach_add_ and its like
         raise refused()
     if any(value.is_floating_point() for value in values):
-        if in_torch_code():
+        if in_torch_code() and _here.runs_again:
             raise NeedsLifting
         raise InPlaceError(
             f"torch.Tensor.{name}: the target, shape {tuple(target.shape)}, is a torch.Tensor, which is a constant to "
@@ -340,7 +367,7 @@ def _on_plain_tensor(
 def write_result(target: Any, result: LiteTensor, refused: Callable[[], Exception]) -> Any:
     """inplace=True of a function that gave `result` of `target`; gives `target`, changed."""
     if not isinstance(target, LiteTensor):
-        if in_torch_code():
+        if in_torch_code() and _here.runs_again:
             raise NeedsLifting
         raise refused()
     if not may_write([target, *relatives(target)]):

@@ -151,33 +151,63 @@ def take(x, index):
     return read_at(x.reshape((-1,)), places.reshape(-1)).reshape(tuple(places.shape))
 
 
+class Rows(Policy):
+    """y = W[x];  W̄ = Σ ȳ / n at the rows of x, n how often x names a row, or 1."""
+
+    verified = True
+
+    def forward(self, weight, places, often):
+        self.ctx.save(weight.shape[0], places, often)
+        return torch.embedding(weight, places)  # which refuses what is no row
+
+    def backward(self, y_bar):
+        count, places, often = self.ctx.release
+        return (_rows_added(y_bar, count, places, often), *[None] * (len(self.ctx.needs_grad) - 1))
+
+
+class RowsAdded(Policy):
+    """W = Σ y / n at the rows of x;  ȳ = W̄[x], without n, as torch has it."""
+
+    verified = True
+
+    def forward(self, y, count, places, often):
+        self.ctx.save(places)
+        y = y if often is None else y / often
+        return torch.ops.aten.embedding_dense_backward.default(y, places, count, -1, False)
+
+    def backward(self, weight_bar):
+        (places,) = self.ctx.release
+        return (_rows(weight_bar, raw(places), None), *[None] * (len(self.ctx.needs_grad) - 1))
+
+
+_rows, _rows_added = function(Rows, "embedding"), function(RowsAdded, "embedding_dense_backward")
+
+
 @implements(torch.nn.functional.embedding, only=True, name="embedding")
-@copies
 def embedding(
     x, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
 ):
     """The rows of weight that x names; the row padding_idx gets no gradient.
 
     max_norm: rows longer than that are shortened to it, as torch does to the weight itself, in place and unseen by
-    gradients; here the weight stays as it is. scale_grad_by_freq: a row's gradient is divided by how often x names it.
-    sparse: gradients are dense all the same.
+    gradients; here the weight stays as it is. scale_grad_by_freq: a row's gradient is divided by how often x names it,
+    and the derivative of that gradient is not, as in torch. sparse: gradients are dense all the same.
+    Raises IndexError for what is no row.
     """
     if weight.ndim != 2:
         raise RuntimeError(f"embedding: 'weight' must be 2-D, got {weight.ndim}-D")
-    places = raw(x)
-    rows = read_at(weight, places) if places.ndim else read_at(weight, places.reshape(1)).reshape((-1,))
+    places, often = raw(x), None
+    if scale_grad_by_freq:
+        flat = places.reshape(-1)
+        counts = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
+        counts = counts.index_add(0, flat, torch.ones_like(flat, dtype=weight.dtype))
+        often = counts.gather(0, flat).reshape(places.shape).unsqueeze(-1)
+    rows = _rows(weight, places, often)
     if max_norm is not None:
         values = rows.detach()
         length = torch.linalg.vector_norm(values, norm_type, -1, keepdim=True)
         shorter = torch.where(length > max_norm, values * (max_norm / (length + 1e-7)), values)
         rows = rows + (shorter - values)
-    if scale_grad_by_freq:
-        flat = places.reshape(-1)
-        often = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device).index_add(
-            0, flat, torch.ones_like(flat, dtype=weight.dtype)
-        )
-        values = rows.detach()
-        rows = values + (rows - values) / often.gather(0, flat).reshape(places.shape).unsqueeze(-1)
     if padding_idx is None:
         return rows
     padding = (places == padding_idx % weight.shape[0]).unsqueeze(-1)

@@ -116,7 +116,7 @@ joined, stacked, pieces = function(Cat, "cat"), function(Stack, "stack"), functi
 unbound, part, widened = function(Unbind, "unbind"), function(Narrow, "narrow"), function(Widen, "widen")
 
 
-@implements(torch.narrow)
+@implements(torch.narrow, tensors=("start",))
 def narrow(x, dim, start, length):
     """x from start, length long, along dim."""
     if not isinstance(start, int) and (start.ndim or start.is_floating_point() or start.dtype is torch.bool):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -161,6 +163,7 @@ def cross_entropy(
     """
     reduction = named_reduction(reduction, size_average, reduce, "cross_entropy")
     code = reduction_code(reduction, "cross_entropy")
+    expect_class_weights(weight, x.shape[min(1, x.ndim - 1)], "cross_entropy")
     if target.is_floating_point():
         return _soft_cross_entropy(x, target, weight, reduction, label_smoothing)
     rows, labels, shape = _rows(x, target, "cross_entropy")
@@ -175,6 +178,14 @@ def cross_entropy(
     if code == 0:
         return losses if shape is None else losses.reshape(shape)
     return losses.sum() if code == 2 else losses.sum() / factors.sum()
+
+
+def expect_class_weights(weight: Any, classes: int, name: str) -> None:
+    """Raises RuntimeError for a weight that is no vector of one number a class."""
+    if weight is not None and tuple(weight.shape) != (classes,):
+        raise RuntimeError(
+            f"{name}: weight must have shape ({classes},), one factor a class, got {tuple(weight.shape)}"
+        )
 
 
 def _weighted_nll(log_p, labels, weight, ignore_index):
@@ -209,6 +220,7 @@ def nll_loss(x, target, weight=None, size_average=None, ignore_index=-100, reduc
     """−w[t] x[t] for log-probabilities x (n, classes, *space); "mean" divides by the sum of the weights met."""
     reduction = named_reduction(reduction, size_average, reduce, "nll_loss")
     code = reduction_code(reduction, "nll_loss")
+    expect_class_weights(weight, x.shape[min(1, x.ndim - 1)], "nll_loss")
     rows, labels, shape = _rows(x, target, "nll_loss")
     losses, factors, _ = _weighted_nll(rows, labels, weight, ignore_index)
     if code == 0:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.functions.distances import pairwise_distance
-from neo.functions.losses import named_reduction, reduced
+from neo.functions.losses import expect_class_weights, named_reduction, reduced
 from neo.functions.registry import implements, raw
 
 
@@ -71,6 +71,7 @@ def multi_margin_loss(
         raise RuntimeError(
             f"multi_margin_loss: inconsistent target size, expected {rows.shape[0]} but got {list(target.shape)}"
         )
+    expect_class_weights(weight, rows.shape[1], "multi_margin_loss")
     column = labels.unsqueeze(1)
     short = torch.clamp_min(margin - torch.gather(rows, 1, column) + rows, 0.0)
     short = short if p == 1 else short * short

@@ -224,17 +224,21 @@ class TorchModel(Module):
             error.add_note(f"in the forward of {self}")
             raise
         copy.empty()
-        self._free.append(copy)  # a copy whose forward failed midway is not used again
+        if copy.as_made():  # nor is one whose forward failed midway, or has left something behind, used again
+            self._free.append(copy)
         return out, new_state
 
     def _own(self, constants: State) -> dict[str, Any]:
         """The constants of one call: buffers are written in place by some layers, so that a call has its own."""
-        return {
-            name: value.clone()
-            if name in self._blueprint.buffers and isinstance(value, torch.Tensor)
-            else value
-            for name, value in constants.items()
-        }
+        own: dict[str, Any] = {}
+        for name, value in constants.items():
+            if not isinstance(value, torch.Tensor):
+                own[name] = value
+            elif name in self._blueprint.buffers:
+                own[name] = value.clone()
+            else:  # frozen: as a LiteTensor, whose data cannot be exchanged, and whose changes are seen
+                own[name] = LiteTensor(value)
+        return own
 
     def method(self, name: str) -> Method:
         """Another method of the module than forward: model.method("encode")(params, x). Made once, then kept."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from neo.autograd._context import version
 from neo.autograd._handle import value_twin
 from neo.autograd.torch_code import torch_code
 from neo.errors import ConversionError
+from neo.functions.in_place import run_again_lifted
 from neo.functions.lifting import Lifting, lifted
 from neo.nn._torch.copies import Copy
 from neo.tensor import LiteTensor
@@ -43,7 +43,7 @@ def run_as_torch_code(
     versions = [version(tensor) for tensor in plain]
     mine: Any = pytree.tree_map(own, inputs)
     try:
-        with torch_code(), Lifting() if lifts else contextlib.nullcontext():
+        with torch_code(), Lifting() if lifts else run_again_lifted():
             return copy.module(*mine[0], **mine[1])
     finally:
         if [version(tensor) for tensor in plain] != versions:

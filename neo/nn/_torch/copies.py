@@ -7,11 +7,15 @@ touched, so that an exception leaves nothing behind, and each thread (and each c
 from __future__ import annotations
 
 import copy
+import types
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from neo.autograd._batched import is_batched
 from neo.autograd._context import version
 from neo.errors import ConversionError
 from neo.tensor import LiteTensor
@@ -26,6 +30,11 @@ class Absent:
 
     def __init__(self, name: str):
         self.name = name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise self.refusal([self.name])
 
     @classmethod
     def refusal(cls, names: list[str]) -> ConversionError:
@@ -66,7 +75,8 @@ class Place(Absent):
 
     said = (
         "forward uses {names} through another reference than the attribute it is registered under (in a tuple, say). "
-        "Use self.<name> in forward."
+        "Use self.<name> in forward; after forward there is none (of neo.checkpoint, say, which runs what it is given "
+        "again: put it around the model's call, or take torch.utils.checkpoint with use_reentrant=False)."
     )
 
 
@@ -104,6 +114,7 @@ class Blueprint:
         computed = {id(tensor): Computed(name) for name, tensor in _computed(module)}
         try:
             self._module = copy.deepcopy(module, {**places, **computed})
+            rebind(module, self._module)
         except Exception as error:
             raise ConversionError(
                 f"from_torch({self.name}): the module cannot be copied ({type(error).__name__}: {error}), and Neo runs "
@@ -113,7 +124,9 @@ class Blueprint:
     def build(self, tensors: Mapping[str, Any]) -> torch.nn.Module:
         """A copy of the module with these tensors, by name, in their places; places of others stay open."""
         memo = {id(place): tensors.get(place.name, place) for place in self._places}
-        return copy.deepcopy(self._module, memo)
+        built = copy.deepcopy(self._module, memo)
+        rebind(self._module, built)
+        return built
 
 
 class Copy:
@@ -127,21 +140,22 @@ class Copy:
             self.places.setdefault(place.name, []).append((container, key))
             self._empty.append((container, key, place))
         self._attributes = [(vars(part), dict(vars(part))) for part in module.modules()]
-        self._filled: dict[
-            str, tuple[Any, Any, int]
-        ] = {}  # name -> tensor, the torch tensor behind it, its version
+        # name -> tensor, the torch tensor behind it, its version and where its numbers lie
+        self._filled: dict[str, tuple[Any, Any, int, int]] = {}
+        self._kept = list(_containers(module))
+        self._contents = [_contents(container) for container in self._kept]
 
     def fill(self, tensors: Mapping[str, Any]) -> None:
         for name, value in tensors.items():
             data = value.data if isinstance(value, LiteTensor) else value
-            self._filled[name] = (value, data, version(data))
+            self._filled[name] = (value, data, version(data), _address(data))
             for container, key in self.places.get(name, ()):
                 container[key] = value
 
     def changed(self) -> list[str]:
         """The names whose tensors forward has replaced, or changed in place."""
         names = []
-        for name, (value, data, before) in self._filled.items():
+        for name, (value, data, before, address) in self._filled.items():
             if name not in self.places:
                 continue
             now = self.current(name)
@@ -149,6 +163,7 @@ class Copy:
                 now is not value
                 or (isinstance(now, LiteTensor) and now.data is not data)
                 or version(data) != before
+                or _address(data) != address
             ):
                 names.append(name)
         return names
@@ -163,10 +178,101 @@ class Copy:
                 attributes.clear()
                 attributes.update(before)
 
+    def as_made(self) -> bool:
+        """Whether forward has left the containers and tensors in attributes as they were; else the copy is spent."""
+        return all(
+            _contents(container) == before
+            for container, before in zip(self._kept, self._contents, strict=True)
+        )
+
     def current(self, name: str) -> Any:
         """The tensor that is now under a name."""
         container, key = self.places[name][0]
         return container[key]
+
+
+def rebind(original: torch.nn.Module, copied: torch.nn.Module) -> None:
+    """Functions in attributes and hooks whose closures hold parts of the original get those of the copy.
+
+    copy.deepcopy takes functions as they are, so that a hook (lambda m, i, o: self.features.append(o)) would go on
+    working on the module that it was registered with.
+    """
+    parts = dict(zip(map(id, original.modules()), copied.modules(), strict=True))
+    for part in copied.modules():
+        hooks = [
+            table for name, table in vars(part).items() if name.endswith("hooks") and isinstance(table, dict)
+        ]
+        for table in (*hooks, vars(part)):
+            for key, value in list(table.items()):
+                if isinstance(value, types.FunctionType) and value.__closure__:
+                    table[key] = _rebound(value, parts)
+
+
+def _rebound(function: types.FunctionType, parts: dict[int, Any]) -> types.FunctionType:
+    held = [cell.cell_contents for cell in function.__closure__ or ()]
+    if not any(id(value) in parts for value in held):
+        return function
+    cells = tuple(types.CellType(parts.get(id(value), value)) for value in held)
+    bound = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+    )
+    bound.__kwdefaults__ = function.__kwdefaults__
+    vars(bound).update(vars(function))
+    return bound
+
+
+def _containers(module: torch.nn.Module) -> Iterator[Any]:
+    """What forward could change without putting another in its place: containers, tensors, arrays in attributes."""
+    seen: set[int] = set()
+    for part in module.modules():
+        waiting = [value for name, value in vars(part).items() if name not in _OF_TORCH]
+        while waiting:
+            value = waiting.pop()
+            if (
+                isinstance(value, dict | list | set | deque | torch.Tensor | np.ndarray)
+                and id(value) not in seen
+            ):
+                seen.add(id(value))
+                yield value
+                if isinstance(value, dict):
+                    waiting.extend(value.values())
+                elif isinstance(value, list | deque):
+                    waiting.extend(value)
+
+
+_OF_TORCH = frozenset(vars(torch.nn.Module()))
+
+
+def _contents(container: Any) -> Any:
+    """What is equal as long as the container is as it was. It holds what it names, so that no id comes again."""
+    if isinstance(container, torch.Tensor):
+        return version(container), _address(container)
+    if isinstance(container, np.ndarray):
+        return container.tobytes()
+    if isinstance(container, dict):
+        return [*map(_Same, container.keys()), *map(_Same, container.values())]
+    return [
+        _Same(value) for value in (sorted(container, key=id) if isinstance(container, set) else container)
+    ]
+
+
+class _Same:
+    """Equal to another of the same object."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def _address(data: torch.Tensor) -> int:
+    """Where a tensor's numbers lie; 0 where that may not be asked."""
+    plain = type(data) in (torch.Tensor, torch.nn.Parameter) and not is_batched(data)
+    return data.data_ptr() if plain and data.device.type != "meta" else 0
 
 
 def _computed(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -71,10 +71,19 @@ def compare(
     generator = torch.get_rng_state()
     try:
         found, reached = _by_neo(label, ours, parameters, constants, args, kwargs, lifts)
+        again = reached
+        if ours.as_made():  # the next call would run the same copy
+            _, again = _by_neo(label, ours, parameters, constants, args, kwargs, lifts)
     except DrawError:
         return  # dropout called as a function draws: the two would draw apart
     finally:
         torch.set_rng_state(generator)
+    if again != reached:
+        raise ConversionError(
+            f"{label}: a second call does not depend on {', '.join(map(repr, sorted(reached - again)))}, on which the "
+            f"first one does: forward keeps what it has computed (functools.lru_cache, a global), which is a constant "
+            f"to the next session. Compute it at each call."
+        )
     leaves = {name: torch.nn.Parameter(_copied(value)) for name, value in parameters.items()}
     inputs: Any = (args, kwargs)
     leaves |= {name: torch.nn.Parameter(_copied(value)) for name, value in _moving(inputs).items()}

@@ -1,5 +1,8 @@
 """torch.autograd.Function on LiteTensors is a Policy of its own forward and backward (rule 11); torch is the oracle."""
 
+import functools
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 import neo
 from neo.autograd.torch_code import torch_code
-from neo.errors import GradientError, InPlaceError, SavedTensorError
+from neo.errors import GradientError, InPlaceError, SavedTensorError, SessionError
 from tests.helpers.torch_pairs import assert_same_as_torch, by_neo, by_torch
 
 X = torch.tensor([0.4, -1.3, 2.2, 0.9], dtype=torch.float64)
@@ -360,3 +363,95 @@ def test_torch_tensors_alone_are_torchs_business():
     Round.apply(x).sum().backward()
     assert x.grad.tolist() == [1.0] * 4
     assert torch.func.grad(lambda x: Cube.apply(x).sum())(X).tolist() == (3 * X**2).tolist()
+
+
+def first_and_second(fn):
+    x = neo.LiteTensor(X)
+    return neo.grad(lambda x: neo.grad(fn, argnums=0)(x).sum(), argnums=0)(x)
+
+
+def test_backward_that_fills_a_tensor_of_its_own_is_differentiated():
+    class Sliced(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.n = x.shape
+            return x[:2] * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            out = torch.zeros(ctx.n, dtype=g.dtype)
+            out[:2] = g * 2
+            return out
+
+    fn = lambda x: (Sliced.apply(x) ** 3).sum()  # noqa: E731
+    assert_same_as_torch(by_neo(fn, X), by_torch(fn, X))
+
+
+KEPT = {
+    "object": lambda ctx, x: setattr(ctx, "kept", types.SimpleNamespace(f=lambda g: g * 3 * x**2)),
+    "closure": lambda ctx, x: setattr(ctx, "f", lambda g: g * 3 * x**2),
+    "partial": lambda ctx, x: setattr(ctx, "f", functools.partial(lambda x, g: g * 3 * x**2, x)),
+}
+
+
+@pytest.mark.parametrize("keep", KEPT.values(), ids=KEPT.keys())
+@pytest.mark.parametrize("constant_cotangent", [True, False])
+def test_tensor_in_an_object_or_closure_on_ctx_is_refused_at_second_order(keep, constant_cotangent):
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            keep(ctx, x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx, g):
+            return (ctx.kept if hasattr(ctx, "kept") else ctx).f(g)
+
+    fn = lambda x: (Cube.apply(x) if constant_cotangent else Cube.apply(x) ** 2).sum()  # noqa: E731
+    gradient = neo.grad(fn, argnums=0)(neo.LiteTensor(X)).data
+    torch.testing.assert_close(gradient, 3 * X**2 if constant_cotangent else 6 * X**5)
+    with pytest.raises(SavedTensorError, match="forward keeps the tensor"):
+        first_and_second(fn)
+
+
+def test_numpy_in_backward_is_refused_at_second_order():
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return torch.from_numpy(g.numpy() * np.cos(x.numpy()))
+
+    fn = lambda x: Sine.apply(x).sum()  # noqa: E731
+    torch.testing.assert_close(neo.grad(fn, argnums=0)(neo.LiteTensor(X)).data, X.cos())
+    with pytest.raises((SessionError, GradientError)):
+        first_and_second(fn)
+
+
+def test_gradient_of_another_shape_is_named():
+    class Wide(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            return torch.ones(3, 5)
+
+    with pytest.raises(GradientError, match=r"Wide\.backward: the gradient of tensor 0 has shape \(3, 5\)"):
+        neo.grad(lambda x: Wide.apply(x).sum(), argnums=0)(neo.LiteTensor(X))
+
+
+def test_reentrant_checkpoint_is_refused_with_what_to_do():
+    from torch.utils.checkpoint import checkpoint
+
+    with pytest.raises(NotImplementedError, match="use_reentrant=False"):
+        neo.grad(lambda x: checkpoint(torch.sin, x, use_reentrant=True).sum(), argnums=0)(neo.LiteTensor(X))
+    found = neo.grad(lambda x: checkpoint(torch.sin, x, use_reentrant=False).sum(), argnums=0)(
+        neo.LiteTensor(X)
+    )
+    torch.testing.assert_close(found.data, X.cos())

@@ -339,3 +339,20 @@ def test_pooling_indices_are_reached_through_both_of_torchs_names():
 )
 def test_op_is_found_under_its_name_in_the_library(name):
     assert callable(getattr(neo.functions, name))
+
+
+CLASS_WEIGHTS = {
+    "too short": torch.ones(3, dtype=torch.float64),
+    "too long": torch.ones(7, dtype=torch.float64),
+    "a matrix": torch.ones(4, 1, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("weight", CLASS_WEIGHTS.values(), ids=CLASS_WEIGHTS.keys())
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss, F.multi_margin_loss], ids=lambda f: f.__name__)
+def test_class_weights_that_torch_refuses_are_refused(loss, weight):
+    x, target = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2])
+    with pytest.raises((RuntimeError, ValueError)):
+        loss(x, target, weight=weight)
+    with pytest.raises((RuntimeError, ValueError), match="weight"):
+        loss(LiteTensor(x), target, weight=weight)

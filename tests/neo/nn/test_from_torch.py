@@ -552,7 +552,6 @@ class WritesInput(Base):
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        (Closure, "closure"),
         (InTuple, "'weight' through another reference"),
     ],
 )
@@ -561,6 +560,13 @@ def test_forward_past_the_places_of_its_parameters_is_refused_at_the_first_call(
     for _ in range(2):  # and at the next one
         with pytest.raises((ConversionError, neo.InPlaceError), match=sentence):
             model(params, neo.LiteTensor(torch.rand(2, 3)))
+
+
+def test_function_in_an_attribute_that_closes_over_the_module_works_on_the_copy():
+    module = Closure()
+    model, params = neo.nn.from_torch(module)
+    gradient = neo.grad(lambda params: model(params, torch.ones(3)), argnums=0)(params)
+    assert gradient["weight"].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_forward_that_writes_into_a_constant_input_is_refused():

@@ -172,3 +172,14 @@ def test_run_that_is_begun_anew_draws_anew():
     model, params = neo.nn.from_torch(WritesIntoZeros().train(), verify=False)
     for first, second in zip(drawn(model, params), drawn(model, params), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_on_torch_tensors_inside_a_block_draws_from_it(training):
+    attention = torch.nn.MultiheadAttention(4, 2, dropout=0.5).train(training)
+    x = torch.ones(2, 3, 4)
+    found = []
+    for _ in range(2):
+        with neo.nn.draws(3), torch.no_grad():
+            found.append(attention(x, x, x)[0])
+    assert torch.equal(*found)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import types
 from typing import Any
 
@@ -352,3 +353,106 @@ def test_buffers_written_without_a_place_to_go_are_refused_by_name():
 
 def test_batch_norm_and_relu_in_place_inside_a_network():
     assert_meta_gradients_agree(Preactivation(), (torch.randn(5),), (torch.randn(6),))
+
+
+# --- what a module keeps ------------------------------------------------------------------------------------
+
+
+class Memo(Net):
+    def __init__(self):
+        super().__init__()
+        self.cache, self.seen = {}, []
+
+    def middle(self, h):
+        if "bias" not in self.cache:
+            self.cache["bias"] = self.first.bias.tanh()
+        self.seen.append(h)
+        return h * self.cache["bias"] * len(self.seen)
+
+
+class FeatureHook(Net):
+    def __init__(self):
+        super().__init__()
+        self.features = {}
+        self.first.register_forward_hook(lambda module, args, out: self.features.__setitem__("first", out))
+
+    def middle(self, h):
+        return h + self.features["first"] ** 2
+
+
+@pytest.mark.parametrize("kind", [Memo, FeatureHook], ids=lambda kind: kind.__name__)
+def test_what_forward_puts_into_containers_is_dropped_after_the_call(kind):
+    module = kind()
+    model, params = neo.nn.from_torch(module)
+    x = torch.randn(5, 4)
+    first = neo.grad(lambda params: uneven(model(params, x)), argnums=0)(params)
+    again = neo.grad(lambda params: uneven(model(params, x)), argnums=0)(params)
+    uneven(kind.forward(module, x)).backward()
+    for name, p in module.named_parameters():
+        torch.testing.assert_close(first[name].data, p.grad)
+        torch.testing.assert_close(again[name].data, p.grad)
+
+
+def test_hook_that_closes_over_the_module_works_on_the_copy():
+    module = FeatureHook()
+    with torch.no_grad():
+        module(torch.randn(5, 4))
+    assert_meta_gradients_agree(module, *sets())
+
+
+def test_memoised_function_of_parameters_is_refused_by_name():
+    @functools.lru_cache
+    def scaled(net):
+        return net.first.bias * 3
+
+    class Cached(Net):
+        def middle(self, h):
+            return h.detach() * scaled(self)
+
+    model, params = neo.nn.from_torch(Cached())
+    with pytest.raises(ConversionError, match=r"second call does not depend on 'first\.bias'"):
+        model(params, torch.randn(5, 4))
+
+
+def test_frozen_parameter_exchanged_or_changed_by_forward_is_refused():
+    class Target(Net):
+        def __init__(self, write):
+            super().__init__()
+            self.target = nn.Parameter(torch.zeros(6), requires_grad=False)
+            self.write = write
+
+        def middle(self, h):
+            self.write(self.target, self.first.bias)
+            return h * self.target
+
+    def exchange(target, source):
+        target.data = target.data * 0.5 + source.data * 0.5
+
+    def change(target, source):
+        target.data.mul_(0.5)
+
+    for write in (exchange, change):
+        model, params = neo.nn.from_torch(Target(write), verify=False)
+        before = model.state["target"].clone()
+        for _ in range(2):
+            with pytest.raises(
+                (ConversionError, AttributeError), match=r"target|LiteTensor\.data cannot be set"
+            ):
+                model(params, torch.randn(5, 4))
+        assert torch.equal(model.state["target"], before)
+
+
+def test_second_derivative_of_frequency_scaled_embeddings_is_that_of_torchs_gradient():
+    ids, w = torch.tensor([0, 0, 1]), torch.ones(2, 1)
+
+    def fn(w):
+        return (F.embedding(ids, w, scale_grad_by_freq=True) ** 2).sum()
+
+    expected = torch.autograd.functional.hessian(fn, w)
+    torch.testing.assert_close(neo.hessian(fn)(neo.LiteTensor(w)).data, expected)
+
+
+def test_row_that_does_not_exist_is_refused_as_in_torch():
+    for place in (-1, 3):
+        with pytest.raises(IndexError, match="out of range"):
+            F.embedding(torch.tensor([place]), neo.LiteTensor(torch.eye(3)))
