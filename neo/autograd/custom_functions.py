@@ -16,6 +16,7 @@ from typing import Any
 import optree
 import torch
 
+from neo.autograd._batched import Batch, is_batched
 from neo.autograd._function import function
 from neo.autograd._handle import value_twin
 from neo.autograd.policy import Policy
@@ -101,7 +102,9 @@ class _Call:
         args: Any = optree.tree_unflatten(self.spec, leaves)
         source = self.source
         if _has_setup_context(source):
-            output = source.forward(*args)
+            batched = [value for value in tensors if isinstance(value, torch.Tensor) and is_batched(value)]
+            own_rule = batched and source.vmap is not torch.autograd.Function.vmap
+            output = _by_vmap_rule(source, args, batched[0]) if own_rule else source.forward(*args)
             source.setup_context(ctx, args, output)
         else:
             output = source.forward(ctx, *args)
@@ -234,6 +237,22 @@ def apply(source: Source, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             whole[output] = args[position]
         return whole[0] if call.single else tuple(whole)
     return result
+
+
+def _by_vmap_rule(source: Source, args: tuple[Any, ...], one: torch.Tensor) -> Any:
+    """forward for a whole batch, by the Function's own vmap staticmethod, as torch.func.vmap calls it."""
+    batch = Batch.of(one)
+    sliced = [isinstance(arg, torch.Tensor) and is_batched(arg) for arg in args]
+    given = [batch.physical(arg) if is_sliced else arg for arg, is_sliced in zip(args, sliced, strict=True)]
+    info = types.SimpleNamespace(batch_size=batch.physical(one).shape[0], randomness="error")
+    output, dims = source.vmap(info, tuple(0 if is_sliced else None for is_sliced in sliced), *given)
+    if not isinstance(output, tuple):
+        return output if dims is None else batch.slice(output.movedim(dims, 0))
+    dims = dims if isinstance(dims, tuple | list) else (dims,) * len(output)
+    return tuple(
+        out if dim is None else batch.slice(out.movedim(dim, 0))
+        for out, dim in zip(output, dims, strict=True)
+    )
 
 
 def _write_back(source: Source, target: Any, value: LiteTensor) -> None:

@@ -455,3 +455,37 @@ def test_reentrant_checkpoint_is_refused_with_what_to_do():
         neo.LiteTensor(X)
     )
     torch.testing.assert_close(found.data, X.cos())
+
+
+def test_vmap_rule_of_a_function_is_what_computes_its_values_inside_vmap():
+    class Sine(torch.autograd.Function):
+        """By numpy, which takes no slice of a batch."""
+
+        @staticmethod
+        def forward(x, scale):
+            return torch.from_numpy(np.sin(x.numpy())) * scale
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            x, ctx.scale = inputs
+            ctx.save_for_backward(x)
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return g * x.cos() * ctx.scale, None
+
+        @staticmethod
+        def vmap(info, in_dims, x, scale):
+            assert info.batch_size == x.shape[in_dims[0]]
+            return Sine.apply(x.movedim(in_dims[0], 0), scale), 0
+
+    rows = torch.stack([X, X * 0.5, -X])
+    fn = lambda x: (Sine.apply(x, 2.0) ** 2).sum()  # noqa: E731
+    expected = torch.stack([8 * row.sin() * row.cos() for row in rows])
+    found = neo.vmap(neo.grad(fn, argnums=0))(neo.LiteTensor(rows)).data
+    torch.testing.assert_close(found, expected)
+    total = neo.grad(lambda rows: neo.vmap(fn)(rows).sum(), argnums=0)(neo.LiteTensor(rows)).data
+    torch.testing.assert_close(total, expected)
+    sideways = neo.vmap(lambda x: Sine.apply(x, 2.0), in_dims=1, out_dims=1)(neo.LiteTensor(rows))
+    torch.testing.assert_close(sideways.data, 2 * rows.sin())
