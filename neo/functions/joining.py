@@ -121,7 +121,8 @@ def narrow(x, dim, start, length):
     """x from start, length long, along dim."""
     if isinstance(start, LiteTensor) and not start.ndim and start.is_floating_point():
         raise NumberError(f"narrow: start must be a whole number, got a LiteTensor of {start.dtype}")
-    if not isinstance(start, int) and (start.ndim or start.is_floating_point() or start.dtype is torch.bool):
+    tensor = isinstance(start, torch.Tensor | LiteTensor)
+    if tensor and (start.ndim or start.is_floating_point() or start.dtype is torch.bool):
         raise RuntimeError("narrow: start must be an 0-dim integral Tensor.")
     return part(x, wrap_dim(dim, x.ndim), int(start), length)
 
