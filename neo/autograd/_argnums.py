@@ -24,7 +24,8 @@ def checked(argnums: ArgNums, name: str) -> int | tuple[int, ...] | None:
     several = isinstance(argnums, tuple | list | range) or (
         isinstance(argnums, np.ndarray) and argnums.ndim == 1
     )
-    numbers = [_integer(number) for number in argnums] if several else [None]  # type: ignore[union-attr]
+    each: Any = argnums if several else [None]
+    numbers = [None if number is None else _integer(number) for number in each]
     if None in numbers:
         raise TypeError(
             f"{name}: argnums must be an integer, a tuple of integers, or None for all arguments; got {argnums!r}"
