@@ -16,8 +16,8 @@ ArgNums = SupportsIndex | Sequence[SupportsIndex] | None
 
 def checked(argnums: ArgNums, name: str) -> int | tuple[int, ...] | None:
     """argnums as an int, a tuple of ints, or None. Raises: TypeError for anything else; ValueError for an empty one."""
-    if argnums is None:
-        return None
+    if argnums is None or type(argnums) is int:
+        return argnums
     whole = _integer(argnums)
     if whole is not None:
         return whole

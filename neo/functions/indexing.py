@@ -70,6 +70,8 @@ def plain_index(entry: Any) -> Any:
 @implements(torch.Tensor.__getitem__, name="getitem")
 def getitem(x, index):
     """x[index]: numbers, slices, None, ..., masks, and tensors, arrays or lists of places."""
+    if type(index) is slice or type(index) is int:  # the commonest, without a look at every entry
+        return read_at(x, plain_index(index))
     entries = tuple(map(plain_index, index)) if type(index) is tuple else (plain_index(index),)
     for entry in entries:
         if (
