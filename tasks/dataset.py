@@ -38,8 +38,9 @@ class CharacterSet:
                 f"character, got {images.dtype} {tuple(images.shape)} and {len(names)} names."
             )
         self.name, self.split, self.source = name, split, source
-        self.images, self.names = images, tuple(names)
-        self.parts = {
+        self.images = images
+        self.names: Sequence[str] = tuple(names)
+        self.parts: Mapping[str, torch.Tensor] = {
             part: torch.tensor(list(chosen), dtype=torch.int64, device="cpu")
             for part, chosen in parts.items()
         }

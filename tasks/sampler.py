@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 
 from tasks.hashing import derive, stream
 from tasks.task import Batch, Task
 
-if TYPE_CHECKING:
-    from tasks.dataset import CharacterSet
-
 TURNS = 4  # rotations by 0, 90, 180 and 270 degrees
+
+
+class CharacterImages(Protocol):
+    """What a sampler reads of a data set; tasks.CharacterSet says what each is."""
+
+    name: str
+    split: str
+    images: torch.Tensor
+    names: Sequence[str]
+    parts: Mapping[str, torch.Tensor]
 
 
 class EpisodeSampler:
@@ -39,7 +46,7 @@ class EpisodeSampler:
 
     def __init__(
         self,
-        dataset: CharacterSet,
+        dataset: CharacterImages,
         part: str,
         *,
         ways: int,
