@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from neo.nn.module import Module
 
-if TYPE_CHECKING:
-    from neo.nn.torch_model import TorchModel
+__all__ = ["Method", "MethodAsForward"]
 
-__all__ = ["Method"]
-
-_PREFIX = "module."  # of the names of what `_Calls` holds
+_PREFIX = "module."  # of the names of what MethodAsForward holds
 
 
-class _Calls(torch.nn.Module):
+class MethodAsForward(torch.nn.Module):
     """A module whose forward is a method of another."""
 
     def __init__(self, module: torch.nn.Module, method: str):
@@ -35,13 +33,9 @@ class Method(Module):
     Raises: AttributeError for a method that the module does not have.
     """
 
-    def __init__(self, model: TorchModel, module: torch.nn.Module, name: str):
-        from neo.nn.torch_model import TorchModel
-
-        if not callable(getattr(module, name, None)):
-            raise AttributeError(f"{model}: {type(module).__name__} has no method {name!r}")
-        self.model, self.name = model, name
-        self.inner = TorchModel(_Calls(module, name), buffers=model.buffers, init=model.initial)
+    def __init__(self, model: Module, converted: Callable[..., Any], name: str, updates_state: bool):
+        """converted: what neo.nn.from_torch makes of MethodAsForward(module, name)."""
+        self.model, self.converted, self.name, self.updates_state = model, converted, name, updates_state
 
     def init(self, seed: int = 0, **options: Any) -> Any:
         """The params of the whole model: model.init."""
@@ -51,8 +45,8 @@ class Method(Module):
         self, params: Any, *args: Any, state: Any = None, seed: int | None = None, **kwargs: Any
     ) -> Any:
         inner_state = None if state is None else _named(state)
-        out = self.inner(_named(params), *args, state=inner_state, seed=seed, **kwargs)
-        if self.model.buffers != "updated":
+        out = self.converted(_named(params), *args, state=inner_state, seed=seed, **kwargs)
+        if not self.updates_state:
             return out
         out, new_state = out
         return out, {name.removeprefix(_PREFIX): value for name, value in new_state.items()}

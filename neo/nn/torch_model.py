@@ -21,7 +21,7 @@ from neo.nn._torch.copies import Blueprint, Copy
 from neo.nn._torch.refusals import refuse_unconvertible
 from neo.nn._torch.verification import compare, first_example
 from neo.nn._torch.weights import built, constructed, reset
-from neo.nn.methods import Method
+from neo.nn.methods import Method, MethodAsForward
 from neo.nn.module import Module
 from neo.tensor import LiteTensor
 from neo.typing import Params
@@ -247,7 +247,12 @@ class TorchModel(Module):
             given = self._blueprint
             trained = {key: torch.nn.Parameter(value) for key, value in given.parameters.items()}
             frozen = {key: torch.nn.Parameter(value, False) for key, value in given.frozen.items()}
-            methods[name] = Method(self, given.build({**given.buffers, **trained, **frozen}), name)
+            module = given.build({**given.buffers, **trained, **frozen})
+            if not callable(getattr(module, name, None)):
+                raise AttributeError(f"{self}: {type(module).__name__} has no method {name!r}")
+            wrapped = MethodAsForward(module, name)
+            converted = TorchModel(wrapped, buffers=self.buffers, init=self.initial)
+            methods[name] = Method(self, converted, name, self.buffers == "updated")
         return methods[name]
 
     def __repr__(self) -> str:
