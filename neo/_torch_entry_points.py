@@ -14,6 +14,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from neo.nn.functional_call import functional_call
 from neo.tensor import LiteTensor
 
 __all__ = ["install"]
@@ -75,8 +76,6 @@ def _functional_call(
     strict: bool = False,
     **options: Any,
 ) -> Any:
-    from neo.nn import functional_call
-
     return functional_call(module, parameters, args, kwargs)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from neo.functions import registry
 from neo.tensor import LiteTensor
 
 __all__ = [
@@ -45,17 +46,11 @@ def _lite(make: Callable[..., torch.Tensor], name: str) -> Callable[..., LiteTen
                 f"value_and_grad's arguments to say"
             )
         if any(isinstance(value, LiteTensor) for value in (*args, *kwargs.values())):
-            return _registry().dispatch(make, args, kwargs)
+            return registry.dispatch(make, args, kwargs)
         return LiteTensor._wrap(make(*args, **kwargs).detach())
 
     factory.__doc__ = f"torch.{name} with the same arguments, as a LiteTensor."
     return factory
-
-
-def _registry() -> Any:
-    from neo.functions import registry  # which needs this module's package
-
-    return registry
 
 
 arange = _lite(torch.arange, "arange")
