@@ -63,15 +63,13 @@ class LiteTensor(_handle.Handle):
 
     def __getattr__(self, name: str) -> Any:
         """torch's methods that Neo has no method for: to call one is to call the torch function (rule 10)."""
-        from neo.functions import registry
-
         if name in _DESCRIPTIONS:
             return getattr(self.data, name)
         method = getattr(torch.Tensor, name, None)
         if name in ATTRIBUTES or name.startswith("_") or not callable(method):
             advice = f": {ATTRIBUTES[name]}" if name in ATTRIBUTES else ""
             raise AttributeError(f"LiteTensor has no attribute {name!r}{advice}")
-        return lambda *args, **kwargs: registry.dispatch(method, (self, *args), kwargs)
+        return lambda *args, **kwargs: self.__torch_function__(method, (LiteTensor,), (self, *args), kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ASSIGNED:
@@ -232,12 +230,7 @@ class LiteTensor(_handle.Handle):
             return clone
         return LiteTensor(self.data.clone())
 
-    # in-place work is refused -------------------------------------------------------------------------------------
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        from neo.functions import in_place
-
-        in_place.work_in_place("__setitem__", (self, index, value), {}, _no_assignment)
+    # in-place work; x[i] = v and x.add_(y) come from the op library, neo/functions/in_place.py ------------------------
 
     def __delitem__(self, index: Any) -> None:
         raise InPlaceError("LiteTensor: entries cannot be deleted; index what you want to keep")
@@ -263,13 +256,6 @@ _DESCRIPTIONS = (
         ]
     )
 )
-
-
-def _no_assignment() -> InPlaceError:
-    return InPlaceError(
-        "LiteTensor: x[i] = v would write in place, and a LiteTensor never changes. "
-        "Use torch.where(mask, v, x), torch.index_put(x, (i,), v) or torch.scatter(x, dim, index, v)."
-    )
 
 
 def _plain(data: Any) -> Any:

@@ -1,13 +1,17 @@
-"""Reading torch's arguments: dims given as numbers, tuples or varargs, counted from either end."""
+"""Reading torch's arguments: dims given as numbers, tuples or varargs, counted from either end; indices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-__all__ = ["dim_tuple", "given_dims", "named", "spread", "wrap_dim"]
+from neo.functions._values import raw
+from neo.tensor import LiteTensor
+
+__all__ = ["dim_tuple", "given_dims", "named", "plain_index", "spread", "wrap_dim"]
 
 named: Any = torch.return_types  # whose stubs know only some of the named tuples
 
@@ -55,3 +59,19 @@ def spread(args: tuple[Any, ...], whole: Any = None) -> tuple[int, ...]:
     if len(args) == 1 and not isinstance(args[0], int) and hasattr(args[0], "__iter__"):
         return tuple(args[0])
     return tuple(args)
+
+
+def plain_index(entry: Any) -> Any:
+    """One entry of an index: lists and arrays as torch tensors, LiteTensors as what is behind them."""
+    if isinstance(entry, LiteTensor):
+        return entry.data
+    if isinstance(entry, np.ndarray):
+        return torch.from_numpy(np.array(entry))
+    if isinstance(entry, np.integer):
+        return int(entry)
+    if isinstance(entry, list | tuple | range):
+        entry = torch.tensor(raw(list(entry)), device="cpu")
+        return entry.long() if entry.numel() == 0 else entry
+    if isinstance(entry, slice):
+        return slice(*(None if e is None else int(e) for e in (entry.start, entry.stop, entry.step)))
+    return entry

@@ -32,6 +32,8 @@ from neo.autograd._handle import (
 from neo.autograd._tape import overwritten, tracked
 from neo.autograd.torch_code import in_torch_code, may_write
 from neo.errors import InPlaceError
+from neo.functions._arguments import plain_index
+from neo.functions._handlers import handlers
 from neo.tensor import LiteTensor
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "assign",
     "is_in_place",
     "run_again_lifted",
+    "set_item",
     "work_in_place",
     "write_out",
     "write_result",
@@ -89,6 +92,18 @@ def work_in_place(
         raise refused()
     _write(name, target, rest, kwargs, refused)
     return target
+
+
+def set_item(target: LiteTensor, index: Any, value: Any) -> None:
+    """LiteTensor.__setitem__."""
+    work_in_place("__setitem__", (target, index, value), {}, _no_assignment)
+
+
+def _no_assignment() -> InPlaceError:
+    return InPlaceError(
+        "LiteTensor: x[i] = v would write in place, and a LiteTensor never changes. "
+        "Use torch.where(mask, v, x), torch.index_put(x, (i,), v) or torch.scatter(x, dim, index, v)."
+    )
 
 
 def assign(target: LiteTensor, value: Any) -> None:
@@ -252,12 +267,10 @@ def _write(
 
 def _functional(name: str) -> Callable[..., Any] | None:
     """The function without the underscore, where Neo has it."""
-    from neo.functions.registry import supported
-
     plain = _OPERATORS.get(name) or name[:-1]
     for home in (torch.Tensor, F, torch):
         found = getattr(home, plain, None)
-        if found in supported():
+        if found in handlers:
             return getattr(LiteTensor, plain, None) or found
     return None
 
@@ -307,8 +320,6 @@ def _fill_diagonal(target: LiteTensor, fill_value: Any, wrap: bool = False) -> N
 
 def _set_item(target: LiteTensor, index: Any, value: Any) -> None:
     """x[index] = value: numbers, slices, None, ..., masks, tensors of places; value broadcasts, and is cast."""
-    from neo.functions.indexing import plain_index
-
     index = tuple(map(plain_index, index)) if isinstance(index, tuple) else plain_index(index)
     if not (tracked(target) or (isinstance(value, LiteTensor) and tracked(value))):
         data = target.data.clone()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions._arguments import plain_index
 from neo.functions.registry import copies, implements, raw
-from neo.tensor import LiteTensor
 
 
 class GetItem(Policy):
@@ -49,22 +48,6 @@ class AddAt(Policy):
 
 
 read_at, added_at = function(GetItem, "getitem"), function(AddAt, "add_at")
-
-
-def plain_index(entry: Any) -> Any:
-    """One entry of an index: lists and arrays as torch tensors, LiteTensors as what is behind them."""
-    if isinstance(entry, LiteTensor):
-        return entry.data
-    if isinstance(entry, np.ndarray):
-        return torch.from_numpy(np.array(entry))
-    if isinstance(entry, np.integer):
-        return int(entry)
-    if isinstance(entry, list | tuple | range):
-        entry = torch.tensor(raw(list(entry)), device="cpu")
-        return entry.long() if entry.numel() == 0 else entry
-    if isinstance(entry, slice):
-        return slice(*(None if e is None else int(e) for e in (entry.start, entry.stop, entry.step)))
-    return entry
 
 
 @implements(torch.Tensor.__getitem__, name="getitem")

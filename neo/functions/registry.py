@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -22,14 +21,15 @@ from neo.autograd._numbers import Numbers
 from neo.autograd.policy import Policy
 from neo.errors import InPlaceError, NeoError, NumberError
 from neo.functions import autocasting, in_place
+from neo.functions._handlers import handlers as _handlers
 from neo.functions._names import DUNDERS, OPERATORS, WITH_NUMBERS, spell
+from neo.functions._values import has_lite, lite, raw
 from neo.tensor import LiteTensor
 
 __all__ = ["Function", "constant", "dispatch", "has_lite", "implements", "lite", "raw", "supported"]
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 
-_handlers: dict[Any, Callable[..., Any]] = {}
 _OWN_METHODS = frozenset(vars(LiteTensor)) | frozenset(
     vars(_handle.Handle)
 )  # the tensor answers these itself
@@ -151,30 +151,6 @@ def _apart_from(value: Any) -> Any:
     alone: LiteTensor = _handle.value_twin(value)
     _handle.become(alone, alone, data)
     return alone
-
-
-def raw(value: Any) -> Any:
-    """The torch tensor behind a LiteTensor or array, also in lists and tuples; anything else as it is."""
-    if isinstance(value, LiteTensor):
-        return value.data
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
-    if type(value) in (list, tuple):
-        return type(value)(raw(item) for item in value)
-    return value
-
-
-def lite(value: Any) -> Any:
-    """torch tensors as LiteTensors, also in tuples and lists (named tuples become tuples)."""
-    if isinstance(value, torch.Tensor):
-        return LiteTensor(value)
-    if isinstance(value, tuple):
-        return tuple(lite(item) for item in value)
-    return [lite(item) for item in value] if isinstance(value, list) else value
-
-
-def has_lite(values: Any) -> bool:
-    return any(isinstance(v, LiteTensor) or (type(v) in (list, tuple) and has_lite(v)) for v in values)
 
 
 def _constant_handler(target: Any) -> Callable[..., Any]:
@@ -382,6 +358,7 @@ def _define_in_place_methods() -> None:
 
             write.__name__ = method
             setattr(LiteTensor, method, write)
+    setattr(LiteTensor, "__setitem__", in_place.set_item)  # noqa: B010  (mypy: a class has no such method of its own)
 
 
 _define_in_place_methods()

@@ -6,8 +6,9 @@ import torch
 
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
+from neo.functions._arguments import plain_index
 from neo.functions.elementwise import is_number
-from neo.functions.indexing import added_at, plain_index, read_at
+from neo.functions.indexing import added_at, read_at
 from neo.functions.registry import implements
 
 # --- places along one dim ------------------------------------------------------------------------------------
