@@ -8,6 +8,7 @@ and optimisers, and the package `meta` for MAML.
 
 from neo import autograd  # first: it makes LiteTensor's compiled half, which all else stands on  # isort: skip
 from neo import functions, nn, optim, pytree, runtime
+from neo._custom_functions import install as _answer_custom_functions
 from neo._torch_entry_points import install as _answer_torch_entry_points
 from neo.autograd.batching import vmap
 from neo.autograd.check import gradcheck
@@ -48,6 +49,7 @@ from neo.errors import (
 )
 from neo.tensor import LiteTensor
 
+_answer_custom_functions()
 _answer_torch_entry_points()
 
 __version__ = "0.1.0"

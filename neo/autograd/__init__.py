@@ -1,6 +1,5 @@
 """The engine: Policies, sessions, tapes."""
 
-from neo.autograd import custom_functions as custom_functions  # answers torch.autograd.Function.apply
 from neo.autograd import session
 from neo.autograd._tape import Node, Tape, TapeContext
 from neo.autograd.drawing import Drawing, draw

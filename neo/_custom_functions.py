@@ -22,9 +22,11 @@ from neo.autograd._handle import value_twin
 from neo.autograd.policy import Policy
 from neo.autograd.torch_code import may_write, torch_code
 from neo.errors import GradientError, InPlaceError
+from neo.functions.in_place import assign
+from neo.functions.lifting import Lifting
 from neo.tensor import LiteTensor
 
-__all__ = ["CustomFunction", "FunctionContext", "apply"]
+__all__ = ["CustomFunction", "FunctionContext", "apply", "install"]
 
 Source = Any  # a subclass of torch.autograd.Function
 
@@ -195,7 +197,7 @@ class CustomFunction(Policy):
             given[place] = cotangent
         ctx = self.saved.context(tuple(tensors), needed)
         rule = source.backward if source.backward is not torch.autograd.Function.backward else source.vjp
-        with torch_code(), lifting() if lifted else contextlib.nullcontext():
+        with torch_code(), Lifting() if lifted else contextlib.nullcontext():
             result = rule(ctx, given) if getattr(source, "boxed_grads_call", False) else rule(ctx, *given)
         gradients = list(result) if isinstance(result, tuple | list) else [result]
         if len(gradients) < call.count or any(extra is not None for extra in gradients[call.count :]):
@@ -257,8 +259,6 @@ def _by_vmap_rule(source: Source, args: tuple[Any, ...], one: torch.Tensor) -> A
 
 def _write_back(source: Source, target: Any, value: LiteTensor) -> None:
     """ctx.mark_dirty: the argument is what forward made of it."""
-    from neo.functions.in_place import assign  # on which the op library stands, which stands on this package
-
     if not isinstance(target, LiteTensor) or not may_write([target]):
         raise InPlaceError(
             f"{source.__name__}.apply: forward changes an argument in place (ctx.mark_dirty), and a LiteTensor never "
@@ -275,13 +275,6 @@ def _refuse_first_order_only(source: Source) -> None:
                 f"{source.__name__}.backward is marked @once_differentiable, and a second derivative is asked for; "
                 f"leave the mark away if backward is made of differentiable ops"
             )
-
-
-def lifting() -> contextlib.AbstractContextManager[Any]:
-    """Tensors that backward makes, and fills, can hold what an outer session differentiates."""
-    from neo.functions.lifting import Lifting  # of the op library, which stands on this package
-
-    return Lifting()
 
 
 def _sums_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
@@ -315,8 +308,10 @@ def _among(value: Any, values: tuple[Any, ...]) -> bool:
     return any(value is other for other in values)
 
 
-def _answer_apply() -> None:
-    """Give torch.autograd.Function.apply the code that asks Neo first."""
+def install() -> None:
+    """Give torch.autograd.Function.apply the code that asks Neo first, once."""
+    if _original:
+        return
     theirs = torch.autograd.Function.__dict__["apply"].__func__
     original = types.FunctionType(
         theirs.__code__, theirs.__globals__, "apply", theirs.__defaults__, theirs.__closure__
@@ -324,9 +319,8 @@ def _answer_apply() -> None:
 
     def with_cell(__class__: Any) -> Any:  # a name of theirs: the cell that their super() reads
         def apply(cls, *args, **kwargs):
-            from neo.autograd.custom_functions import answered
-
-            return answered(__class__, cls, args, kwargs)
+            # The globals of this code are those of torch's module, once it is the code of torch's apply.
+            return globals()["_neo_answered"](__class__, cls, args, kwargs)
 
         return apply
 
@@ -337,6 +331,7 @@ def _answer_apply() -> None:
         answer = classmethod(lambda cls, *args, **kwargs: answered(cls, cls, args, kwargs))
         setattr(torch.autograd.Function, "apply", answer)  # noqa: B010
     else:
+        theirs.__globals__["_neo_answered"] = answered
         theirs.__code__ = code
     _original.append(original)
 
@@ -351,7 +346,3 @@ def answered(_: Any, cls: Source, args: tuple[Any, ...], kwargs: dict[str, Any])
     ):
         return apply(cls, args, kwargs)
     return _original[0](cls, *args, **kwargs)
-
-
-if not _original:
-    _answer_apply()
