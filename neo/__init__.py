@@ -10,11 +10,20 @@ from neo import autograd  # first: it makes LiteTensor's compiled half, which al
 from neo import functions, nn, optim, pytree, runtime
 from neo._custom_functions import install as _answer_custom_functions
 from neo._torch_entry_points import install as _answer_torch_entry_points
-from neo.autograd.batching import vmap
-from neo.autograd.check import gradcheck
-from neo.autograd.jacobians import hessian, jacobian
-from neo.autograd.session import grad, stop_gradient, value_and_grad, vjp
-from neo.autograd.transforms import checkpoint, hvp, jvp, linearize
+from neo.autograd.session import (
+    checkpoint,
+    grad,
+    gradcheck,
+    hessian,
+    hvp,
+    jacobian,
+    jvp,
+    linearize,
+    stop_gradient,
+    value_and_grad,
+    vjp,
+    vmap,
+)
 from neo.capture import capture
 from neo.creation import (
     arange,

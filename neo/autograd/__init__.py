@@ -2,7 +2,7 @@
 
 from neo.autograd import session
 from neo.autograd._tape import Node, Tape, TapeContext
-from neo.autograd.drawing import Drawing, draw
 from neo.autograd.policy import Context, Policy
+from neo.autograd.session.drawing import Drawing, draw
 
 __all__ = ["Context", "Drawing", "Node", "Policy", "Tape", "TapeContext", "draw", "session"]

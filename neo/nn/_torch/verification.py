@@ -17,7 +17,7 @@ from neo import pytree
 from neo.autograd._batched import is_batched, one_example
 from neo.autograd._context import autocast_enabled
 from neo.autograd._tape import Tape, TapeContext
-from neo.autograd.session import close
+from neo.autograd.session.reverse import close
 from neo.draws import no_draws, undrawn
 from neo.errors import ConversionError, DrawError
 from neo.functions.registry import raw

@@ -9,7 +9,7 @@ import optree
 import torch
 
 from neo import pytree
-from neo.autograd.session import describe
+from neo.autograd.session._mirrors import describe
 from neo.tensor import LiteTensor
 
 __all__ = ["dims_of", "places_of"]

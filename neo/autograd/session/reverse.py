@@ -1,4 +1,4 @@
-"""Sessions: a session owns a tape, runs a function on fresh handles of its arguments, walks the tape back, drops it."""
+"""Reverse mode: a session owns a tape, runs a function on fresh handles of its arguments, walks back, drops it all."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import optree
 import torch
 
 from neo import pytree
-from neo.autograd import _argnums, _mirrors
-from neo.autograd._argnums import ArgNums
-from neo.autograd._mirrors import describe
 from neo.autograd._tape import Tape, TapeContext, fresh_handles, full_gradients, handed_back_tree
+from neo.autograd.session import _argnums, _mirrors
+from neo.autograd.session._argnums import ArgNums
+from neo.autograd.session._mirrors import describe
 from neo.tensor import LiteTensor
 
 __all__ = ["grad", "stop_gradient", "value_and_grad", "vjp"]
@@ -214,13 +214,3 @@ def _refuse_integers(
 
 def name_of(fn: Callable[..., Any]) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
-
-
-def __getattr__(name: str) -> Any:
-    """session.hvp and the others built from sessions live in files of their own; found here too."""
-    from neo.autograd import batching, check, jacobians, transforms
-
-    for module in (transforms, jacobians, batching, check):
-        if name in module.__all__:
-            return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from neo import pytree
-from neo.autograd.session import vjp
-from neo.autograd.trace import Call, trace
-from neo.autograd.transforms import jvp
+from neo.autograd.session.reverse import vjp
+from neo.autograd.session.trace import Call, trace
+from neo.autograd.session.transforms import jvp
 from neo.errors import GradcheckError
 from neo.tensor import LiteTensor
 

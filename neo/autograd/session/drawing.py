@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from neo import pytree
-from neo.autograd.session import name_of
-from neo.autograd.trace import Box, Call, Trace, trace
+from neo.autograd.session.reverse import name_of
+from neo.autograd.session.trace import Box, Call, Trace, trace
 from neo.tensor import LiteTensor
 
 __all__ = ["Drawing", "draw"]

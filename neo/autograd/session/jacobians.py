@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from neo import pytree
-from neo.autograd import _argnums
-from neo.autograd._argnums import ArgNums
 from neo.autograd._tape import Tape, full_gradients, handed_back_tree
-from neo.autograd.session import Arguments, name_of, run
+from neo.autograd.session import _argnums
+from neo.autograd.session._argnums import ArgNums
+from neo.autograd.session.reverse import Arguments, name_of, run
 from neo.tensor import LiteTensor
 
 __all__ = ["hessian", "jacobian"]

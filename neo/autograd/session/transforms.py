@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from neo import pytree
-from neo.autograd import _mirrors
-from neo.autograd._replay import Replay
 from neo.autograd._tape import Tape, TapeContext, full_gradients, record, suspended
-from neo.autograd.session import Arguments, close, name_of, run, vjp
+from neo.autograd.session import _mirrors
+from neo.autograd.session._replay import Replay
+from neo.autograd.session.reverse import Arguments, close, name_of, run, vjp
 from neo.tensor import LiteTensor
 
 __all__ = ["checkpoint", "hvp", "jvp", "linearize"]

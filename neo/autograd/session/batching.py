@@ -11,10 +11,10 @@ import torch
 
 from neo import pytree
 from neo.autograd._batched import is_sliced_here
-from neo.autograd._dims import Dim, dims_of, places_of
-from neo.autograd._replay import Replay
 from neo.autograd._tape import Tape, TapeContext, full_gradients, listened, record, suspended
-from neo.autograd.session import close, name_of
+from neo.autograd.session._dims import Dim, dims_of, places_of
+from neo.autograd.session._replay import Replay
+from neo.autograd.session.reverse import close, name_of
 from neo.tensor import LiteTensor
 
 __all__ = ["vmap"]
