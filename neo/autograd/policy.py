@@ -1,12 +1,13 @@
-"""Policy: what one op promises."""
+"""Policy: what one op promises; function: the op as a function of tensors."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
 from neo.autograd._context import Context, PolicyBase
+from neo.autograd._function import function
 
-__all__ = ["Context", "Policy"]
+__all__ = ["Context", "Policy", "function"]
 
 
 class Policy(PolicyBase):

@@ -1,7 +1,7 @@
 """The op library: one Policy an op, grouped by subject. `neo.functions.<name>`, torch functions, methods and operators
 on LiteTensors all lead to the same implementation."""
 
-from neo.autograd._function import function
+from neo.autograd.policy import function
 from neo.functions import (  # noqa: F401  (importing a subject registers its ops)
     activations,
     arithmetic,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 
 __all__ = ["Cast", "cast"]
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions.registry import raw
 from neo.guards import known
 from neo.tensor import LiteTensor

@@ -7,8 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions.elementwise import Unary
 from neo.functions.registry import implements
 from neo.kernels import direct

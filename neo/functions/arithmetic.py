@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from neo.autograd import _handle
-from neo.autograd._function import function
+from neo.autograd.policy import function
 from neo.functions._kinks import without_slope
 from neo.functions.autocasting import kinds_of
 from neo.functions.elementwise import Binary, Unary, is_exactly, is_number

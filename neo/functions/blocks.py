@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.autograd.session import vjp
 from neo.functions.activations import rectified
 from neo.functions.convolution import input_gradient, weight_gradient

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from neo.autograd._batched import is_batched
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions._cast import cast
 from neo.functions.registry import implements
 from neo.tensor import LiteTensor

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._function import function
+from neo.autograd.policy import function
 from neo.functions.elementwise import Binary, is_exactly, is_number
 from neo.functions.registry import implements
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from neo.autograd._context import autocast_enabled
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions.linalg import product
 from neo.functions.registry import implements
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions._arguments import wrap_dim
 from neo.functions.extremes import values_at
 from neo.functions.reduction import Reduction

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.draws import noise_generator
 from neo.functions._arguments import named
 from neo.functions.registry import implements, lite, raw

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions._arguments import named
 from neo.functions.linalg import Inverse, matmul
 from neo.functions.registry import implements, raw

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd._batched import in_vmap
-from neo.autograd._function import function
+from neo.autograd.policy import function
 from neo.draws import dropping, generator_for, kept
 from neo.functions.elementwise import Unary
 from neo.functions.registry import implements

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from neo.autograd._function import function
+from neo.autograd.policy import function
 from neo.errors import NumberError
 from neo.functions._arguments import dim_tuple, wrap_dim
 from neo.functions._kinks import kinked, without_slope

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.autograd.session import vjp
 from neo.kernels import first as first_kernels
 from neo.tensor import LiteTensor

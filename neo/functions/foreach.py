@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from neo.autograd._batched import any_batched
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 
 __all__ = ["descend"]
 

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 
 from neo import kernels
 from neo.autograd._context import autocast_enabled
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions._batch_statistics import normalized
 from neo.functions.activations import rectified
 from neo.functions.blocks import conv_norm_relu_pool, norm_relu_pool, pixel_means

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.errors import NumberError
 from neo.functions._arguments import wrap_dim
 from neo.functions.registry import implements

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from neo.autograd import _handle
 from neo.autograd._context import autocast_enabled
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions.elementwise import is_exactly
 from neo.functions.registry import implements
 from neo.kernels import dense, direct

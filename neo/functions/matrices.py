@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.errors import NumberError
 from neo.functions._arguments import named
 from neo.functions.decompositions import svdvals

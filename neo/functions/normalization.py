@@ -7,8 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.errors import InPlaceError
 from neo.functions._batch_statistics import expect_channels, normalized, normalized_gradient
 from neo.functions.registry import implements

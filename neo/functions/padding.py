@@ -7,8 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions._arguments import wrap_dim
 from neo.functions.elementwise import is_number
 from neo.functions.registry import copies, implements

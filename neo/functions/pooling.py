@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd._batched import is_batched
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions.convolution import per_dim
 from neo.functions.registry import implements, raw
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions._arguments import dim_tuple, given_dims
 from neo.functions._kinks import kinked
 from neo.functions.elementwise import is_number

@@ -16,9 +16,9 @@ from neo import _elsewhere
 from neo.autograd import _function_mode, _handle
 from neo.autograd._context import autocast_enabled
 from neo.autograd._function import Function
-from neo.autograd._function import function as make_function
 from neo.autograd._numbers import Numbers
 from neo.autograd.policy import Policy
+from neo.autograd.policy import function as make_function
 from neo.errors import InPlaceError, NeoError, NumberError
 from neo.functions import autocasting, in_place
 from neo.functions._handlers import handlers as _handlers

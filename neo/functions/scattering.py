@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions._arguments import plain_index
 from neo.functions.elementwise import is_number
 from neo.functions.indexing import added_at, read_at

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from neo.autograd._function import function
+from neo.autograd.policy import function
 from neo.functions._kinks import without_slope
 from neo.functions.elementwise import Binary, Unary, is_number
 from neo.functions.piecewise import Step

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._function import function
+from neo.autograd.policy import function
 from neo.functions.extremes import ExtremeOver, picked
 from neo.functions.registry import copies, implements, raw
 from neo.guards import require

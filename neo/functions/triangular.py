@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 from neo.functions._arguments import named
 from neo.functions.registry import implements, lite, raw
 from neo.tensor import LiteTensor

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neo.autograd._function import function
-from neo.autograd.policy import Policy
+from neo.autograd.policy import Policy, function
 
 __all__ = ["root"]
 
