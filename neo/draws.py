@@ -7,24 +7,20 @@ import copy
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from neo.autograd import _function_mode
-from neo.autograd._batched import in_vmap
 from neo.errors import DrawError
 
 __all__ = [
     "draws",
     "dropping",
     "generator_for",
-    "kept",
     "no_draws",
     "noise_generator",
     "part_of",
     "parts_from",
+    "register_mode",
     "replay",
     "rewinding",
     "source",
@@ -121,16 +117,25 @@ class _Place(threading.local):
 
 
 _place = _Place()
+# Set by neo.functions.randomness: what lets torch's own random functions ask here (register_mode).
+_begin_mode: Callable[[], int] = lambda: 0  # noqa: E731
+_end_mode: Callable[[int], None] = lambda change: None  # noqa: E731
+
+
+def register_mode(begin: Callable[[], int], end: Callable[[int], None]) -> None:
+    """Say what sees torch's functions in a block: begin() as it is entered, end(what begin gave) as it is left."""
+    global _begin_mode, _end_mode
+    _begin_mode, _end_mode = begin, end
 
 
 def _enter(block: draws | None) -> None:
     outer, _place.source = _place.source, block
-    _place.entered.append((outer, _function_mode.enter()))
+    _place.entered.append((outer, _begin_mode()))
 
 
 def _leave() -> None:
     _place.source, change = _place.entered.pop()
-    _function_mode.leave(change)
+    _end_mode(change)
 
 
 def source() -> draws | None:
@@ -205,16 +210,3 @@ def noise_generator(device: torch.device) -> torch.Generator | None:
     if _place.source is None or _place.source.seed is None or device.type == "meta":
         return None
     return _place.source.generator(device)
-
-
-def kept(shape: Any, p: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """0 with probability p, else 1 / (1 − p), for each entry of a shape: what dropout multiplies by."""
-    generator = generator_for(device)
-    ones = torch.ones(shape, dtype=dtype, device=device)
-    if generator is None:
-        return F.dropout(ones, p)  # so that torch's generator drops the same entries here and in torch
-    if p == 1:
-        return ones.zero_()
-    if in_vmap():  # where torch refuses to draw in place what is to differ from example to example
-        return torch.bernoulli(ones * (1 - p), generator=generator) / (1 - p)
-    return ones.bernoulli_(1 - p, generator=generator).div_(1 - p)

@@ -9,17 +9,30 @@ import torch.nn.functional as F
 
 from neo.autograd._batched import in_vmap
 from neo.autograd.policy import function
-from neo.draws import dropping, generator_for, kept
+from neo.draws import dropping, generator_for
 from neo.functions.elementwise import Unary
 from neo.functions.registry import implements
 from neo.tensor import LiteTensor
+
+
+def dropout_mask(shape: Any, p: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """0 with probability p, else 1 / (1 − p), for each entry of a shape: what dropout multiplies by."""
+    generator = generator_for(device)
+    ones = torch.ones(shape, dtype=dtype, device=device)
+    if generator is None:
+        return F.dropout(ones, p)  # so that torch's generator drops the same entries here and in torch
+    if p == 1:
+        return ones.zero_()
+    if in_vmap():  # where torch refuses to draw in place what is to differ from example to example
+        return torch.bernoulli(ones * (1 - p), generator=generator) / (1 - p)
+    return ones.bernoulli_(1 - p, generator=generator).div_(1 - p)
 
 
 class Dropout(Unary):
     """y = s x, s = 0 with probability p and else 1 / (1 − p), drawn as drawing.py says;  x̄ = s ȳ."""
 
     def forward(self, x, p, shape):
-        scale = self.ctx.constant(kept(shape, p, x.dtype, x.device))
+        scale = self.ctx.constant(dropout_mask(shape, p, x.dtype, x.device))
         self.ctx.save(scale)
         return x * scale
 
@@ -33,7 +46,9 @@ _dropped = function(Dropout, "dropout")
 
 def _dropout(x: Any, p: float, shape: tuple[int, ...]) -> Any:
     """x times one draw for each entry of shape; on a torch tensor as torch has it, torch.autograd included."""
-    return _dropped(x, p, shape) if isinstance(x, LiteTensor) else x * kept(shape, p, x.dtype, x.device)
+    return (
+        _dropped(x, p, shape) if isinstance(x, LiteTensor) else x * dropout_mask(shape, p, x.dtype, x.device)
+    )
 
 
 @implements(F.dropout, torch.dropout)
@@ -101,7 +116,7 @@ def _alpha_dropout(x: Any, p: float, training: bool, name: str, shape: tuple[int
         return x
     if p == 1:
         return x * 0.0
-    whether = kept(shape, p, x.dtype, x.device) * (1 - p)
+    whether = dropout_mask(shape, p, x.dtype, x.device) * (1 - p)
     a = 1 / ((_ALPHA**2 * p + 1) * (1 - p)) ** 0.5
     shift = (whether - 1) * (_ALPHA * a) + _ALPHA * a * p
     return x * (whether * a) + shift

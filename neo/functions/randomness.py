@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from neo import draws
+from neo.autograd import _function_mode
 from neo.autograd._batched import in_vmap
-from neo.autograd._function_mode import register_draws, switched_on
+from neo.autograd._function_mode import switched_on
 from neo.functions import dropouts, recurrent
 from neo.functions.attention import scaled_dot_product_attention
 from neo.tensor import LiteTensor
@@ -203,7 +204,7 @@ def _native_dropout(input, p, train):
     """(y, mask), as torch has it."""
     if train is False or not p or not draws.dropping():
         return input.clone(), torch.ones_like(input, dtype=torch.bool)
-    scale = draws.kept(tuple(input.shape), p, input.dtype, input.device)
+    scale = dropouts.dropout_mask(tuple(input.shape), p, input.dtype, input.device)
     return input * scale, scale != 0
 
 
@@ -242,4 +243,5 @@ def _recurrent(composition: Callable[..., Any]) -> Answer:
 for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
     _answers[getattr(torch, _name)] = _answers[getattr(aten, _name)] = _recurrent(getattr(recurrent, _name))
 
-register_draws(_answers, lambda: draws.source() is not None)
+_function_mode.register_draws(_answers, lambda: draws.source() is not None)
+draws.register_mode(_function_mode.enter, _function_mode.leave)
