@@ -22,9 +22,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as torch_pytree
 
-from neo.tensor import LiteTensor
-
-__all__ = ["NAMESPACE", "flatten", "leaves", "place", "structure", "tree_map", "unflatten"]
+__all__ = ["NAMESPACE", "flatten", "leaves", "place", "register_tensor", "structure", "tree_map", "unflatten"]
 
 NAMESPACE = "neo"
 """Of optree's registry: where Neo registers classes. optree.tree_map(f, tree, namespace=neo.pytree.NAMESPACE)."""
@@ -37,7 +35,6 @@ _LEAF: optree.PyTreeSpec = optree.treespec_leaf()
 _PLAIN = frozenset(
     (
         *(
-            LiteTensor,
             torch.Tensor,
             torch.nn.Parameter,
             torch.dtype,
@@ -50,8 +47,15 @@ _PLAIN = frozenset(
         *(np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64),
     )
 )
+_tensor: type = type("Unregistered", (), {})  # LiteTensor, which register_tensor names
 _LOOKS = 10_000  # values looked at inside one object, so that a data set passed along costs no time
 _lock = threading.Lock()
+
+
+def register_tensor(cls: type) -> None:
+    """Say which class is the engine's tensor: a leaf, which must not hide in objects that are no pytrees."""
+    global _tensor, _PLAIN
+    _tensor, _PLAIN = cls, _PLAIN | {cls}
 
 
 def flatten(
@@ -62,7 +66,7 @@ def flatten(
     where: whose gradients are asked for; then an object that is no pytree and holds floating-point LiteTensors raises
     TypeError, which names it and says what to do. Without it such an object is a leaf like any other.
     """
-    if isinstance(tree, LiteTensor):
+    if isinstance(tree, _tensor):
         return [tree], _LEAF
     found, spec = optree.tree_flatten(tree, none_is_leaf=none_is_leaf, namespace=NAMESPACE)
     if _PLAIN.issuperset(map(type, found)):
@@ -121,7 +125,7 @@ def _register(leaf: Any) -> bool:
     if cls in torch_pytree.SUPPORTED_NODES:
         node = torch_pytree.SUPPORTED_NODES[cls]
         return _put(cls, node.flatten_fn, lambda context, parts: node.unflatten_fn(list(parts), context))
-    if dataclasses.is_dataclass(cls) and next(_inside(leaf, (LiteTensor, torch.Tensor)), None) is not None:
+    if dataclasses.is_dataclass(cls) and next(_inside(leaf, (_tensor, torch.Tensor)), None) is not None:
         return _put(cls, _fields_of, functools.partial(_remade, cls), path_entry_type=optree.GetAttrEntry)
     return False
 
@@ -203,7 +207,7 @@ def _refuse_derived(value: Any, rest: _Rest) -> None:
     fields = {field.name for field in dataclasses.fields(value)}
     for name, attribute in rest.attributes.items():
         if name not in fields:
-            for path in _inside(attribute, LiteTensor, f".{name}"):
+            for path in _inside(attribute, _tensor, f".{name}"):
                 raise TypeError(
                     f"{type(value).__name__}{path} is a LiteTensor and belongs to no field of the dataclass, so that a "
                     f"session would take it for a constant. Make it a field, or a functools.cached_property."
@@ -216,7 +220,7 @@ def _refuse_derived(value: Any, rest: _Rest) -> None:
 def _refuse_hidden(leaf: Any, spec: optree.PyTreeSpec, i: int, where: Where) -> None:
     if type(leaf) in _PLAIN:
         return
-    for path in _inside(leaf, LiteTensor):
+    for path in _inside(leaf, _tensor):
         kind = type(leaf).__qualname__
         raise TypeError(
             f"{place(spec, i, where)} is a {kind}, which is no pytree, and holds a LiteTensor at {path}, which "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from neo import pytree
 from neo._elsewhere import ASSIGNED, ATTRIBUTES
 from neo.autograd import _handle
 from neo.autograd._tape import same_to_rule, tracked
@@ -266,3 +267,4 @@ def _plain(data: Any) -> Any:
 
 
 _handle.register_class(LiteTensor)
+pytree.register_tensor(LiteTensor)
