@@ -6,8 +6,7 @@ See autograd.Policy for a gradient rule of your own, neo.functions for the op li
 and optimisers, and the package `meta` for MAML.
 """
 
-from neo import autograd  # first: it makes LiteTensor's compiled half, which all else stands on  # isort: skip
-from neo import functions, nn, optim, pytree, runtime
+from neo import autograd, functions, nn, optim, pytree, runtime
 from neo._custom_functions import install as _answer_custom_functions
 from neo._torch_entry_points import install as _answer_torch_entry_points
 from neo.autograd.session import (
@@ -24,6 +23,7 @@ from neo.autograd.session import (
     vjp,
     vmap,
 )
+from neo.autograd.tensor import LiteTensor
 from neo.capture import capture
 from neo.creation import (
     arange,
@@ -56,7 +56,6 @@ from neo.errors import (
     NeoError,
     SavedTensorError,
 )
-from neo.tensor import LiteTensor
 
 _answer_custom_functions()
 _answer_torch_entry_points()

@@ -19,11 +19,11 @@ import torch
 from neo.autograd._batched import Batch, is_batched
 from neo.autograd._handle import value_twin
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import may_write, torch_code
 from neo.errors import GradientError, InPlaceError
 from neo.functions.in_place import assign
 from neo.functions.lifting import Lifting
-from neo.tensor import LiteTensor
 
 __all__ = ["CustomFunction", "FunctionContext", "apply", "install"]
 

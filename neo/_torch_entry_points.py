@@ -14,8 +14,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from neo.autograd.tensor import LiteTensor
 from neo.nn.functional_call import functional_call
-from neo.tensor import LiteTensor
 
 __all__ = ["install"]
 

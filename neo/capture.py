@@ -11,8 +11,8 @@ import torch
 
 from neo import pytree
 from neo.autograd import TapeContext
+from neo.autograd.tensor import LiteTensor
 from neo.errors import CaptureError
-from neo.tensor import LiteTensor
 
 __all__ = ["capture"]
 

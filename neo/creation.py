@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from neo.autograd.tensor import LiteTensor
 from neo.functions import registry
-from neo.tensor import LiteTensor
 
 __all__ = [
     "arange",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 Params: TypeAlias = dict[str, LiteTensor]
 """A model's parameters by dotted name, "conv0.weight"; a flat dict, so that names can be matched and saved."""

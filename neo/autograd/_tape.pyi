@@ -4,7 +4,7 @@ from typing import Any
 import torch
 
 from neo.autograd.policy import Policy
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 Outputs = LiteTensor | Sequence[LiteTensor]
 Cotangent = LiteTensor | torch.Tensor

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from neo.autograd.tensor import LiteTensor
 from neo.functions._values import raw
-from neo.tensor import LiteTensor
 
 __all__ = ["dim_tuple", "given_dims", "named", "plain_index", "spread", "wrap_dim"]
 

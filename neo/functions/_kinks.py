@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions.registry import raw
 from neo.guards import known
-from neo.tensor import LiteTensor
 
 __all__ = ["kinked", "without_slope"]
 

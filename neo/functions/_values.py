@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 __all__ = ["has_lite", "lite", "raw"]
 

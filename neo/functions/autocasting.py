@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from neo.autograd import _function, autocast
+from neo.autograd.tensor import LiteTensor
 from neo.errors import AutocastError
 from neo.functions._cast import cast
 from neo.functions.autocast_lists import (
@@ -27,7 +28,6 @@ from neo.functions.autocast_lists import (
     WITHIN,
     Kind,
 )
-from neo.tensor import LiteTensor
 
 __all__ = ["call", "kinds_of"]
 

@@ -10,13 +10,13 @@ import torch
 
 from neo.autograd.policy import Policy, function
 from neo.autograd.session import vjp
+from neo.autograd.tensor import LiteTensor
 from neo.functions.activations import rectified
 from neo.functions.convolution import input_gradient, weight_gradient
 from neo.functions.normalization import batch_norm_gradient
 from neo.functions.pooling import to_places
 from neo.kernels import block as block_kernels
 from neo.kernels import norm as norm_kernels
-from neo.tensor import LiteTensor
 
 __all__ = ["conv_norm_relu_pool", "norm_relu_pool", "pixel_means"]
 

@@ -8,9 +8,9 @@ import torch
 
 from neo.autograd._batched import is_batched
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions._cast import cast
 from neo.functions.registry import implements
-from neo.tensor import LiteTensor
 
 
 class Layout(Policy):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from neo.autograd._handle import detached
+from neo.autograd.tensor import LiteTensor
 from neo.functions.registry import constant, implements
-from neo.tensor import LiteTensor
 
 constant(
     torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge, torch.not_equal, torch.less, torch.less_equal,

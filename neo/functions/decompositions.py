@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.draws import noise_generator
 from neo.functions._arguments import named
 from neo.functions.registry import implements, lite, raw
 from neo.functions.triangular import solve_triangular
-from neo.tensor import LiteTensor
 
 
 def _like(x, value):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions._arguments import named
 from neo.functions.linalg import Inverse, matmul
 from neo.functions.registry import implements, raw
 from neo.guards import known, require
-from neo.tensor import LiteTensor
 
 inverse = function(Inverse, "inv")
 

@@ -16,9 +16,9 @@ import torch
 from torch import distributions
 from torch.overrides import TorchFunctionMode
 
+from neo.autograd.tensor import LiteTensor
 from neo.functions.casting import to
 from neo.functions.registry import has_lite, raw
-from neo.tensor import LiteTensor
 
 Distribution: Any = distributions.Distribution  # whose methods are replaced below
 broadcast_by_torch = distributions.utils.broadcast_all

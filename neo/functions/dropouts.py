@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 from neo.autograd._batched import in_vmap
 from neo.autograd.policy import function
+from neo.autograd.tensor import LiteTensor
 from neo.draws import dropping, generator_for
 from neo.functions.elementwise import Unary
 from neo.functions.registry import implements
-from neo.tensor import LiteTensor
 
 
 def dropout_mask(shape: Any, p: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

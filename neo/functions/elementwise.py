@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from neo.autograd.policy import Policy
+from neo.autograd.tensor import LiteTensor
 from neo.functions.registry import implements
 from neo.kernels import direct
-from neo.tensor import LiteTensor
 
 
 def is_number(value: Any) -> bool:

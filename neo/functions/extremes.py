@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import function
+from neo.autograd.tensor import LiteTensor
 from neo.errors import NumberError
 from neo.functions._arguments import dim_tuple, wrap_dim
 from neo.functions._kinks import kinked, without_slope
@@ -19,7 +20,6 @@ from neo.functions.elementwise import is_number
 from neo.functions.reduction import Reduction, spread_back, summed
 from neo.functions.registry import copies, implements, lite, raw
 from neo.guards import known
-from neo.tensor import LiteTensor
 
 
 class ExtremeOver(Reduction):

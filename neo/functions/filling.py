@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from neo.autograd._numbers import is_tracked
+from neo.autograd.tensor import LiteTensor
 from neo.errors import NumberError
 from neo.functions.elementwise import is_number
 from neo.functions.registry import implements, lite, raw
-from neo.tensor import LiteTensor
 
 
 def _filled(value: LiteTensor, made: torch.Tensor) -> Any:

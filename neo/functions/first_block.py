@@ -10,8 +10,8 @@ import torch
 
 from neo.autograd.policy import Policy, function
 from neo.autograd.session import vjp
+from neo.autograd.tensor import LiteTensor
 from neo.kernels import first as first_kernels
-from neo.tensor import LiteTensor
 
 __all__ = ["first_block"]
 

@@ -30,11 +30,11 @@ from neo.autograd._handle import (
     value_twin,
 )
 from neo.autograd._tape import overwritten, tracked
+from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import in_torch_code, may_write
 from neo.errors import InPlaceError
 from neo.functions._arguments import plain_index
 from neo.functions._handlers import handlers
-from neo.tensor import LiteTensor
 
 __all__ = [
     "NeedsLifting",

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.errors import NumberError
 from neo.functions._arguments import wrap_dim
 from neo.functions.registry import implements
-from neo.tensor import LiteTensor
 
 
 class Cat(Policy):

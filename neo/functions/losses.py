@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions.elementwise import is_exactly, is_number
 from neo.functions.registry import implements, raw
 from neo.functions.softmaxes import log_softmax, normalized_exp, softmax_gradient
 from neo.guards import known
 from neo.kernels import direct
-from neo.tensor import LiteTensor
 
 _nll_forward = torch.ops.aten.nll_loss_forward.default
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.errors import NumberError
 from neo.functions._arguments import named
 from neo.functions.decompositions import svdvals
@@ -18,7 +19,6 @@ from neo.functions.extremes import amax, amin, vector_norm
 from neo.functions.linalg import Inverse, blended, matmul, solve
 from neo.functions.registry import implements, lite, raw
 from neo.functions.shaping import _VF, to_order
-from neo.tensor import LiteTensor
 
 inverse = function(Inverse, "inv")
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from neo.autograd.tensor import LiteTensor
 from neo.functions.extremes import amax, amin, prod
 from neo.functions.registry import implements, lite, raw
 from neo.guards import require
-from neo.tensor import LiteTensor
 
 _ALONG = {"prod": (prod, 1.0), "amax": (amax, -math.inf), "amin": (amin, math.inf)}
 

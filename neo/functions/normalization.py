@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.errors import InPlaceError
 from neo.functions._batch_statistics import expect_channels, normalized, normalized_gradient
 from neo.functions.registry import implements
-from neo.tensor import LiteTensor
 
 
 class BatchNorm(Policy):

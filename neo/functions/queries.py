@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from neo.autograd.tensor import LiteTensor
 from neo.functions.casting import to
 from neo.functions.registry import constant, implements, raw
-from neo.tensor import LiteTensor
 
 Tensor: Any = torch.Tensor
 

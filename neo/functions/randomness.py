@@ -16,9 +16,9 @@ from neo import draws
 from neo.autograd import _function_mode
 from neo.autograd._batched import in_vmap
 from neo.autograd._function_mode import switched_on
+from neo.autograd.tensor import LiteTensor
 from neo.functions import dropouts, recurrent
 from neo.functions.attention import scaled_dot_product_attention
-from neo.tensor import LiteTensor
 
 if TYPE_CHECKING:
     from neo.autograd._function_mode import Answer

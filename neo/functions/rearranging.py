@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from neo.autograd._handle import lay_on
+from neo.autograd.tensor import LiteTensor
 from neo.functions import joining, padding, shaping
 from neo.functions._arguments import wrap_dim
 from neo.functions.indexing import getitem, read_at
 from neo.functions.registry import copies, implements, raw
 from neo.functions.shaping import _VF
 from neo.guards import require
-from neo.tensor import LiteTensor
 
 # --- parts written into a tensor -----------------------------------------------------------------------------
 

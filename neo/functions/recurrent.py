@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.autograd.tensor import LiteTensor
 from neo.functions.registry import implements, raw
-from neo.tensor import LiteTensor
 
 Step = Callable[..., tuple[Any, ...]]
 """(W_ih x + b_ih, state, w_hh, b_hh, *rest) → the next state, a tuple whose first entry is the output h."""

@@ -19,12 +19,12 @@ from neo.autograd._function import Function
 from neo.autograd._numbers import Numbers
 from neo.autograd.policy import Policy
 from neo.autograd.policy import function as make_function
+from neo.autograd.tensor import LiteTensor
 from neo.errors import InPlaceError, NeoError, NumberError
 from neo.functions import autocasting, in_place
 from neo.functions._handlers import handlers as _handlers
 from neo.functions._names import DUNDERS, OPERATORS, WITH_NUMBERS, spell
 from neo.functions._values import has_lite, lite, raw
-from neo.tensor import LiteTensor
 
 __all__ = ["Function", "constant", "dispatch", "has_lite", "implements", "lite", "raw", "supported"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions._arguments import spread, wrap_dim
 from neo.functions.registry import copies, implements
-from neo.tensor import LiteTensor
 
 
 class Linear(Policy):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions._arguments import named
 from neo.functions.registry import implements, lite, raw
-from neo.tensor import LiteTensor
 
 
 class SolveTriangular(Policy):

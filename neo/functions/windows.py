@@ -8,13 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.autograd.tensor import LiteTensor
 from neo.draws import noise_generator
 from neo.functions._linear_map import linear_map
 from neo.functions.convolution import per_dim
 from neo.functions.pooling import avg_pool1d, avg_pool2d, max_pool1d, max_pool2d
 from neo.functions.registry import implements, lite, raw
 from neo.guards import require
-from neo.tensor import LiteTensor
 
 # --- maxima: a kernel finds the places, and reading there is differentiable; ties go to the place it found ------
 

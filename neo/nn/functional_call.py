@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from neo.autograd.tensor import LiteTensor
 from neo.nn.torch_model import TorchModel
-from neo.tensor import LiteTensor
 
 __all__ = ["functional_call"]
 

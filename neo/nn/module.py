@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 from neo.typing import Params
 
 __all__ = ["Module", "Sequential"]

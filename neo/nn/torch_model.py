@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from neo.autograd._batched import outside_vmap
+from neo.autograd.tensor import LiteTensor
 from neo.draws import draws, no_draws, rewinding, source
 from neo.errors import ConversionError
 from neo.functions.in_place import NeedsLifting
@@ -23,7 +24,6 @@ from neo.nn._torch.verification import compare, first_example
 from neo.nn._torch.weights import built, constructed, reset
 from neo.nn.methods import Method, MethodAsForward
 from neo.nn.module import Module
-from neo.tensor import LiteTensor
 from neo.typing import Params
 
 __all__ = ["TorchModel", "from_torch"]

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from neo import pytree
 from neo.autograd._context import all_alike
+from neo.autograd.tensor import LiteTensor
 from neo.functions.arithmetic import add_scaled
 from neo.functions.foreach import descend
-from neo.tensor import LiteTensor
 from neo.typing import PyTree
 
 __all__ = ["Number", "Optimizer", "Rate", "Schedule", "Scheduled", "moved", "rates_for", "zeros_like"]

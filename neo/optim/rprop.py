@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 
 from neo import pytree
+from neo.autograd.tensor import LiteTensor
 from neo.optim.base import Number, Optimizer, Rate, adjusted, check_rate, rates_for, zeros_like
 from neo.optim.recipe import remakeable
-from neo.tensor import LiteTensor
 from neo.typing import PyTree
 
 __all__ = ["RpropState", "rprop"]

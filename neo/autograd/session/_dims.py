@@ -10,7 +10,7 @@ import torch
 
 from neo import pytree
 from neo.autograd.session._mirrors import describe
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 __all__ = ["dims_of", "places_of"]
 

@@ -10,7 +10,7 @@ import torch
 
 from neo import pytree
 from neo.autograd._tape import differentiable
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 __all__ = ["cotangents", "describe", "expect_tuples", "tangents"]
 

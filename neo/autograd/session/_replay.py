@@ -10,10 +10,10 @@ import torch
 
 from neo.autograd._batched import agree
 from neo.autograd._context import version
+from neo.autograd.tensor import LiteTensor
 from neo.draws import replay as replay_draws
 from neo.errors import SavedTensorError
 from neo.guards import require
-from neo.tensor import LiteTensor
 
 __all__ = ["Replay"]
 

@@ -15,7 +15,7 @@ from neo.autograd._tape import Tape, TapeContext, full_gradients, listened, reco
 from neo.autograd.session._dims import Dim, dims_of, places_of
 from neo.autograd.session._replay import Replay
 from neo.autograd.session.reverse import close, name_of
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 __all__ = ["vmap"]
 

@@ -13,8 +13,8 @@ from neo import pytree
 from neo.autograd.session.reverse import vjp
 from neo.autograd.session.trace import Call, trace
 from neo.autograd.session.transforms import jvp
+from neo.autograd.tensor import LiteTensor
 from neo.errors import GradcheckError
-from neo.tensor import LiteTensor
 
 __all__ = ["gradcheck"]
 

@@ -13,7 +13,7 @@ import torch
 from neo import pytree
 from neo.autograd.session.reverse import name_of
 from neo.autograd.session.trace import Box, Call, Trace, trace
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 __all__ = ["Drawing", "draw"]
 

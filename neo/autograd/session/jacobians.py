@@ -13,7 +13,7 @@ from neo.autograd._tape import Tape, full_gradients, handed_back_tree
 from neo.autograd.session import _argnums
 from neo.autograd.session._argnums import ArgNums
 from neo.autograd.session.reverse import Arguments, name_of, run
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 __all__ = ["hessian", "jacobian"]
 

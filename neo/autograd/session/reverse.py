@@ -14,7 +14,7 @@ from neo.autograd._tape import Tape, TapeContext, fresh_handles, full_gradients,
 from neo.autograd.session import _argnums, _mirrors
 from neo.autograd.session._argnums import ArgNums
 from neo.autograd.session._mirrors import describe
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 __all__ = ["grad", "stop_gradient", "value_and_grad", "vjp"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from neo import pytree
 from neo.autograd._tape import Tape, TapeContext, fresh_handle, observe
 from neo.autograd.policy import Policy
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 __all__ = ["Box", "Call", "Trace", "trace"]
 

@@ -13,7 +13,7 @@ from neo.autograd._tape import Tape, TapeContext, full_gradients, record, suspen
 from neo.autograd.session import _mirrors
 from neo.autograd.session._replay import Replay
 from neo.autograd.session.reverse import Arguments, close, name_of, run, vjp
-from neo.tensor import LiteTensor
+from neo.autograd.tensor import LiteTensor
 
 __all__ = ["checkpoint", "hvp", "jvp", "linearize"]
 

@@ -10,12 +10,12 @@ import torch
 from neo import pytree
 from neo.autograd._context import version
 from neo.autograd._handle import value_twin
+from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import torch_code
 from neo.errors import ConversionError
 from neo.functions.in_place import run_again_lifted
 from neo.functions.lifting import Lifting, lifted
 from neo.nn._torch.copies import Copy
-from neo.tensor import LiteTensor
 
 __all__ = ["run_as_torch_code"]
 

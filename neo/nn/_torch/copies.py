@@ -17,8 +17,8 @@ import torch
 
 from neo.autograd._batched import is_batched
 from neo.autograd._context import version
+from neo.autograd.tensor import LiteTensor
 from neo.errors import ConversionError
-from neo.tensor import LiteTensor
 
 __all__ = ["Blueprint", "Copy"]
 

@@ -18,12 +18,12 @@ from neo.autograd._batched import is_batched, one_example
 from neo.autograd._context import autocast_enabled
 from neo.autograd._tape import Tape, TapeContext
 from neo.autograd.session.reverse import close
+from neo.autograd.tensor import LiteTensor
 from neo.draws import no_draws, undrawn
 from neo.errors import ConversionError, DrawError
 from neo.functions.registry import raw
 from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.copies import Copy
-from neo.tensor import LiteTensor
 
 __all__ = ["compare", "first_example"]
 

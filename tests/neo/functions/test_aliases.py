@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from neo.autograd._handle import relatives
+from neo.autograd.tensor import LiteTensor
 from neo.errors import InPlaceError
-from neo.tensor import LiteTensor
 
 pytest.importorskip("expecttest", reason="torch's operator database needs it")
 pytest.importorskip("torch.testing._internal.common_methods_invocations")
