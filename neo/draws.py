@@ -117,7 +117,7 @@ class _Place(threading.local):
 
 
 _place = _Place()
-# Set by neo.functions.randomness: what lets torch's own random functions ask here (register_mode).
+# Set by neo.functions: what has torch's own random functions ask here, see register_mode.
 _begin_mode: Callable[[], int] = lambda: 0  # noqa: E731
 _end_mode: Callable[[int], None] = lambda change: None  # noqa: E731
 

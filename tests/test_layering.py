@@ -34,8 +34,7 @@ LAYERS = {
     "neo.autograd.session": ["neo.autograd", "neo.draws", "neo.errors", "neo.guards", "neo.pytree"],
     "neo.autograd.__init__": ["neo.autograd", "neo.autograd.session"],
     "neo.typing": ["neo.autograd"],
-    # The op library. It installs itself in the layers below: operators, methods and torch functions of the tensor
-    # (registry.py, in_place.py), autocast (autocasting.py), random functions inside `with draws(...)` (randomness.py).
+    # The op library. What it gives to layers below, it installs there: _install.py.
     "neo.functions": [
         *("neo.autograd", "neo.autograd.session", "neo.draws", "neo.errors", "neo._elsewhere", "neo.guards"),
         "neo.kernels",

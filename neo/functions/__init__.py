@@ -3,6 +3,7 @@ on LiteTensors all lead to the same implementation."""
 
 from neo.autograd.policy import function
 from neo.functions import (  # noqa: F401  (importing a subject registers its ops)
+    _install,
     activations,
     arithmetic,
     attention,
@@ -53,5 +54,7 @@ from neo.functions import (  # noqa: F401  (importing a subject registers its op
     windows,
 )
 from neo.functions.registry import implements, supported
+
+_install.install()
 
 __all__ = ["function", "implements", "supported"]

@@ -29,7 +29,7 @@ from neo.functions.autocast_lists import (
     Kind,
 )
 
-__all__ = ["call", "kinds_of"]
+__all__ = ["call", "call_function", "kinds_of"]
 
 Kinds = dict[str, Kind]
 """Kind of device -> what autocast does there with an op's arguments, one of autocast_lists' kinds."""
@@ -72,7 +72,7 @@ def call(kinds: Kinds | None, run: Callable[..., Any], args: tuple, kwargs: dict
     return _cast(out, device, lower) if kind is LOWER_RESULT else out
 
 
-def _call_function(function: _function.Function, args: tuple) -> Any:
+def call_function(function: _function.Function, args: tuple) -> Any:
     """A Function's call under autocast. A user's own Policy meets it, as a torch.autograd.Function does."""
     if function.autocast is None and not function.verified:
         return function.apply_as_given(args)
@@ -129,6 +129,3 @@ def _widest(lower: torch.dtype, device: str, tensors: list[Any]) -> torch.dtype:
             f"refuses it too. Cast to float32 before."
         )
     return lower
-
-
-_function.register_autocast(_call_function)

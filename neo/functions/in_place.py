@@ -24,7 +24,6 @@ from neo.autograd._handle import (
     become,
     detached,
     leave_family,
-    register_write,
     relatives,
     same_branch,
     value_twin,
@@ -43,6 +42,7 @@ __all__ = [
     "run_again_lifted",
     "set_item",
     "work_in_place",
+    "write_operator",
     "write_out",
     "write_result",
 ]
@@ -402,7 +402,7 @@ def write_out(out: Any, result: Any, refused: Callable[[], Exception]) -> Any:
     return out
 
 
-def _operator(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def write_operator(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """x += y and its like in code written for torch."""
     return work_in_place(
         name,
@@ -427,5 +427,3 @@ _SIGNS = {
     "__ior__": "|=",
     "__ixor__": "^=",
 }
-
-register_write(_operator)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 
 from neo import draws
-from neo.autograd import _function_mode
 from neo.autograd._batched import in_vmap
 from neo.autograd._function_mode import switched_on
 from neo.autograd.tensor import LiteTensor
@@ -23,7 +22,7 @@ from neo.functions.attention import scaled_dot_product_attention
 if TYPE_CHECKING:
     from neo.autograd._function_mode import Answer
 
-_answers: dict[Any, Answer] = {}
+answers: dict[Any, Answer] = {}
 aten = torch.ops.aten
 
 # --- functions that take a generator ----------------------------------------------------------------------------
@@ -117,16 +116,16 @@ def _any_overload(packet: Any) -> Answer:
 
 
 for _name in TORCH:
-    _answers[getattr(torch, _name)] = _seeded
+    answers[getattr(torch, _name)] = _seeded
 for _name in METHODS:
-    _answers[getattr(torch.Tensor, _name)] = _seeded
+    answers[getattr(torch.Tensor, _name)] = _seeded
 for _name in ("rand", "randn", "randint"):
-    _answers[getattr(torch, f"{_name}_like")] = _like(getattr(torch, _name))
+    answers[getattr(torch, f"{_name}_like")] = _like(getattr(torch, _name))
 for _name in (*TORCH, *METHODS, *ATEN):
     _packet = getattr(aten, _name)
-    _answers[_packet] = _seeded
+    answers[_packet] = _seeded
     for _overload in _packet.overloads():
-        _answers[getattr(_packet, _overload)] = _any_overload(_packet)
+        answers[getattr(_packet, _overload)] = _any_overload(_packet)
 
 
 # --- dropout and its kin ------------------------------------------------------------------------------------------
@@ -140,10 +139,10 @@ def _kin(*targets: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             return switched_on(composition, args, kwargs)
 
         for target in targets:
-            _answers[target] = answer
+            answers[target] = answer
             if isinstance(target, torch._ops.OpOverloadPacket):
                 for overload in target.overloads():
-                    _answers[getattr(target, overload)] = answer
+                    answers[getattr(target, overload)] = answer
         return composition
 
     return register
@@ -195,8 +194,8 @@ def _with_the_mode_off(composition: Callable[..., Any]) -> Answer:
     return lambda func, args, kwargs: composition(*args, **kwargs)
 
 
-_answers[torch.rrelu] = _answers[aten.rrelu] = _with_the_mode_off(_rrelu)
-_answers[torch.rrelu_] = _answers[aten.rrelu_] = _with_the_mode_off(_in_place(_rrelu))
+answers[torch.rrelu] = answers[aten.rrelu] = _with_the_mode_off(_rrelu)
+answers[torch.rrelu_] = answers[aten.rrelu_] = _with_the_mode_off(_in_place(_rrelu))
 
 
 @_kin(torch.native_dropout, aten.native_dropout)
@@ -221,7 +220,7 @@ def _attention(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 _ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-_answers[F.scaled_dot_product_attention] = _attention
+answers[F.scaled_dot_product_attention] = _attention
 
 
 def _recurrent(composition: Callable[..., Any]) -> Answer:
@@ -241,7 +240,4 @@ def _recurrent(composition: Callable[..., Any]) -> Answer:
 
 
 for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-    _answers[getattr(torch, _name)] = _answers[getattr(aten, _name)] = _recurrent(getattr(recurrent, _name))
-
-_function_mode.register_draws(_answers, lambda: draws.source() is not None)
-draws.register_mode(_function_mode.enter, _function_mode.leave)
+    answers[getattr(torch, _name)] = answers[getattr(aten, _name)] = _recurrent(getattr(recurrent, _name))

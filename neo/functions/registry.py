@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from neo import _elsewhere
-from neo.autograd import _function_mode, _handle
+from neo.autograd import _handle
 from neo.autograd._context import autocast_enabled
 from neo.autograd._function import Function
 from neo.autograd._numbers import Numbers
@@ -26,7 +26,17 @@ from neo.functions._handlers import handlers as _handlers
 from neo.functions._names import DUNDERS, OPERATORS, WITH_NUMBERS, spell
 from neo.functions._values import has_lite, lite, raw
 
-__all__ = ["Function", "constant", "dispatch", "has_lite", "implements", "lite", "raw", "supported"]
+__all__ = [
+    "Function",
+    "constant",
+    "define_in_place_methods",
+    "dispatch",
+    "has_lite",
+    "implements",
+    "lite",
+    "raw",
+    "supported",
+]
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 
@@ -345,8 +355,9 @@ def _functional_form(name: str) -> str:
     return ", and Neo has no functional form of it. Compute on x.data where it is a constant."
 
 
-def _define_in_place_methods() -> None:
-    """x.add_(1) and its like: what torch's do in code written for torch; elsewhere they say what to use instead."""
+def define_in_place_methods() -> None:
+    """x.add_(1), x[i] = v and their like, for LiteTensor: what torch's do in code written for torch; elsewhere they say
+    what to use instead."""
     for method in dir(torch.Tensor):
         if method.endswith("_") and not method.endswith("__") and method not in _elsewhere.ATTRIBUTES:
             if hasattr(LiteTensor, method):
@@ -359,8 +370,3 @@ def _define_in_place_methods() -> None:
             write.__name__ = method
             setattr(LiteTensor, method, write)
     setattr(LiteTensor, "__setitem__", in_place.set_item)  # noqa: B010  (mypy: a class has no such method of its own)
-
-
-_define_in_place_methods()
-_handle.register_dispatch(_handlers, dispatch)
-_function_mode.register_dispatch(_handlers, dispatch)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import neo
 from neo.errors import DrawError
-from neo.functions.randomness import _answers
+from neo.functions.randomness import answers
 
 X = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(2, 3, 4)
 HALF = torch.full((2, 3, 4), 0.5, dtype=torch.float64)
@@ -225,12 +225,12 @@ def test_every_random_op_of_torch_is_known():
         for name in draws - inside
         for home in (torch, torch.Tensor, F, torch.nn.init)
         if callable(getattr(home, name, None))
-        and getattr(home, name) not in _answers
+        and getattr(home, name) not in answers
         and not hasattr(getattr(home, name), "__wrapped__")
         and type(getattr(home, name)).__name__ != "function"  # Python's own run with their insides seen
     ]
     assert not reached
-    assert not [name for name in draws - inside if getattr(torch.ops.aten, name) not in _answers]
+    assert not [name for name in draws - inside if getattr(torch.ops.aten, name) not in answers]
 
 
 def test_generator_that_is_given_is_the_one_that_draws():
