@@ -1,26 +1,45 @@
 """Meta-learning: algorithms, the meta-training loop, evaluation on unseen tasks."""
 
-from meta.adapt import adapt
-from meta.algorithms import ANIL, MAML, MetaGradient, MetaLearner, MetaSGD, Reptile
+from meta.algorithms import ANIL, MAML, MetaSGD, Reptile
+from meta.estimators import FirstOrder, Reverse, Truncated
 from meta.evaluate import Evaluation, evaluate
-from meta.objectives import Classification, Metric, Objective, Regression
+from meta.inner_loop import InnerLoop, adapt
+from meta.learner import MetaLearner, Predictor, Step, TaskResult
+from meta.load import load
+from meta.meta_batch import MetaGradient, meta_gradient
+from meta.parallel import Batched, Workers
+from meta.problems import Classification, Metric, Problem, Regression, Supervised
+from meta.trained import Trained
 from meta.trainer import State, Trainer, TrainingError
 
 __all__ = [
     "ANIL",
     "MAML",
+    "Batched",
     "Classification",
     "Evaluation",
+    "FirstOrder",
+    "InnerLoop",
     "MetaGradient",
     "MetaLearner",
     "MetaSGD",
     "Metric",
-    "Objective",
+    "Predictor",
+    "Problem",
     "Regression",
     "Reptile",
+    "Reverse",
     "State",
+    "Step",
+    "Supervised",
+    "TaskResult",
+    "Trained",
     "Trainer",
     "TrainingError",
+    "Truncated",
+    "Workers",
     "adapt",
     "evaluate",
+    "load",
+    "meta_gradient",
 ]

@@ -18,52 +18,59 @@ from typing import Any
 
 import torch
 
-from neo.nn import BatchNorm2d, Module, Sequential
-from neo.typing import Params
+from meta.learner import ModelPredictor, Predictor
+from meta.problems import constant
+from neo.nn import BatchNorm2d, Sequential
 
-__all__ = ["POLICIES", "Predict", "policy"]
+__all__ = ["POLICIES", "Policy", "policy"]
 
-# (model, adapted params, support x (n, *item), query x (m, *item)) → predictions (m, ...); constant, off every tape.
-Predict = Callable[[Module, Params, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def _batch(model: Module, params: Params, support: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    return _plain(model(params, query))
-
-
-def _single(model: Module, params: Params, support: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    together = (_plain(model(params, torch.cat([support, one[None]])))[-1] for one in query)
-    return torch.stack(list(together))
+Predict = Callable[[Any], Any]
+Policy = Callable[
+    [Predictor, Any], Predict
+]  # (what adapted, support set) → query x → predictions, off every tape
 
 
-def _support(model: Module, params: Params, support: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+def _batch(predictor: Predictor, support: Any) -> Predict:
+    return lambda x: constant(predictor(x))
+
+
+def _single(predictor: Predictor, support: Any) -> Predict:
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        together = (constant(predictor(torch.cat([support.x, one[None]])))[-1] for one in x)
+        return torch.stack(list(together))
+
+    return predict
+
+
+def _support(predictor: Predictor, support: Any) -> Predict:
+    model = predictor.model if isinstance(predictor, ModelPredictor) else None
     if not isinstance(model, Sequential):
+        kind = type(predictor if model is None else model).__name__
         raise ValueError(
-            f"evaluation.batch_norm='support' follows the support set through a sequence of layers, and "
-            f"{type(model).__name__} is none (neo.nn.Sequential); expected 'single', which any model can, or 'batch'."
+            f"evaluation.batch_norm='support' follows the support set through a sequence of layers, and {kind} is none "
+            "(neo.nn.Sequential); expected 'single', which any predictor can, or 'batch'."
         )
-    # The support set goes ahead through every layer, and leaves the statistics that the queries are normalised by.
-    ahead: Any = support
-    x: Any = query
-    for layer, local in model.split(params):
-        x = layer.by_statistics_of(local, ahead, x) if isinstance(layer, BatchNorm2d) else layer(local, x)
-        ahead = layer(local, ahead)
-    return _plain(x)
+
+    def predict(x: Any) -> Any:
+        # The support set goes ahead through every layer, and leaves the statistics that the queries are normalised by.
+        ahead: Any = support.x
+        for layer, local in model.split(predictor.params):
+            x = layer.by_statistics_of(local, ahead, x) if isinstance(layer, BatchNorm2d) else layer(local, x)
+            ahead = layer(local, ahead)
+        return constant(x)
+
+    return predict
 
 
-POLICIES: dict[str, Predict] = {"batch": _batch, "single": _single, "support": _support}
+POLICIES: dict[str, Policy] = {"batch": _batch, "single": _single, "support": _support}
 
 
-def policy(name: str) -> Predict:
+def policy(name: str) -> Policy:
     """The way of predicting of that name. Raises: ValueError for a name that is none."""
     try:
         return POLICIES[name]
     except KeyError:
         raise ValueError(
-            f"evaluation.batch_norm={name!r} is no policy that there is; expected 'batch' (the statistics of the "
+            f"unknown evaluation.batch_norm={name!r}; expected 'batch' (the statistics of the "
             "queries at hand), 'single' (each query alone with the support set) or 'support' (the support set's)."
         ) from None
-
-
-def _plain(prediction: Any) -> torch.Tensor:
-    return getattr(prediction, "data", prediction)

@@ -15,14 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from meta.files import drop_unfinished, write_whole
+from meta.files import atomic_write, drop_unfinished
 from meta.trainer import State
 from neo import LiteTensor, pytree
 from neo.typing import PyTree
 
-__all__ = ["CheckpointError", "Checkpoints", "load", "read_header", "write_whole"]
+__all__ = ["CheckpointError", "Checkpoints", "atomic_write", "load", "read_header"]
 
-FORMAT = 2  # counts up when old files can no longer be read
+FORMAT = 3  # counts up when old files can no longer be read
+LAST_READER = {1: "0.1.0", 2: "0.1.0"}  # of each earlier format, the last version of Neo that reads it
 SUFFIX = ".safetensors"
 BEST = f"best{SUFFIX}"
 PLAIN = (bool, int, float, str)  # leaves that are no tensors
@@ -37,8 +38,8 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one run: step-00000100.safetensors ..., the last few of them, and best.safetensors.
 
-    A file holds the tensors of the meta-parameters as "params.<path>" and of the optimiser's state as
-    "optimizer.<path>", whatever pytrees the two are. The header's "neo" entry is JSON: format, step, the numbers and
+    A file holds the tensors of the meta-parameters as "params.<path>", of the optimiser's state as "optimizer.<path>"
+    and of what the learner carries as "state.<path>", whatever pytrees they are. The header's "neo" entry is JSON: format, step, the numbers and
     words among the leaves, and what the caller gives; its "sha256" entry is a checksum of all of that.
     Each is written whole or not at all, see meta.files.
 
@@ -53,14 +54,14 @@ class Checkpoints:
     def save(self, state: State, about: Mapping[str, Any]) -> Path:
         """Keep a state, and drop the oldest of those kept. about: whatever JSON can say."""
         path = self.path(state.step)
-        write_whole(path, _encode(state, about))
+        atomic_write(path, _encode(state, about))
         self._drop_old()
         return path
 
     def save_best(self, state: State, about: Mapping[str, Any]) -> Path:
         """Keep a state as the best by validation so far, in place of the one before."""
         path = self.folder / BEST
-        write_whole(path, _encode(state, about))
+        atomic_write(path, _encode(state, about))
         return path
 
     def path(self, step: int) -> Path:
@@ -155,7 +156,7 @@ def load(path: Path, like: State) -> State:
         copy = torch.empty_like(_data(leaf)).copy_(tensor)
         restored.append(LiteTensor(copy) if isinstance(leaf, LiteTensor) else copy)
     tree: dict[str, Any] = pytree.unflatten(structure, restored)
-    return State(about["step"], tree["params"], tree["optimizer"])
+    return State(about["step"], tree["params"], tree["optimizer"], tree["state"])
 
 
 def _read_header(path: Path) -> dict[str, str]:
@@ -171,8 +172,14 @@ def _read_header(path: Path) -> dict[str, str]:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged and cannot be read ({error}).") from error
     if version != FORMAT:
+        last = LAST_READER.get(version)
+        reader = (
+            f"Neo {last} is the last version that reads it"
+            if last
+            else "read it with the version that wrote it"
+        )
         raise CheckpointError(
-            f"{path} is of format {version}, expected {FORMAT}; read it with the version of Neo that wrote it."
+            f"{path} is of checkpoint format {version}, and this Neo reads format {FORMAT}; {reader}."
         )
     return header
 
@@ -211,7 +218,7 @@ def _encode(state: State, about: Mapping[str, Any]) -> bytes:
 
 def _named(state: State) -> tuple[dict[str, Any], optree.PyTreeSpec]:
     """Leaves by their names: "params.conv0.weight", "optimizer.mean.conv0.weight", "optimizer.steps"."""
-    tree: PyTree = {"params": state.params, "optimizer": state.optimizer}
+    tree: PyTree = {"params": state.params, "optimizer": state.optimizer, "state": state.state}
     accessors, leaves, structure = optree.tree_flatten_with_accessor(tree, namespace=pytree.NAMESPACE)
     names = [
         ".".join(str(getattr(entry, "field", entry.entry)) for entry in accessor) for accessor in accessors

@@ -10,20 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from meta.algorithms.base import MetaGradient, MetaLearner
-from meta.averaging import blocks, mean
-from meta.evaluate import Evaluation, Sampler, evaluate
 from neo import LiteTensor, pytree
-from neo.draws import parts_from
 from neo.typing import Params, PyTree
-from tasks import Task
 
 __all__ = ["ALONE", "RankError", "Ranks", "launched"]
 
@@ -95,95 +90,32 @@ class Ranks:
                 f"have nothing to do; start {meta_batch} ranks at most, or choose a larger meta_batch."
             )
 
-    def meta_gradient(
-        self,
-        of_tasks: Callable[[PyTree, Task], MetaGradient],
-        params: PyTree,
-        sampler: Sampler,
-        iteration: int,
-        meta_batch: int,
-    ) -> MetaGradient:
-        """What of_tasks (a learner's meta_gradient) gives for slots 0 to meta_batch − 1, a share from each rank.
-
-        Raises: RankError if a rank is gone; ValueError for fewer tasks than ranks.
-        Cost: a rank computes meta_batch / size tasks, and receives `size` times the bytes of the parameters where
-            meta_batch / size is a power of two, up to 2 log₂(meta_batch / size) times that otherwise.
-        """
-        if self.size == 1:
-            return of_tasks(params, sampler.sample(iteration, meta_batch))
-        self.expect_work(meta_batch)
-        shares = [blocks(self.share(meta_batch, rank)) for rank in range(self.size)]
-        found = []
-        for block in shares[self.index]:
-            with parts_from(block.start):
-                found.append(of_tasks(params, sampler.sample(iteration, block)))
-        like = found[0]
-
-        def template(block: range) -> MetaGradient:
-            return MetaGradient(like.gradient, *(column.new_empty(len(block)) for column in like[1:]))
-
-        everything = self._gather(found, [[template(block) for block in share] for share in shares])
-        parts = [part for of_rank in everything for part in of_rank]
-        sizes = [len(block) for share in shares for block in share]
-        return MetaGradient(
-            mean((part.gradient for part in parts), sizes),
-            torch.cat([part.loss for part in parts]),
-            torch.cat([part.score for part in parts]),
-        )
-
-    def evaluate(
-        self, learner: MetaLearner, params: Params, sampler: Sampler, tasks: int, **settings: Any
-    ) -> Evaluation:
-        """meta.evaluate, each rank on its share of the tasks; every rank gets the results of all.
-
-        Raises: RankError if a rank is gone, or has other parameters than rank 0 (CPUs that round differently).
-        """
-        if self.size == 1 or tasks < 1:
-            return evaluate(learner, params, sampler, tasks, **settings)
-        self.agree("the parameters", _fingerprint(params))
-        share = self.share(tasks)
-        # A rank without a task of its own does one all the same, to know what the others will send.
-        with parts_from(share.start):
-            own = evaluate(learner, params, _From(sampler, share.start), max(1, len(share)), **settings)
-        columns: Any = [getattr(own, field.name) for field in fields(own)]
-
-        def rows(count: int) -> Any:
-            return pytree.tree_map(lambda column: column.new_empty(count, *column.shape[1:]), columns)
-
-        gathered = self._gather(
-            pytree.tree_map(lambda column: column[: len(share)], columns),
-            [rows(len(self.share(tasks, rank))) for rank in range(self.size)],
-        )
-        return Evaluation(*pytree.tree_map(lambda *parts: torch.cat(parts), *gathered))
-
-    def shared(self, tree: PyTree) -> PyTree:
+    def broadcast(self, tree: PyTree) -> PyTree:
         """`tree` as rank 0 has it. Its tensors arrive in the device and memory format of this rank's own."""
         if self.size == 1:
             return tree
         leaves, structure = pytree.flatten(tree)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, LiteTensor)]
-        numbers = self.told([leaf for leaf in leaves if not isinstance(leaf, LiteTensor)])
+        tensors = [leaf for leaf in leaves if _is_tensor(leaf)]
+        numbers = self.broadcast_object([leaf for leaf in leaves if not _is_tensor(leaf)])
         buffer = _packed(tensors, _bytes(tensors))
-        self._together(lambda: dist.broadcast(buffer, 0))
+        self._collective(lambda: dist.broadcast(buffer, 0))
         received, rest = iter(_unpacked(buffer, tensors)), iter(numbers)
-        return pytree.unflatten(
-            structure, [next(received if isinstance(leaf, LiteTensor) else rest) for leaf in leaves]
-        )
+        return pytree.unflatten(structure, [next(received if _is_tensor(leaf) else rest) for leaf in leaves])
 
-    def told(self, value: Any = None) -> Any:
+    def broadcast_object(self, value: Any = None) -> Any:
         """What rank 0 has for `value`: anything small that can be pickled. Of the others it does not matter."""
         if self.size == 1:
             return value
         box = [value]
-        self._together(lambda: dist.broadcast_object_list(box, 0, device=torch.device("cpu")))
+        self._collective(lambda: dist.broadcast_object_list(box, 0, device=torch.device("cpu")))
         return box[0]
 
-    def agree(self, what: str, value: Any) -> None:
+    def assert_equal(self, what: str, value: Any) -> None:
         """Raise RankError on every rank unless all of them have the same value; small, and comparable by ==."""
         if self.size == 1:
             return
         values: list[Any] = [None] * self.size
-        self._together(lambda: dist.all_gather_object(values, value))
+        self._collective(lambda: dist.all_gather_object(values, value))
         for rank, other in enumerate(values):
             if other != values[0]:
                 raise RankError(
@@ -196,21 +128,21 @@ class Ranks:
         if self.size == 1:
             return wish
         wishes = torch.tensor([wish], dtype=torch.uint8, device="cpu")
-        self._together(lambda: dist.all_reduce(wishes, dist.ReduceOp.MAX))
+        self._collective(lambda: dist.all_reduce(wishes, dist.ReduceOp.MAX))
         return bool(wishes)
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
         """The first rank of each machine goes first, the others when it is done: what it downloads, they find."""
         if self.local:
-            self.wait()
+            self.barrier()
         yield
         if not self.local:
-            self.wait()
+            self.barrier()
 
-    def wait(self) -> None:
-        """Until every rank has come here."""
-        self.agree("where they are", "wait")
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        self.assert_equal("where they are", "barrier")
 
     @contextmanager
     def connected(self, timeout_s: float) -> Iterator[Ranks]:
@@ -227,26 +159,31 @@ class Ranks:
         # gloo also carries what ranks of a GPU run tell each other: those tensors live on the CPU.
         nccl = torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
-        self._together(lambda: dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s)))
+        self._collective(lambda: dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s)))
         yield self
         # Not after an error, when the others may be gone: the end of this process then closes its connections, and
         # whoever waits for it learns of it at once.
         dist.destroy_process_group()
 
-    def _gather(self, tree: Value, templates: Sequence[Value]) -> list[Value]:
+    def assert_same_bits(self, what: str, tree: PyTree) -> None:
+        """Raise RankError on every rank unless the tensors of a pytree are the same on all of them, bit for bit."""
+        if self.size > 1:
+            self.assert_equal(what, _fingerprint(tree))
+
+    def gather(self, tree: Value, templates: Sequence[Value]) -> list[Value]:
         """The trees of all ranks, in one collective of one buffer each; templates: a tree like that of each rank."""
         lengths = [_bytes(pytree.leaves(template)) for template in templates]
         own: list[Any] = pytree.leaves(tree)
         buffer = _packed(own, max(lengths))
         everything = buffer.new_empty(self.size, len(buffer))
-        self._together(lambda: dist.all_gather(list(everything), buffer))
+        self._collective(lambda: dist.all_gather(list(everything), buffer))
         gathered: list[Any] = []
         for row, template in zip(everything, templates, strict=True):
             leaves, structure = pytree.flatten(template)
             gathered.append(pytree.unflatten(structure, _unpacked(row, leaves)))
         return gathered
 
-    def _together(self, collective: Callable[[], Any]) -> None:
+    def _collective(self, collective: Callable[[], Any]) -> None:
         try:
             collective()
         except (RuntimeError, ValueError) as error:  # torch.distributed's own errors derive from RuntimeError
@@ -274,17 +211,6 @@ def launched(environment: Mapping[str, str]) -> Ranks:
         return Ranks(*(int(environment[name]) for name in names))
     except (KeyError, ValueError) as error:
         raise RankError(f"torchrun's environment is not whole: {error}; start with torchrun.") from None
-
-
-class _From:
-    """A sampler whose slots are counted from `first` on."""
-
-    def __init__(self, sampler: Sampler, first: int) -> None:
-        self.sampler, self.first = sampler, first
-
-    def sample(self, iteration: int, slots: int | Sequence[int]) -> Any:
-        numbers = range(slots) if isinstance(slots, int) else slots
-        return self.sampler.sample(iteration, [self.first + slot for slot in numbers])
 
 
 # Bytes, so that one buffer carries tensors of any dtype as they are.
@@ -316,13 +242,16 @@ def _packed(tensors: Sequence[Any], length: int) -> torch.Tensor:
 
 
 def _unpacked(buffer: torch.Tensor, templates: Sequence[Any]) -> list[Any]:
-    """The tensors of a buffer, in the memory format of the templates, which kernels round by."""
-    return [
-        type(template)(torch.empty_like(_data(template)).copy_(region))
-        if isinstance(template, LiteTensor)
-        else region.clone()
-        for region, template in zip(_regions(buffer, templates), templates, strict=True)
-    ]
+    """The tensors of a buffer, in the device and memory format of the templates, which kernels round by."""
+    tensors = []
+    for region, template in zip(_regions(buffer, templates), templates, strict=True):
+        tensor = torch.empty_like(_data(template)).copy_(region)
+        tensors.append(LiteTensor(tensor) if isinstance(template, LiteTensor) else tensor)
+    return tensors
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, LiteTensor | torch.Tensor)
 
 
 def _data(tensor: Any) -> torch.Tensor:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
+import neo
 from meta import batch_norm as normalisation
-from meta.algorithms.base import MetaLearner
-from neo.draws import parts_from
-from neo.typing import Params
+from meta.distributed import ALONE, Ranks
+from meta.learner import MetaLearner, Predictor, Step, as_predictor, seed_of
+from meta.parallel import Workers
+from meta.problems import Problem, constant
+from neo import pytree
+from neo.typing import PyTree
 from tasks import Task
 
-__all__ = ["Evaluation", "Record", "evaluate", "half_width"]
+__all__ = ["Evaluation", "Record", "adapted", "evaluate", "half_width"]
 
 
 class Sampler(Protocol):
@@ -65,58 +69,112 @@ def half_width(values: torch.Tensor) -> float:
 
 def evaluate(
     learner: MetaLearner,
-    params: Params,
+    params: PyTree,
     sampler: Sampler,
     tasks: int,
     *,
-    steps: int | None = None,
+    problem: Problem | None = None,
+    state: PyTree = None,
+    iteration: int = 0,
+    seed: int = 0,
+    inner_steps: int | None = None,
     batch: int = 20,
     batch_norm: str = "batch",
     record: bool = False,
+    workers: Workers | None = None,
+    ranks: Ranks = ALONE,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Adapt to `tasks` tasks of the sampler, always the same ones, and score their queries.
 
+    Each task has a Step with training=False; random functions draw from its seed, and dropout drops nothing.
+
     Args:
-        steps: inner steps; None for the algorithm's own.
+        problem: losses and score; None for the learner's own.
+        state: what the learner carries; None: what its init_state gives.
+        iteration: meta-updates taken, which the learner's way of adapting may depend on.
+        seed: of the tasks' Steps.
+        inner_steps: None for the algorithm's own.
         batch: tasks drawn at a time; changes memory, never the result.
         batch_norm: whose statistics normalise the queries, see meta.batch_norm.
-        record: predict after every inner step, in the same pass, and keep it with each task's checksum.
-        progress: called with the number of tasks done.
+        record: predict after every inner step, in the same pass, and keep it with each task's checksum. An algorithm
+            without inner steps is recorded once.
+        workers: threads on which tasks run side by side, see meta.parallel; None: one after the other.
+        ranks: each takes a share of the tasks, and every one gets the results of all.
+        progress: called with the number of this rank's tasks that are done.
+    Raises: RankError if a rank is gone, or has other parameters than rank 0 (CPUs that round differently).
     Cost: one inner loop and one prediction per task, with record one per inner step; no session is open, so that each
         inner step's tape goes at once.
     """
-    for name, value, least in (("tasks", tasks, 1), ("batch", batch, 1), ("steps", steps, 0)):
+    for name, value, least in (("tasks", tasks, 1), ("batch", batch, 1), ("inner_steps", inner_steps, 0)):
         if value is not None and not (isinstance(value, int) and value >= least):
             raise ValueError(f"evaluate: {name} must be an integer of {least} or more, got {value!r}")
-    if record and steps is None:
-        raise ValueError("evaluate: record=True needs to know the inner steps; give steps=0 or more")
-    predict = normalisation.policy(batch_norm)
+    problem = problem or learner.problem
+    state = learner.init_state(params) if state is None else state
+    predict_by = normalisation.policy(batch_norm)
 
-    def judged(params: Params, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-        prediction = predict(learner.model, params, task.support.x, task.query.x)
-        score = learner.objective.score(prediction, task.query.y).mean()
-        return score, learner.objective.query_loss(prediction, task.query.y)
-
-    def result(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    def result(item: tuple[int, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Score and loss (predictions,), after the last step or after each."""
-        if record:
-            assert steps is not None
-            adapted = learner.trajectory(params, task.support, steps)
-        else:
-            adapted = iter([learner.adapt(params, task.support, steps)])
-        scores, losses = zip(*(judged(each, task) for each in adapted), strict=True)
-        return torch.stack(scores), torch.stack(losses)
+        slot, task = item
+        step = Step(iteration, slot, seed_of(seed, 0, slot), False, inner_steps, state)
+        with neo.nn.draws(step.seed, dropout=False):
+            predictor = as_predictor(learner.adapt(params, task.support, step))
+            stages = predictor.trajectory if record and predictor.trajectory else (predictor,)
+            judged = [problem.query_loss(predict_by(stage, task.support), task.query) for stage in stages]
+        losses, scores = zip(*judged, strict=True)
+        return _stacked(scores), _stacked(losses)
 
+    share = ranks.share(tasks)
+    if ranks.size > 1:
+        ranks.assert_same_bits("the parameters", params)
+        # A rank without a task of its own does one all the same, to know what the others will send.
+        share = range(share.start, max(share.stop, share.start + 1))
     results: list[tuple[torch.Tensor, torch.Tensor]] = []
     checksums: list[int] = []
-    for first in range(0, tasks, batch):
-        drawn = sampler.sample(0, range(first, min(first + batch, tasks)))
-        with parts_from(first):
-            results += learner.workers.map(result, drawn)
+    for first in range(share.start, share.stop, batch):
+        slots = range(first, min(first + batch, share.stop))
+        drawn = sampler.sample(0, slots)
+        results += (workers or Workers(None)).map(result, zip(slots, drawn, strict=True))
         if record:
             checksums += [task.checksum() for task in drawn]
         progress(len(results))
     scores, losses = (torch.stack(column).double().cpu() for column in zip(*results, strict=True))
     kept = Record(scores, losses, torch.tensor(checksums, device="cpu")) if record else None
-    return Evaluation(scores[:, -1], losses[:, -1], kept)
+    own = Evaluation(scores[:, -1], losses[:, -1], kept)
+    return own if ranks.size == 1 else _of_all(own, tasks, ranks)
+
+
+def adapted(
+    learner: MetaLearner,
+    params: PyTree,
+    support: Any,
+    *,
+    state: PyTree = (),
+    iteration: int = 0,
+    slot: int = 0,
+    seed: int = 0,
+    inner_steps: int | None = None,
+) -> Predictor:
+    """What evaluate() scores for one task: the predictor, adapted with the same Step and random draws."""
+    step = Step(iteration, slot, seed_of(seed, 0, slot), False, inner_steps, state)
+    with neo.nn.draws(step.seed, dropout=False):
+        return as_predictor(learner.adapt(params, support, step))
+
+
+def _stacked(scalars: Sequence[Any]) -> torch.Tensor:
+    return torch.stack([torch.as_tensor(constant(scalar)) for scalar in scalars])
+
+
+def _of_all(own: Evaluation, tasks: int, ranks: Ranks) -> Evaluation:
+    """The results of every rank, in the order of the tasks."""
+    columns: Any = [getattr(own, field.name) for field in fields(own)]
+
+    def rows(count: int) -> Any:
+        return pytree.tree_map(lambda column: column.new_empty(count, *column.shape[1:]), columns)
+
+    share = ranks.share(tasks)
+    gathered = ranks.gather(
+        pytree.tree_map(lambda column: column[: len(share)], columns),
+        [rows(len(ranks.share(tasks, rank))) for rank in range(ranks.size)],
+    )
+    return Evaluation(*pytree.tree_map(lambda *parts: torch.cat(parts), *gathered))

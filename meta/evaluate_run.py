@@ -10,15 +10,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from meta import checkpoint, plots, results
-from meta.algorithms import MetaLearner
-from meta.checkpoint import CheckpointError, Checkpoints
 from meta.experiment import Experiment, device_name, versions
 from meta.files import write_json
+from meta.load import checkpoint_path
 from meta.metrics import plain
 from meta.resume import expect_own
 from meta.run import expect_same_data
-from neo.nn import Lambda, Module, Sequential
-from neo.typing import Params, PyTree
+from meta.trained import Trained
 from tasks import TaskSampler
 
 __all__ = ["evaluate_run"]
@@ -52,30 +50,26 @@ def evaluate_run(
         tasks or its model cannot hold.
     """
     if part not in ("val", "test"):
-        raise ValueError(f"part={part!r} is no part to evaluate on; expected 'test' or 'val'.")
-    if which not in ("last", "best"):
-        raise ValueError(f"checkpoint={which!r} is none that is kept; expected 'last' or 'best'.")
+        raise ValueError(f"unknown part={part!r}; expected 'test' or 'val'.")
     if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN:
         raise ValueError(
             f"name={name!r} cannot name an evaluation's files; use letters, digits, _, . and -, and none of "
             f"{', '.join(TAKEN)}."
         )
-    checkpoints = Checkpoints(folder / "checkpoints")
-    path = checkpoints.last() if which == "last" else checkpoints.best()
-    if path is None:
-        raise CheckpointError(
-            f"{checkpoints.folder} holds no best checkpoint: no validation ran. Use checkpoint=last."
-        )
+    path = checkpoint_path(folder, which)
     expect_own(folder, path)
     about = checkpoint.read_header(path)
-    experiment = Experiment(_configured(about, {**(overrides or {}), "evaluation.tasks": tasks}))
+    config = _configured(about, {**(overrides or {}), "evaluation.tasks": tasks})
+    experiment = Experiment(config)
     expect_same_data(experiment, path)
-    state = checkpoint.load(path, experiment.trainer.start(experiment.config.seed, experiment.device))
+    state = checkpoint.load(path, experiment.trainer.start(experiment.device))
     sampler = experiment.sampler(part)
-    _fit_outputs(experiment.learner, state.params, sampler)
-    evaluation = experiment.evaluate(state.params, sampler, tasks, record=True)
+    outputs = _outputs_to_look_at(experiment.trained(state), sampler)
+    if outputs is not None:
+        experiment = Experiment(config, outputs=outputs)
+    evaluation = experiment.evaluate(state, sampler, tasks, record=True)
 
-    metric = experiment.learner.objective.metric
+    metric = experiment.problem.metric
     protocol = experiment.protocol()
     kept = {
         "part": part,
@@ -91,6 +85,7 @@ def evaluate_run(
     result = plain(
         {
             "metric": metric.name,
+            "higher_is_better": metric.higher_is_better,
             f"{part}/{metric.name}": evaluation.mean,
             f"{part}/ci95": evaluation.ci95,
             f"{part}/loss": evaluation.loss,
@@ -139,34 +134,19 @@ def _trained_as(
     return {key: value for key, value in was.items() if key not in protocol or protocol[key] != value}
 
 
-class FirstOutputs(Module):
-    """The first `outputs` of a model's outputs; the others get no gradient and no share of a softmax."""
-
-    def __init__(self, model: Module, outputs: int) -> None:
-        self.model, self.outputs = model, outputs
-
-    def __call__(self, params: Params, x: Any) -> Any:
-        return self.model(params, x)[:, : self.outputs]
-
-
-def _fit_outputs(learner: MetaLearner, params: PyTree, sampler: TaskSampler) -> None:
-    """Look at as many of a classifier's outputs as the tasks have ways, as if its head had been made so small.
+def _outputs_to_look_at(trained: Trained, sampler: TaskSampler) -> int | None:
+    """As many of a classifier's outputs as the tasks have ways, as if its head had been made so small; None for all.
 
     Raises: ValueError where it has fewer.
     """
     task = sampler.sample(0, 1)[0]
     if task.support.y.dtype.is_floating_point:
-        return
+        return None
     ways = int(task.support.y.max()) + 1
-    outputs = learner.model(learner.adapt(params, task.support, 0), task.support.x).shape[1]
+    outputs = trained.adapt(task.support, 0)(task.support.x).shape[1]
     if ways > outputs:
         raise ValueError(
             f"ways={ways} is more than the {outputs} classes that the run's model tells apart; choose ways from 2 to "
             f"{outputs}, or train one with task.ways={ways}."
         )
-    if ways == outputs:
-        return
-    if isinstance(learner.model, Sequential):  # which some batch-norm policies need it to stay
-        learner.model = Sequential([*learner.model.layers, ("first", Lambda(lambda x: x[:, :ways]))])
-    else:
-        learner.model = FirstOutputs(learner.model, ways)
+    return None if ways == outputs else ways

@@ -15,20 +15,23 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from meta import batch_norm
-from meta.algorithms import MetaLearner
 from meta.distributed import ALONE, Ranks
 from meta.divergence import expect_finite_results
-from meta.evaluate import Evaluation
+from meta.evaluate import Evaluation, evaluate
+from meta.imports import accepted, located
+from meta.learner import MetaLearner
 from meta.loggers import Logger
+from meta.outputs import first_outputs
 from meta.parallel import Batched, Workers
 from meta.pictures import Picture
-from meta.trainer import Trainer
-from neo.typing import PyTree
+from meta.problems import Problem
+from meta.trained import Trained
+from meta.trainer import State, Trainer
 from tasks import TaskSampler, TaskSource
 
 __all__ = ["Experiment", "resolve_device", "versions"]
 
-OF_A_FAMILY = ("dataset", "objective", "picture")  # of config.task, what is the same for all of its samplers
+OF_A_FAMILY = ("dataset", "problem", "picture")  # of config.task, what is the same for all of its samplers
 
 
 class Experiment:
@@ -36,11 +39,13 @@ class Experiment:
 
     Args:
         ranks: the place of this process in its run. All ranks of a run build and evaluate in the same order.
+        outputs: look at so many of the model's outputs; the others get no gradient and no share of a softmax. None: at
+            all of them.
     Raises: what the named classes raise for a value out of its range; see resolve_device.
     """
 
-    def __init__(self, config: DictConfig, ranks: Ranks = ALONE) -> None:
-        self.config, self.ranks = config, ranks
+    def __init__(self, config: DictConfig, ranks: Ranks = ALONE, outputs: int | None = None) -> None:
+        self.config, self.ranks, self.outputs = config, ranks, outputs
         self.device = ranks.device(resolve_device(config.device))
         batch_norm.policy(config.evaluation.batch_norm)  # known before hours of training
 
@@ -50,18 +55,46 @@ class Experiment:
             return build(self.config.task.dataset)
 
     @cached_property
+    def problem(self) -> Problem:
+        problem: Problem = build(self.config.task.problem)
+        if not isinstance(problem, Problem):
+            raise ValueError(
+                f"task.problem={self.config.task.problem._target_} must be a meta.Problem (meta.Supervised for losses of "
+                f"a prediction and a target), got {type(problem).__name__}."
+            )
+        return problem
+
+    @cached_property
     def learner(self) -> MetaLearner:
-        parts = {"model": build(self.config.model), "objective": build(self.config.task.objective)}
+        wanted = accepted(located(self.config.algorithm._target_, "algorithm._target_"), ("model", "problem"))
+        parts: dict[str, Any] = {"problem": self.problem} if "problem" in wanted else {}
+        if "model" in wanted:
+            model = build(self.config.model)
+            parts["model"] = model if self.outputs is None else first_outputs(model, self.outputs)
         learner: MetaLearner = build(self.config.algorithm, **parts)
-        run = Batched if self.config.get("batched", False) else Workers
-        learner.workers = run(resolve_workers(self.config.workers, self.device, self.ranks))
+        if not isinstance(learner, MetaLearner):
+            raise ValueError(
+                f"algorithm._target_={self.config.algorithm._target_} must be a meta.MetaLearner, got "
+                f"{type(learner).__name__}."
+            )
         return learner
 
     @cached_property
+    def workers(self) -> Workers:
+        run = Batched if self.config.get("batched", False) else Workers
+        return run(resolve_workers(self.config.workers, self.device, self.ranks))
+
+    @cached_property
     def trainer(self) -> Trainer:
-        trainer: Trainer = build(self.config.trainer)(self.learner, build(self.config.optimizer))
+        trainer: Trainer = build(self.config.trainer)(
+            self.learner,
+            build(self.config.optimizer),
+            seed=self.config.seed,
+            metric=self.problem.metric.name,
+            workers=self.workers,
+            ranks=self.ranks,
+        )
         self.ranks.expect_work(trainer.meta_batch)
-        trainer.ranks = self.ranks
         return trainer
 
     @cached_property
@@ -89,27 +122,57 @@ class Experiment:
             }
         return self.dataset.sampler(part, seed=seed, device=self.device, **settings)
 
-    def evaluate(
-        self, params: PyTree, sampler: TaskSampler, tasks: int, *, record: bool = False
-    ) -> Evaluation:
+    def trained(self, state: State) -> Trained:
+        """A state of this run, ready to adapt to tasks."""
+        return Trained(
+            self.learner,
+            state.params,
+            state.state,
+            self.config,
+            scored_by=self.problem,
+            iteration=state.step,
+            evaluation_seed=self.config.evaluation.seed,
+        )
+
+    def evaluate(self, state: State, sampler: TaskSampler, tasks: int, *, record: bool = False) -> Evaluation:
         """Results on the first tasks of a sampler, with record after every inner step.
 
         Raises: TrainingError where adapting to one of them breaks down.
         """
         evaluation, steps = self.config.evaluation, self.config.evaluation.inner_steps
-        results = self.ranks.evaluate(
+        results = evaluate(
             self.learner,
-            params,
+            state.params,
             sampler,
             tasks,
-            steps=steps,
+            problem=self.problem,
+            state=state.state,
+            iteration=state.step,
+            seed=evaluation.seed,
+            inner_steps=steps,
             batch=evaluation.batch,
             batch_norm=evaluation.batch_norm,
             record=record,
+            workers=self.workers,
+            ranks=self.ranks,
         )
         part = getattr(sampler, "part", "held-out")
-        expect_finite_results(part, results, self.learner, params, sampler, steps)
+        expect_finite_results(part, results, self.trained(state), sampler, steps)
         return results
+
+    def expect_adaptation(self, state: State, sampler: TaskSampler) -> None:
+        """Adapt to one held-out task and score it, so that a predictor of the wrong form is known before training."""
+        evaluate(
+            self.learner,
+            state.params,
+            sampler,
+            1,
+            problem=self.problem,
+            state=state.state,
+            seed=self.config.evaluation.seed,
+            inner_steps=self.config.evaluation.inner_steps,
+            batch_norm=self.config.evaluation.batch_norm,
+        )
 
     def protocol(self) -> dict[str, Any]:
         """How the numbers of this run came about, flat: all that tasks, algorithm and evaluation were set to.
@@ -119,7 +182,7 @@ class Experiment:
         """
         task, algorithm, evaluation = (self._plain(name) for name in ("task", "algorithm", "evaluation"))
         named = {"algorithm": algorithm.pop("_target_"), "task_seed": task.pop("seed")}
-        objective = {key: value for key, value in task["objective"].items() if key != "_target_"}
+        problem = {key: value for key, value in task["problem"].items() if key != "_target_"}
         settings = {key: value for key, value in task.items() if key not in OF_A_FAMILY}
         tested = {
             "batch_norm": evaluation["batch_norm"],
@@ -129,7 +192,7 @@ class Experiment:
         }
         trained = {key: self.config.trainer[key] for key in ("meta_batch", "iterations")}
         source = {"dataset": self.dataset.name, "split": self.dataset.split}
-        return settings | algorithm | objective | named | trained | tested | source
+        return settings | algorithm | problem | named | trained | tested | source
 
     def _plain(self, node: str) -> dict[str, Any]:
         plain = OmegaConf.to_container(self.config[node], resolve=True)
@@ -172,7 +235,7 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device={device} is no device; choose device=auto, cpu or cuda.")
+        raise ValueError(f"invalid device={device!r}; choose device=auto, cpu or cuda.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device={device} was asked for, but torch {torch.__version__} finds {torch.cuda.device_count()} CUDA "
@@ -189,7 +252,9 @@ def resolve_workers(workers: int | str, device: torch.device, ranks: Ranks = ALO
     Raises: ValueError for what is neither auto nor a number of threads.
     """
     if workers != "auto" and not (isinstance(workers, int) and workers >= 1):
-        raise ValueError(f"workers={workers} is no number of threads; choose workers=auto or workers ≥ 1.")
+        raise ValueError(
+            f"invalid workers={workers!r}; choose workers=auto, or a number of threads of 1 or more."
+        )
     if device.type != "cpu":
         return None
     if workers != "auto":

@@ -13,13 +13,13 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["alone_in", "drop_unfinished", "naming", "write_json", "write_whole"]
+__all__ = ["atomic_write", "drop_unfinished", "lock_dir", "naming", "write_json"]
 
 UNFINISHED = ".part"
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def lock_dir(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for the same out of a folder, made if it is not there, as long as this lasts.
 
     The system drops the lock when the process ends, however it ends, and no file stays behind. Where the system or the
@@ -48,7 +48,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: whoever reads `path` finds the old content or the new, whatever happens.
 
     Under a temporary name first, flushed to the disk, then renamed, and the new name flushed too.
@@ -73,11 +73,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    atomic_write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def drop_unfinished(folder: Path) -> None:
-    """Remove what write_whole() left in a folder when it was killed. Only where nobody else is writing."""
+    """Remove what atomic_write() left in a folder when it was killed. Only where nobody else is writing."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 

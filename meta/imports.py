@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks._torchvision import import_torchvision
 
-__all__ = ["argument_names", "expect_arguments", "located", "nearest"]
+__all__ = ["accepted", "argument_names", "expect_arguments", "located", "nearest"]
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -106,6 +106,17 @@ def argument_names(target: Callable[..., Any]) -> list[str]:
     except (TypeError, ValueError):
         return []
     return [one.name for one in parameters if one.kind in _NAMED]
+
+
+def accepted(target: Callable[..., Any], names: Sequence[str]) -> list[str]:
+    """Which of these keyword arguments a target takes: those that it names, or all where it takes any."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return list(names)
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        return list(names)
+    return [name for name in names if name in argument_names(target)]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

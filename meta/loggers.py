@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from meta.files import write_whole
-from meta.objectives import ACCURACY, Metric
+from meta.files import atomic_write
+from meta.problems import ACCURACY, Metric
 
 __all__ = ["Logger", "Progress", "Wandb"]
 
@@ -159,7 +159,7 @@ def _run_id(path: Path, new: bool) -> str:
     if not new and path.exists():
         return path.read_text(encoding="ascii").strip()
     name = secrets.token_hex(4)
-    write_whole(path, f"{name}\n".encode())
+    atomic_write(path, f"{name}\n".encode())
     return name
 
 
@@ -201,7 +201,7 @@ class Progress:
         shown = {} if self._metric.is_loss else {"loss": f"{metrics['train/loss']:.3f}"}
         for word, key in ((name, f"train/{name}"), ("val", f"val/{name}")):
             if key in metrics:
-                shown[word] = self._metric.said(metrics[key], digits=1)
+                shown[word] = self._metric.format(metrics[key], digits=1)
         if self._bar is not None:
             self._bar.set_postfix(shown)
             return

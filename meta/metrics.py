@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meta.files import naming, write_whole
+from meta.files import atomic_write, naming
 
 __all__ = ["Metrics", "MetricsError", "plain", "read_metrics"]
 
@@ -32,7 +32,7 @@ class Metrics:
         self.path = path
         if after is not None:
             kept = [line for line in read_metrics(path) if line["step"] <= after] if path.exists() else []
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         # Without a buffer, so that no line can wait in one that a full disk refuses to take.
         self._file = open(path, "xb" if after is None else "ab", buffering=0)  # noqa: SIM115 (close() is below)
 

@@ -13,7 +13,6 @@ import torch
 import neo
 from neo import pytree
 from neo.autograd import autocast
-from neo.draws import part_of, source
 
 __all__ = ["Batched", "Workers"]
 
@@ -28,8 +27,7 @@ class Workers:
 
     Small kernels gain little from two threads and a great deal from two tasks: each task's tensors stay in the cache of
     one core, and nothing waits at the end of every kernel. Each task is computed exactly as it would be alone, and
-    results come in the order of the items, so that what is made of them does not depend on `count`. Inside
-    `with neo.nn.draws(seed):` each item draws by a seed of its own, a pure function of that one and its place.
+    results come in the order of the items, so that what is made of them does not depend on `count`.
 
     Args:
         count: threads, ≥ 1; 1 runs in the calling thread, with one kernel thread too. None: in the calling thread
@@ -53,13 +51,11 @@ class Workers:
 
         The first exception of an item is raised in its place; items that no thread has begun are then left.
         """
-        task = _drawing_apart(fn)
-        numbered = enumerate(items)
         if self.count is None:
-            yield from map(task, numbered)
+            yield from map(fn, items)
             return
         if self.count == 1 or threading.current_thread() is not threading.main_thread():
-            yield from _with_one_kernel_thread(task, numbered)
+            yield from _with_one_kernel_thread(fn, items)
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
@@ -67,8 +63,8 @@ class Workers:
             )
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # what is made of the results meanwhile must not take the workers' cores
-        task = _under_autocast_of_this_thread(task)
-        futures = deque(self._pool.submit(task, item) for item in numbered)
+        task = _under_autocast_of_this_thread(fn)
+        futures = deque(self._pool.submit(task, item) for item in items)
         try:
             while futures:
                 # What is made of results takes a core and Python's lock from the workers: let it have several at once.
@@ -104,29 +100,18 @@ class Batched(Workers):
     def each(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """fn(item) for each item of a pytree with a leading axis, a meta-batch of tasks for one.
 
-        fn: a function of tensors, whose path does not depend on their numbers; returns a pytree of tensors.
+        fn: a function of tensors, whose path does not depend on their numbers; returns a pytree of tensors. What it
+            draws at random is drawn for each item.
         Raises: what neo.vmap does.
         Cost: the memory of all tasks at once.
         """
-        at_once: Callable[[Any], Any] = neo.vmap(fn)
+        at_once: Callable[[Any], Any] = neo.vmap(fn, randomness="different")
         (stacked,) = Workers(1 if self.count == 1 else None).each(at_once, [items])
         leaves: list[Any]
         leaves, spec = pytree.flatten(stacked)
         for rows in zip(*(torch.unbind(leaf) for leaf in leaves), strict=True):
             result: Any = pytree.unflatten(spec, rows)
             yield result
-
-
-def _drawing_apart(fn: Callable[[Item], Result]) -> Callable[[tuple[int, Item]], Result]:
-    """fn of numbered items, each with the draws that belong to its number in the block around, on any thread."""
-    block = source()
-
-    def alone(numbered: tuple[int, Item]) -> Result:
-        index, item = numbered
-        with part_of(block, index):
-            return fn(item)
-
-    return alone
 
 
 def _under_autocast_of_this_thread(fn: Callable[[Item], Result]) -> Callable[[Item], Result]:

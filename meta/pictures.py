@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from meta import plots
-from meta.algorithms import MetaLearner
 from meta.evaluate import Sampler
-from neo.typing import PyTree
+from meta.problems import constant
+from meta.trained import Trained
+from tasks import Task
 
 __all__ = ["Picture", "characters", "fits"]
 
@@ -18,14 +19,11 @@ __all__ = ["Picture", "characters", "fits"]
 class Picture(Protocol):
     """Draws the first tasks of a sampler into a file. title: of the run; steps: inner steps of its evaluation."""
 
-    def __call__(
-        self, learner: MetaLearner, params: PyTree, sampler: Sampler, path: Path, *, title: str, steps: int
-    ) -> None: ...
+    def __call__(self, trained: Trained, sampler: Sampler, path: Path, *, title: str, steps: int) -> None: ...
 
 
 def characters(
-    learner: MetaLearner,
-    params: PyTree,
+    trained: Trained,
     sampler: Sampler,
     path: Path,
     *,
@@ -35,15 +33,14 @@ def characters(
 ) -> None:
     """Classified images: support and queries of each class, right or wrong. See plots.tasks."""
     pictured = []
-    for task in sampler.sample(0, tasks):
-        prediction = learner.model(learner.adapt(params, task.support, steps), task.query.x)
-        pictured.append((task, prediction.data.argmax(1)))
+    for slot, task in enumerate(sampler.sample(0, tasks)):
+        prediction = constant(trained.adapt(task.support, steps, slot)(task.query.x))
+        pictured.append((task, prediction.argmax(1)))
     plots.tasks(pictured, path, title=f"{title}: test tasks after adaptation")
 
 
 def fits(
-    learner: MetaLearner,
-    params: PyTree,
+    trained: Trained,
     sampler: Sampler,
     path: Path,
     *,
@@ -61,18 +58,20 @@ def fits(
     """
     most = max(most, steps)
 
-    def after(support, x: torch.Tensor) -> list[torch.Tensor]:
-        return [learner.model(learner.adapt(params, support, k), x).data for k in range(most + 1)]
+    def after(slot: int, support: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        found = trained.adapt(support, most, slot)
+        return [constant(stage(x)) for stage in found.trajectory or (found,)]
+
+    def error(prediction: torch.Tensor, task: Task) -> torch.Tensor:
+        return torch.as_tensor(constant(trained.problem.query_loss(lambda x: prediction, task.query)[1]))
 
     drawn = []
-    for task in sampler.sample(0, tasks):
+    for slot, task in enumerate(sampler.sample(0, tasks)):
         low, high = float(task.query.x.min()), float(task.query.x.max())
         grid = torch.linspace(low, high, 200, device=task.query.x.device).unsqueeze(1)
-        drawn.append((task, grid, after(task.support, grid)))
+        drawn.append((task, grid, after(slot, task.support, grid)))
     errors = [
-        torch.stack(
-            [learner.objective.score(fit, task.query.y).mean() for fit in after(task.support, task.query.x)]
-        )
-        for task in sampler.sample(0, averaged)
+        torch.stack([error(fit, task) for fit in after(slot, task.support, task.query.x)])
+        for slot, task in enumerate(sampler.sample(0, averaged))
     ]
-    plots.fits(drawn, torch.stack(errors).mean(0), path, title=title, error=learner.objective.metric.label)
+    plots.fits(drawn, torch.stack(errors).mean(0), path, title=title, error=trained.problem.metric.label)

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
 
-from meta.objectives import ACCURACY, Metric
+from meta.problems import ACCURACY, Metric
 from tasks import Task
 
 __all__ = ["fits", "inner_steps", "learning_curve", "tasks"]
@@ -65,7 +65,7 @@ def learning_curve(
                 for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
                     formatted(FormatStrFormatter("%g"))
             if chance is not None:
-                label = f"chance, {metric.said(chance, digits=0)}"
+                label = f"chance, {metric.format(chance, digits=0)}"
                 axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label=label)
             if result is not None:
                 _test_line(axes, result, metric)
@@ -198,7 +198,7 @@ def inner_steps(
         else:
             axes.set_ylim(bottom=0)
         if number == 0 and chance is not None:
-            said = metric.said(chance, digits=0)
+            said = metric.format(chance, digits=0)
             axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label=f"chance, {said}")
         if number == 0:
             axes.legend(
@@ -232,7 +232,7 @@ def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str, interval: b
 def _test_line(axes: Axes, result: Mapping[str, Any], metric: Metric) -> None:
     mean, ci95 = result[f"test/{metric.name}"], result["test/ci95"] or 0.0
     axes.axhspan(mean - ci95, mean + ci95, color=RED, alpha=0.15, linewidth=0)
-    label = f"test, {metric.said(mean, ci95, digits=1)}, {result['test/tasks']} tasks"
+    label = f"test, {metric.format(mean, ci95, digits=1)}, {result['test/tasks']} tasks"
     axes.axhline(mean, color=RED, linestyle="--", linewidth=1.4, label=label)
 
 

@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from meta.evaluate import Evaluation, Record, half_width
-from meta.files import write_whole
+from meta.files import atomic_write
 from meta.metrics import plain
-from meta.objectives import Metric, metric_named
+from meta.problems import Metric, metric_of
 
 __all__ = ["Results", "ResultsError", "Step", "load", "write"]
 
@@ -45,7 +45,7 @@ class Results(NamedTuple):
 
     @property
     def metric(self) -> Metric:
-        return metric_named(self.about["metric"])
+        return metric_of(self.about)
 
     @property
     def tasks(self) -> int:
@@ -68,9 +68,11 @@ def write(path: Path, evaluation: Evaluation, metric: Metric, about: Mapping[str
     """Keep an evaluation that was recorded. about: plain values, protocol among them."""
     if evaluation.record is None:
         raise ValueError("results.write: this evaluation has no record; evaluate(..., record=True) keeps one")
-    header = plain({**about, "metric": metric.name, "format": FORMAT})
+    header = plain(
+        {**about, "metric": metric.name, "higher_is_better": metric.higher_is_better, "format": FORMAT}
+    )
     tensors = {name: tensor.contiguous() for name, tensor in evaluation.record._asdict().items()}
-    write_whole(path, save(tensors, {"neo-results": json.dumps(header)}))
+    atomic_write(path, save(tensors, {"neo-results": json.dumps(header)}))
 
 
 def load(path: Path) -> Results:

@@ -9,11 +9,11 @@ result.json                 the test score and its protocol, at the end
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,107 +24,124 @@ from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
-from meta.files import alone_in, drop_unfinished, write_json
+from meta.files import drop_unfinished, lock_dir, write_json
 from meta.interruption import Interrupted, Interruptions
 from meta.loggers import Progress
 from meta.metrics import Metrics, plain, read_metrics
-from meta.objectives import Metric, metric_named
+from meta.problems import metric_of
 from meta.resume import expect_own, expect_version, holds_run
 from meta.trainer import Log, State
-from neo.typing import PyTree
+from tasks import TaskSampler
 
-__all__ = ["expect_same_data", "resumed_config", "sentence", "train", "validation_score"]
+__all__ = ["Run", "expect_same_data", "resumed_config", "sentence", "validation_score"]
 
 
-def train(config: DictConfig, folder: Path, *, resume: bool = False, ranks: Ranks = ALONE) -> dict[str, Any]:
-    """Meta-train as configured, test once at the end, and give the content of result.json.
+class Run:
+    """One run in its folder: the one path through training, resuming and ranks.
 
-    Of several ranks the first does all reading and writing in the folder; the others compute, and give {}.
+    Of several ranks the first does all reading and writing in the folder; the others compute.
 
     Args:
         config: conf/train.yaml, composed; with resume, the one of the run: resumed_config(folder).
         folder: the run's; without resume it must hold no other run.
         resume: continue from the last checkpoint in folder, bit for bit on the CPU.
         ranks: the place of this process in the run, connected.
-    Raises: FileExistsError for a folder that holds a run; BlockingIOError for one that another process is writing;
-        CheckpointError where it cannot be resumed; TrainingError;
-        RankError; Interrupted at SIGINT or SIGTERM to any rank, with a checkpoint of the step that it ended at; OSError
-        naming the file that could not be written; what Experiment raises. What the run has written by then stays, and
-        can be resumed.
+    Raises: FileExistsError for a folder that holds a run; what Experiment raises.
     """
-    if ranks.first and not resume and holds_run(folder):
-        raise FileExistsError(f"{folder} holds a run already")
-    experiment = Experiment(config, ranks)
-    if not ranks.first:
-        with Interruptions() as interruptions:
-            return _train(experiment, folder, resume, interruptions)
-    with Interruptions() as interruptions, alone_in(folder), closing(experiment.logger):
-        return _train(experiment, folder, resume, interruptions)
 
+    def __init__(
+        self, config: DictConfig, folder: Path, *, resume: bool = False, ranks: Ranks = ALONE
+    ) -> None:
+        if ranks.first and not resume and holds_run(folder):
+            raise FileExistsError(f"{folder} holds a run already")
+        self.experiment = Experiment(config, ranks)
+        self.config, self.folder, self.resume, self.ranks = config, folder, resume, ranks
+        self.metric = self.experiment.problem.metric
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.trainer.keep)
+        self.interruptions = Interruptions()
 
-def _train(
-    experiment: Experiment, folder: Path, resume: bool, interruptions: Interruptions
-) -> dict[str, Any]:
-    config, trainer, ranks = experiment.config, experiment.trainer, experiment.ranks
-    sampler, validation = experiment.sampler("train"), experiment.sampler("val")
-    test = experiment.sampler(
-        "test"
-    )  # built now, so that a protocol it cannot hold is known before hours of training
-    checkpoints = Checkpoints(folder / "checkpoints", trainer.keep)
-    state, spent_s = trainer.start(config.seed, experiment.device), 0.0
-    ranks.agree("data and versions", {"data": experiment.dataset.describe()["checksum"], **versions()})
-    if resume and ranks.first:
-        state, spent_s = _restore(experiment, checkpoints, state)
-    finished = resume and state.step >= trainer.iterations and (folder / "result.json").is_file()
-    if ranks.told(finished):
-        return json.loads((folder / "result.json").read_text(encoding="utf-8")) if ranks.first else {}
-    state = ranks.shared(state)
+    def train(self) -> dict[str, Any]:
+        """Meta-train, test once at the end, and give the content of result.json; {} on all ranks but the first.
 
-    def validate(params: PyTree) -> Evaluation:
-        return experiment.evaluate(params, validation, trainer.val_tasks)
+        Raises: BlockingIOError for a folder that another process is writing; CheckpointError where it cannot be resumed;
+            TrainingError; RankError; TypeError or ValueError for a learner whose results have the wrong form;
+            Interrupted at SIGINT or SIGTERM to any rank, with a checkpoint of the step that it ended at; OSError naming
+            the file that could not be written. What the run has written by then stays, and can be resumed.
+        """
+        with self.interruptions, contextlib.ExitStack() as stack:
+            if self.ranks.first:
+                stack.enter_context(lock_dir(self.folder))
+                stack.enter_context(contextlib.closing(self.experiment.logger))
+            return self._train()
 
-    def told_to_stop() -> bool:
-        """Asked by all ranks after every step, so that a signal to one ends all of them at the same step."""
-        return ranks.any(interruptions.caught is not None)
+    def _train(self) -> dict[str, Any]:
+        experiment, trainer, ranks = self.experiment, self.experiment.trainer, self.ranks
+        samplers = {
+            part: experiment.sampler(part) for part in ("train", "val", "test")
+        }  # all protocols are known now
+        state, spent_s = trainer.start(experiment.device), 0.0
+        versions_of_all = {"data": experiment.dataset.describe()["checksum"], **versions()}
+        ranks.assert_equal("data and versions", versions_of_all)
+        if self.resume and ranks.first:
+            state, spent_s = self._restore(state)
+        result_path = self.folder / "result.json"
+        finished = self.resume and state.step >= trainer.iterations and result_path.is_file()
+        if ranks.broadcast_object(finished):
+            return json.loads(result_path.read_text(encoding="utf-8")) if ranks.first else {}
+        state = ranks.broadcast(state)
+        if not self.resume and ranks.first:
+            experiment.expect_adaptation(state, samplers["val"])
 
-    if not ranks.first:
-        with interruptions.patiently():
-            state = trainer.fit(sampler, state, validate=validate, stop=told_to_stop)
-            if told_to_stop():
-                ranks.wait()  # for the first to write: torchrun ends what is left when one has gone
-                raise Interrupted(interruptions.caught or signal.SIGTERM)
-        experiment.evaluate(state.params, test, config.evaluation.tasks, record=True)
-        return {}
-    about = experiment.about()
-    began = time.monotonic() - spent_s
-    metric = experiment.learner.objective.metric
-    best = _best_so_far(checkpoints, state.step, metric)
+        def validate(state: State) -> Evaluation:
+            return experiment.evaluate(state, samplers["val"], trainer.val_tasks)
 
-    def described(result: Evaluation | None) -> dict[str, Any]:
-        scores = {f"val/{metric.name}": result.mean, "val/ci95": result.ci95} if result else {}
-        return plain({**about, **scores, "seconds": time.monotonic() - began})
+        if ranks.first:
+            state, seconds = self._fit_and_record(state, spent_s, samplers["train"], validate)
+        else:
+            with self.interruptions.patiently():
+                state = trainer.fit(samplers["train"], state, validate=validate, stop=self._stopped)
+                self._expect_not_stopped()
+        tested = experiment.evaluate(state, samplers["test"], self.config.evaluation.tasks, record=True)
+        return self._conclude(state, tested, samplers["test"], seconds) if ranks.first else {}
 
-    def keep(state: State, result: Evaluation | None) -> None:
-        nonlocal best
-        if result is not None and metric.better(result.mean, best):
-            best = result.mean
-            checkpoints.save_best(state, described(result))
-        if state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations:
-            metrics.sync()  # a checkpoint vouches for the lines up to its step
-            checkpoints.save(state, described(result))
+    def _fit_and_record(
+        self, state: State, spent_s: float, sampler: Any, validate: Callable[[State], Evaluation]
+    ) -> tuple[State, Callable[[], float]]:
+        """Train, with all that the first rank writes meanwhile; the last state, and the seconds that the run has taken."""
+        experiment, trainer, checkpoints = self.experiment, self.experiment.trainer, self.checkpoints
+        about = experiment.about()
+        began = time.monotonic() - spent_s
+        best = self._best_so_far(state.step)
 
-    drop_unfinished(folder)
-    checkpoints.tidy(state.step)
-    if not resume:
-        checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
-    metrics = Metrics(folder / "metrics.jsonl", after=state.step if resume else None)
-    experiment.logger.start(folder, about["config"], resume)
-    try:
-        with interruptions.patiently(), Progress(trainer.iterations, state.step, metric=metric) as progress:
+        def seconds() -> float:
+            return time.monotonic() - began
+
+        def described(result: Evaluation | None) -> dict[str, Any]:
+            scores = {f"val/{self.metric.name}": result.mean, "val/ci95": result.ci95} if result else {}
+            metric = {"metric": self.metric.name, "higher_is_better": self.metric.higher_is_better}
+            return plain({**about, **metric, **scores, "seconds": seconds()})
+
+        def keep(state: State, result: Evaluation | None) -> None:
+            nonlocal best
+            if result is not None and self.metric.better(result.mean, best):
+                best = result.mean
+                checkpoints.save_best(state, described(result))
+            if state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations:
+                metrics.sync()  # a checkpoint vouches for the lines up to its step
+                checkpoints.save(state, described(result))
+
+        drop_unfinished(self.folder)
+        checkpoints.tidy(state.step)
+        if not self.resume:
+            checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
+        metrics = Metrics(self.folder / "metrics.jsonl", after=state.step if self.resume else None)
+        experiment.logger.start(self.folder, about["config"], self.resume)
+        progress = Progress(trainer.iterations, state.step, metric=self.metric)
+        with contextlib.closing(metrics), self.interruptions.patiently(), progress:
 
             def log(line: Log) -> None:
                 numbers = line.metrics()
-                metrics.write({"step": line.step, "seconds": time.monotonic() - began, **numbers})
+                metrics.write({"step": line.step, "seconds": seconds(), **numbers})
                 experiment.logger.log(line.step, numbers)
                 progress.log(line.step, numbers)
 
@@ -135,47 +152,74 @@ def _train(
                 log=log,
                 checkpoint=keep,
                 tick=progress.tick,
-                stop=told_to_stop,
+                stop=self._stopped,
             )
-            if told_to_stop():
+            if self._stopped():
                 if not checkpoints.path(state.step).exists():
                     metrics.sync()
                     checkpoints.save(state, described(None))
-                ranks.wait()
-                raise Interrupted(interruptions.caught or signal.SIGTERM)
-    finally:
-        metrics.close()
+                self._expect_not_stopped()
+        return state, seconds
 
-    tested = experiment.evaluate(state.params, test, config.evaluation.tasks, record=True)
-    protocol = experiment.protocol()
-    result = plain(
-        {
-            "metric": metric.name,
-            f"test/{metric.name}": tested.mean,
-            "test/ci95": tested.ci95,
-            "test/loss": tested.loss,
-            "test/tasks": len(tested.scores),
-            "test/chance": test.chance,
-            "iterations": state.step,
-            "seconds": time.monotonic() - began,
-            "seed": config.seed,
-            "protocol": protocol,
-            "data": about["data"],
-            "versions": about["versions"],
-            "device": device_name(experiment.device),
-            "ranks": ranks.size,
-        }
-    )
-    results.write(
-        folder / "test.safetensors",
-        tested,
-        metric,
-        {"part": "test", "iterations": state.step, "protocol": protocol},
-    )
-    pictures = draw(experiment, state.params, folder, result)
-    write_json(folder / "result.json", result)
-    experiment.logger.finish(result, pictures)
-    return result
+    def _conclude(
+        self, state: State, tested: Evaluation, sampler: TaskSampler, seconds: Callable[[], float]
+    ) -> dict[str, Any]:
+        """Write what the test gave: every task's results, pictures, and result.json last of all."""
+        experiment, folder, name = self.experiment, self.folder, self.metric.name
+        protocol, about = experiment.protocol(), experiment.about()
+        result = plain(
+            {
+                "metric": name,
+                "higher_is_better": self.metric.higher_is_better,
+                f"test/{name}": tested.mean,
+                "test/ci95": tested.ci95,
+                "test/loss": tested.loss,
+                "test/tasks": len(tested.scores),
+                "test/chance": sampler.chance,
+                "iterations": state.step,
+                "seconds": seconds(),
+                "seed": self.config.seed,
+                "protocol": protocol,
+                "data": about["data"],
+                "versions": about["versions"],
+                "device": device_name(experiment.device),
+                "ranks": self.ranks.size,
+            }
+        )
+        kept = {"part": "test", "iterations": state.step, "protocol": protocol}
+        results.write(folder / "test.safetensors", tested, self.metric, kept)
+        pictures = draw(experiment, state, folder, result)
+        write_json(folder / "result.json", result)
+        experiment.logger.finish(result, pictures)
+        return result
+
+    def _stopped(self) -> bool:
+        """Asked by all ranks after every step, so that a signal to one ends all of them at the same step."""
+        return self.ranks.any(self.interruptions.caught is not None)
+
+    def _expect_not_stopped(self) -> None:
+        """Raise Interrupted where a signal came, once every rank is here: torchrun ends what is left when one has gone."""
+        if self._stopped():
+            self.ranks.barrier()
+            raise Interrupted(self.interruptions.caught or signal.SIGTERM)
+
+    def _restore(self, like: State) -> tuple[State, float]:
+        path = self.checkpoints.last()
+        expect_version(path)
+        expect_same_data(self.experiment, path)
+        state = checkpoint.load(path, like)
+        if state.step > self.experiment.trainer.iterations:
+            raise CheckpointError(
+                f"trainer.iterations={self.experiment.trainer.iterations} is less than the {state.step} steps that {path} "
+                f"has behind it; choose trainer.iterations ≥ {state.step}, or start a new run."
+            )
+        return state, float(checkpoint.read_header(path)["seconds"])
+
+    def _best_so_far(self, step: int) -> float:
+        """The best validation score up to a step; one found later, by a run that was then killed, does not count."""
+        path = self.checkpoints.best()
+        about = checkpoint.read_header(path) if path else {"step": step + 1}
+        return about[f"val/{self.metric.name}"] if about["step"] <= step else self.metric.worst
 
 
 def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
@@ -193,7 +237,7 @@ def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
     return config
 
 
-def draw(experiment: Experiment, params: PyTree, folder: Path, result: Mapping[str, Any]) -> dict[str, Path]:
+def draw(experiment: Experiment, state: State, folder: Path, result: Mapping[str, Any]) -> dict[str, Path]:
     """The pictures of a finished run: name → path."""
     sampler = experiment.sampler("test")
     title = f"{experiment.dataset.name}, {sampler.title}"
@@ -204,47 +248,34 @@ def draw(experiment: Experiment, params: PyTree, folder: Path, result: Mapping[s
         title=title,
         chance=sampler.chance,
         result=result,
-        metric=experiment.learner.objective.metric,
+        metric=experiment.problem.metric,
     )
     if experiment.picture is not None:
         paths["tasks"] = folder / "plots" / "tasks.png"
         steps = experiment.config.evaluation.inner_steps
-        experiment.picture(experiment.learner, params, sampler, paths["tasks"], title=title, steps=steps)
+        experiment.picture(experiment.trained(state), sampler, paths["tasks"], title=title, steps=steps)
     return paths
 
 
 def sentence(result: Mapping[str, Any], part: str = "test") -> str:
     """A result for people: "test accuracy 92.11% ± 0.51 (95% interval over 600 unseen tasks)"."""
-    metric = metric_named(result["metric"])
+    metric = metric_of(result)
     value, ci95 = result[f"{part}/{metric.name}"], result[f"{part}/ci95"] or 0.0
-    said = "not a finite number" if value is None else metric.said(value, ci95)
+    said = "not a finite number" if value is None else metric.format(value, ci95)
     return f"{part} {metric.name} {said} (95% interval over {result[f'{part}/tasks']} unseen tasks)"
 
 
 def validation_score(folder: Path) -> float | None:
-    """The last validation score of the run in folder, an error as its negative, so that more is better; None if none.
+    """The last validation score of the finished run in folder, an error as its negative, so that more is better.
 
-    What a search over hyperparameters maximises: the test split has no part in it.
+    None where it had no validation. What a search over hyperparameters maximises: the test split has no part in it.
     """
+    metric = metric_of(json.loads((folder / "result.json").read_text(encoding="utf-8")))
     for line in reversed(read_metrics(folder / "metrics.jsonl")):
-        for key, value in line.items():
-            metric = metric_named(key.removeprefix("val/"))
-            if key.startswith("val/") and metric.name not in ("loss", "ci95") and value is not None:
-                return value if metric.higher_is_better else -value
+        value = line.get(f"val/{metric.name}")
+        if value is not None:
+            return value if metric.higher_is_better else -value
     return None
-
-
-def _restore(experiment: Experiment, checkpoints: Checkpoints, like: State) -> tuple[State, float]:
-    path = checkpoints.last()
-    expect_version(path)
-    expect_same_data(experiment, path)
-    state = checkpoint.load(path, like)
-    if state.step > experiment.trainer.iterations:
-        raise CheckpointError(
-            f"trainer.iterations={experiment.trainer.iterations} is less than the {state.step} steps that {path} has "
-            f"behind it; choose trainer.iterations ≥ {state.step}, or start a new run."
-        )
-    return state, float(checkpoint.read_header(path)["seconds"])
 
 
 def expect_same_data(experiment: Experiment, path: Path) -> None:
@@ -256,10 +287,3 @@ def expect_same_data(experiment: Experiment, path: Path) -> None:
                 f"{path} is of a run on other data: {key} was {was[key]!r}, here it is {now[key]!r}. Give the "
                 "data_dir that it was trained on."
             )
-
-
-def _best_so_far(checkpoints: Checkpoints, step: int, metric: Metric) -> float:
-    """The best validation score up to a step; one found later, by a run that was then killed, does not count."""
-    path = checkpoints.best()
-    about = checkpoint.read_header(path) if path else {"step": step + 1}
-    return about[f"val/{metric.name}"] if about["step"] <= step else metric.worst

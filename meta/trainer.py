@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
-import neo
-from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.distributed import ALONE, Ranks
 from meta.divergence import TrainingError, expect_finite_gradient, expect_finite_state
 from meta.evaluate import Evaluation, Sampler
-from neo.draws import part_of, source
+from meta.learner import MetaLearner
+from meta.meta_batch import MetaBatch, MetaGradient
+from meta.parallel import Workers
 from neo.guards import settle
 from neo.optim import Optimizer
 from neo.typing import PyTree
@@ -28,38 +28,44 @@ class State(NamedTuple):
     step: int  # meta-updates taken
     params: PyTree  # the meta-parameters
     optimizer: Any  # the outer optimiser's state, a pytree
+    state: PyTree = ()  # what the learner carries from step to step
 
 
 @dataclass(frozen=True)
 class Log:
-    """What one logged step has to say. metric: the name of the score, by which it is logged."""
+    """What one logged step has to say.
+
+    metric: the name of the score, by which it is logged. reported: what else the tasks report, means over the meta-batch.
+    """
 
     step: int
     loss: float
     score: float
     validation: Evaluation | None = None
     metric: str = "accuracy"
+    reported: Mapping[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """As a flat dict: train/loss, train/<metric>, and val/... where validation ran."""
+        """As a flat dict: train/loss, train/<metric>, train/<reported>, and val/... where validation ran."""
         val = self.validation
-        return {"train/loss": self.loss, f"train/{self.metric}": self.score} | (
-            {}
-            if val is None
-            else {"val/loss": val.loss, f"val/{self.metric}": val.mean, "val/ci95": val.ci95}
-        )
+        trained = {"loss": self.loss, self.metric: self.score, **self.reported}
+        validated = {} if val is None else {"loss": val.loss, self.metric: val.mean, "ci95": val.ci95}
+        return {f"train/{name}": value for name, value in trained.items()} | {
+            f"val/{name}": value for name, value in validated.items()
+        }
 
 
 class Trainer:
     """θ ← step(θ, meta-gradient of the meta-batch of this step), `iterations` times; Finn et al. 2017, Algorithm 2.
 
     Knows nothing of which algorithm, model or tasks it runs. Step s (from 1) takes the tasks of iteration s − 1, slots
-    0 to meta_batch − 1, so that a state and its sampler determine all that follows; with a random model, inside
-    `with neo.nn.draws(seed):`, the seed does too, from which each task of each step has its own.
+    0 to meta_batch − 1, and what is drawn at random in a task is drawn from the seed of its meta.Step, so that a state,
+    its sampler and the run's seed determine all that follows.
 
     Args:
-        learner: supplies the meta-gradient.
+        learner: supplies each task's gradient.
         optimizer: a neo.optim pair, for the meta-parameters.
+        seed: of the run: of the initial meta-parameters and of the tasks' random draws.
         iterations: meta-updates in all, ≥ 1.
         meta_batch: tasks of one meta-update, ≥ 1.
         log_every: steps between two logs, ≥ 1; the last step is logged too.
@@ -68,12 +74,13 @@ class Trainer:
             or after each multiple, and with the last.
         val_tasks: tasks of each validation, ≥ 1, the same every time.
         keep: checkpoints kept besides the best by validation, ≥ 1.
+        metric: the name of the score in logs; None for that of the learner's problem.
+        workers: how the tasks of a meta-batch run side by side, see meta.parallel; None: one after the other.
+        ranks: the processes that share each meta-batch; changes time, never the result.
         capture: on a GPU, record the meta-gradient once as a CUDA graph and replay it, see neo.capture; elsewhere this
             changes nothing. It keeps the memory of one meta-batch. Not yet run on a GPU.
     Raises: ValueError naming the argument.
     """
-
-    ranks: Ranks = ALONE  # the processes that share each meta-batch; changes time, never the result
 
     def __init__(
         self,
@@ -82,15 +89,20 @@ class Trainer:
         *,
         iterations: int,
         meta_batch: int,
+        seed: int = 0,
         log_every: int = 10,
         checkpoint_every: int = 100,
         val_every: int = 100,
         val_tasks: int = 100,
         keep: int = 3,
+        metric: str | None = None,
+        workers: Workers | None = None,
+        ranks: Ranks = ALONE,
         capture: bool = False,
     ) -> None:
-        self.learner, self.optimizer = learner, optimizer
-        self.capture = capture
+        self.learner, self.optimizer, self.seed = learner, optimizer, seed
+        self.metric = metric or learner.problem.metric.name
+        self.workers, self.ranks, self.capture = workers, ranks, capture
         self.iterations = _at_least(1, "iterations", iterations)
         self.meta_batch = _at_least(1, "meta_batch", meta_batch)
         self.log_every = _at_least(1, "log_every", log_every)
@@ -99,31 +111,39 @@ class Trainer:
         self.val_tasks = _at_least(1, "val_tasks", val_tasks)
         self.keep = _at_least(1, "keep", keep)
 
-    def start(self, seed: int, device: str | torch.device = "cpu") -> State:
-        """The state before the first step: a pure function of seed."""
-        params = self.learner.init(seed, device)
-        return State(0, params, self.optimizer.init(params))
+    def start(self, device: str | torch.device = "cpu") -> State:
+        """The state before the first step: a pure function of the seed."""
+        params = self.learner.init(self.seed, device)
+        return State(0, params, self.optimizer.init(params), self.learner.init_state(params))
 
     def steps(self, sampler: Sampler, state: State) -> Iterator[tuple[State, MetaGradient]]:
         """Each further state, with the meta-gradient that led there; nothing is checked or waited for."""
-        of_tasks = self.learner.meta_gradient
-        if self.capture:  # the optimiser stays outside: its state counts steps in Python
-            of_tasks = neo.capture(of_tasks)
+        batch = self.batch(state)
         for step in range(state.step + 1, self.iterations + 1):
-            with part_of(source(), step - 1):
-                gradient = self.ranks.meta_gradient(
-                    of_tasks, state.params, sampler, step - 1, self.meta_batch
-                )
-            params, inner = self.optimizer.step(state.params, gradient.gradient, state.optimizer)
-            state = State(step, params, inner)
-            yield state, gradient
+            found = batch.over_ranks(
+                state.params, sampler, step - 1, self.meta_batch, state.state, self.ranks
+            )
+            params, inner = self.optimizer.step(state.params, found.gradient, state.optimizer)
+            state = State(step, params, inner, state.state if found.state is None else found.state)
+            yield state, found
+
+    def batch(self, state: State) -> MetaBatch:
+        """What takes the meta-gradients of steps from `state` on."""
+        return MetaBatch(
+            self.learner,
+            state.state,
+            seed=self.seed,
+            workers=self.workers,
+            reserved=("loss", self.metric, "ci95"),
+            capture=self.capture,  # the optimiser stays outside: its state counts steps in Python
+        )
 
     def fit(
         self,
         sampler: Sampler,
         start: State,
         *,
-        validate: Callable[[PyTree], Evaluation] | None = None,
+        validate: Callable[[State], Evaluation] | None = None,
         log: Callable[[Log], None] = lambda line: None,
         checkpoint: Callable[[State, Evaluation | None], None] = lambda state, validation: None,
         tick: Callable[[], None] = lambda: None,
@@ -133,7 +153,7 @@ class Trainer:
 
         Args:
             start: what self.start(...) gives, or the state of a checkpoint.
-            validate: meta-parameters → their results on held-out tasks; None for no validation.
+            validate: a state → its results on held-out tasks; None for no validation.
             log: called with every log that is due.
             checkpoint: called after log, with the state where one is due or validation has just run.
             tick: called after every step.
@@ -143,37 +163,41 @@ class Trainer:
             finite is ever given to validate or checkpoint, or returned.
         """
         state = before = start
-        unseen: list[tuple[int, PyTree, MetaGradient]] = []
+        unseen: list[tuple[State, MetaGradient]] = []
+        batch = self.batch(start)
         for state, gradient in self.steps(sampler, start):
             last = state.step == self.iterations
             due = last or state.step % self.log_every == 0
             kept = last or state.step % self.checkpoint_every == 0
-            unseen.append((state.step, before.params, gradient))
+            unseen.append((before, gradient))
             before = state
             if due or kept or gradient.loss.device.type == "cpu":
-                self._expect_finite(unseen, sampler)
+                self._expect_finite(unseen, sampler, batch)
             if due or kept:
-                expect_finite_state(*state)
+                expect_finite_state(state.step, state.params, state.optimizer, state.state)
             validation = None
             if due:
                 if validate is not None and self._validates(state.step):
-                    validation = validate(state.params)
+                    validation = validate(state)
                 settle()
                 loss, score = float(gradient.loss.mean()), float(gradient.score.mean())
-                log(Log(state.step, loss, score, validation, self.learner.objective.metric.name))
+                reported = {name: float(values.mean()) for name, values in gradient.metrics.items()}
+                log(Log(state.step, loss, score, validation, self.metric, reported))
             if kept or validation is not None:
                 checkpoint(state, validation)
             tick()
             if stop():
-                self._expect_finite(unseen, sampler)
-                expect_finite_state(*state)
+                self._expect_finite(unseen, sampler, batch)
+                expect_finite_state(state.step, state.params, state.optimizer, state.state)
                 break
         return state
 
-    def _expect_finite(self, unseen: list[tuple[int, PyTree, MetaGradient]], sampler: Sampler) -> None:
-        """Look at the steps that nobody has looked at: number, meta-parameters before, meta-gradient."""
-        for step, params, gradient in unseen:
-            expect_finite_gradient(step, gradient, self.learner, params, sampler)
+    def _expect_finite(
+        self, unseen: list[tuple[State, MetaGradient]], sampler: Sampler, batch: MetaBatch
+    ) -> None:
+        """Look at the steps that nobody has looked at: the state before each, and its meta-gradient."""
+        for before, gradient in unseen:
+            expect_finite_gradient(before.step + 1, gradient, batch, before.params, before.state, sampler)
         unseen.clear()
 
     def _validates(self, step: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 
@@ -18,8 +17,6 @@ __all__ = [
     "generator_for",
     "no_draws",
     "noise_generator",
-    "part_of",
-    "parts_from",
     "register_mode",
     "replay",
     "rewinding",
@@ -38,16 +35,17 @@ class draws:
     The same code under the same seed meets the same draws, on any thread and whatever torch's default generator has
     done (a CPU and a GPU draw differently). Each `with` starts anew from the seed. Blocks nest; the innermost holds. A
     block holds for the thread that entered it.
-    draws(None): nothing is dropped, as in evaluation; other random functions draw from torch's default generator.
+    draws(seed, dropout=False): dropout and its kin drop nothing, as in evaluation; other random functions draw from the
+    seed.
+    draws(None): nothing is dropped either; other random functions draw from torch's default generator.
 
     Cost: in the block, torch functions of torch tensors take about a microsecond more, those of LiteTensors do not.
     """
 
-    def __init__(self, seed: int | None):
+    def __init__(self, seed: int | None, *, dropout: bool = True):
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise TypeError(f"draws: expected an integer seed, or None to drop nothing; got {seed!r}")
-        self.seed = seed
-        self.first = 0  # the number of its first part, see part()
+        self.seed, self.dropout = seed, dropout
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __enter__(self) -> draws:
@@ -60,21 +58,7 @@ class draws:
         _leave()
 
     def drops(self) -> bool:
-        return self.seed is not None
-
-    def part(self, index: int) -> draws:
-        """A block for one of the numbered parts that this one's work consists of (the steps of a run, the tasks of a
-        step): its seed is a pure function of this one's and the number, whatever is drawn before or beside it."""
-        if self.seed is None:
-            return self.onwards()
-        digest = hashlib.blake2b(f"{self.seed} {self.first + index}".encode(), digest_size=8).digest()
-        return draws(int.from_bytes(digest, "big") >> 1)
-
-    def counted_from(self, first: int) -> draws:
-        """The same block for some of its parts: part(0) is part(first) of this one."""
-        same = self.onwards()
-        same.first = self.first + first
-        return same
+        return self.seed is not None and self.dropout
 
     def generator(self, device: torch.device) -> torch.Generator:
         if self.seed is None:
@@ -161,16 +145,6 @@ def undrawn() -> contextlib.AbstractContextManager[None]:
     return _as(None)
 
 
-def part_of(block: draws | None, index: int) -> contextlib.AbstractContextManager[None]:
-    """`with block.part(index):`, on any thread; outside of all blocks where block, a source(), is None."""
-    return _as(None if block is None else block.part(index))
-
-
-def parts_from(first: int) -> contextlib.AbstractContextManager[None]:
-    """The block around this one, its parts counted from `first` on; nothing outside of all blocks."""
-    return _as(None if _place.source is None else _place.source.counted_from(first))
-
-
 def rewinding() -> Callable[[], None]:
     """A function that sets the block around this call back to where it is now, for work that is begun anew."""
     block = _place.source
@@ -193,7 +167,7 @@ def _as(block: draws | None) -> Iterator[None]:
 
 
 def dropping() -> bool:
-    """Does dropout drop anything here? Not inside `with draws(None)`."""
+    """Does dropout drop anything here? Not inside `with draws(None)` or `draws(seed, dropout=False)`."""
     return _place.source is None or _place.source.drops()
 
 

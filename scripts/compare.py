@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from meta.objectives import metric_named
+from meta.problems import metric_of
 from scripts import _command
 from scripts._overrides import ConfigError
 
@@ -61,7 +61,7 @@ def train(folder: Path, overrides: Sequence[str]) -> None:
 def render(results: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]]) -> str:
     """A row a run, then how they were called. results: name → overrides, content of result.json."""
     first = next(iter(results.values()))[1]
-    metric = metric_named(first["metric"])
+    metric = metric_of(first)
     lines = [
         f"| run | iterations | tasks each | inner steps, training / test | minutes | test {metric.name} | chance |",
         "|---|---|---|---|---|---|---|",
@@ -74,8 +74,8 @@ def render(results: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]]) -> st
             protocol["meta_batch"],
             f"{protocol['inner_steps']} / {protocol['test_inner_steps']}",
             f"{result['seconds'] / 60:.1f}",
-            metric.said(result[f"test/{metric.name}"], result["test/ci95"]),
-            metric.said(result["test/chance"], digits=0 if metric.fraction else 2),
+            metric.format(result[f"test/{metric.name}"], result["test/ci95"]),
+            metric.format(result["test/chance"], digits=0 if metric.fraction else 2),
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     commands = [f"python scripts/train.py {shlex.join(overrides)}" for overrides, _ in results.values()]

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from meta.evaluate_run import evaluate_run
-from meta.objectives import metric_named
+from meta.problems import metric_of
 from meta.run import sentence
 from scripts import _command
 from scripts._overrides import ConfigError
@@ -57,10 +57,10 @@ def job(config: DictConfig) -> None:
 
 def table(result: Mapping[str, Any], part: str) -> str:
     """A line for each number of inner steps."""
-    metric = metric_named(result["metric"])
+    metric = metric_of(result)
     lines = [f"{'inner steps':>11}  {metric.name:>16}  {'loss':>8}"]
     for step, at in enumerate(result[f"{part}/steps"]):
-        said = "not finite" if at[metric.name] is None else metric.said(at[metric.name], at["ci95"] or 0.0)
+        said = "not finite" if at[metric.name] is None else metric.format(at[metric.name], at["ci95"] or 0.0)
         loss = "not finite" if at["loss"] is None else f"{at['loss']:.4f}"
         lines.append(f"{step:>11}  {said:>16}  {loss:>8}")
     return "\n".join(lines)

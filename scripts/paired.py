@@ -60,7 +60,7 @@ def compared(one: Results, other: Results) -> str:
         last = results.by_step()[-1]
         steps = f"{results.steps} inner step{'s' if results.steps != 1 else ''}"
         lines.append(
-            f"{letter}  {metric.said(last.score, last.ci95)}  {results.tasks} tasks, {steps}  {results.path}"
+            f"{letter}  {metric.format(last.score, last.ci95)}  {results.tasks} tasks, {steps}  {results.path}"
         )
     unit = " points" if metric.fraction else ""
 

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from meta import report
-from meta.files import write_whole
+from meta.files import atomic_write
 from scripts import _command
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     with _command.one_sentence():
         sweep = report.read(arguments.folder)
         path = arguments.out or arguments.folder / "report.html"
-        write_whole(path, report.page(sweep, baseline=arguments.baseline).encode())
+        atomic_write(path, report.page(sweep, baseline=arguments.baseline).encode())
         print(f"{path}: {len(sweep.arms)} arm{'s' if len(sweep.arms) != 1 else ''}")
 
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from meta.distributed import Ranks, launched
 from meta.divergence import TrainingError
 from meta.resume import RESUMABLE, holds_run, may_change
-from meta.run import resumed_config, sentence, train, validation_score
+from meta.run import Run, resumed_config, sentence, validation_score
 from scripts import _command, _sweep
 from scripts._overrides import ConfigError, quoted, value_of
 
@@ -41,8 +41,8 @@ def job(config: DictConfig) -> float | None:
 
 def follow(ranks: Ranks) -> None:
     """What the other ranks do: as the first says, which alone has a folder."""
-    config, folder, resume = ranks.told()
-    train(config, folder, resume=resume, ranks=ranks)
+    config, folder, resume = ranks.broadcast_object()
+    Run(config, folder, resume=resume, ranks=ranks).train()
 
 
 def lead(config: DictConfig, ranks: Ranks) -> float | None:
@@ -58,10 +58,10 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
         resume = sweeping and _sweep.begun(folder, config)
         if (folder / ".hydra").is_dir():  # config.yaml there has references
             OmegaConf.save(config, folder / ".hydra" / "resolved.yaml", resolve=True)
-    ranks.told((config, folder, resume))
+    ranks.broadcast_object((config, folder, resume))
     try:
         with _sweep.failure_noted(folder):
-            result = train(config, folder, resume=resume, ranks=ranks)
+            result = Run(config, folder, resume=resume, ranks=ranks).train()
     except FileExistsError as error:
         raise ConfigError(_taken(folder)) from error
     except TrainingError as error:

@@ -1,9 +1,8 @@
 """One paper a file. The loop, logging, evaluation and checkpoints know MetaLearner alone."""
 
 from meta.algorithms.anil import ANIL
-from meta.algorithms.base import MetaGradient, MetaLearner
 from meta.algorithms.maml import MAML
 from meta.algorithms.meta_sgd import MetaSGD
 from meta.algorithms.reptile import Reptile
 
-__all__ = ["ANIL", "MAML", "MetaGradient", "MetaLearner", "MetaSGD", "Reptile"]
+__all__ = ["ANIL", "MAML", "MetaSGD", "Reptile"]

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 import neo
-from meta.adapt import trajectory, with_inner_clip
 from meta.algorithms.maml import MAML
+from meta.learner import Step
 from neo import LiteTensor, pytree
 from neo.nn import Module
-from neo.typing import Params, PyTree
-from tasks import Batch
+from neo.typing import PyTree
 
 __all__ = ["MetaSGD"]
 
@@ -30,18 +29,19 @@ class MetaSGD(MAML):
     Args:
         inner_lr: every rate to begin with, finite; the paper draws each from [0.005, 0.1].
         inner_steps: the paper takes 1; with more, each step has the same rates.
-        others: as MAML has them.
+        others: as MAML has them; all parameters adapt.
     Cost: twice the memory for meta-parameters and outer optimiser, about MAML's time.
     """
 
     def __init__(self, model: Module, *, inner_lr: float = 0.4, **options: Any):
-        if "inner_optimizer" in options:
-            raise ValueError(
-                "MetaSGD: its inner optimiser is SGD at rates that it learns; leave inner_optimizer out"
-            )
+        for name in ("inner_optimizer", "adapt"):
+            if options.get(name, "*") != "*":
+                raise ValueError(
+                    f"MetaSGD: its inner optimiser is SGD at rates that it learns, one for each parameter; leave {name} out"
+                )
         if not math.isfinite(inner_lr):
             raise ValueError(f"MetaSGD: inner_lr must be a finite number, got {inner_lr}")
-        super().__init__(model, inner_optimizer=neo.optim.sgd(1.0), **options)
+        super().__init__(model, **options)
         self.inner_lr = inner_lr
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
@@ -49,12 +49,12 @@ class MetaSGD(MAML):
         rates = pytree.tree_map(lambda leaf: LiteTensor(torch.full_like(leaf.data, self.inner_lr)), params)
         return {"params": params, "rates": rates}
 
-    def _inner_loop(self, params: PyTree, support: Batch, steps: int) -> Iterator[Params]:
-        return trajectory(
-            self._support_loss,
+    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterator[PyTree]:
+        return self.inner.iterates(
+            self.support_loss,
             params["params"],
             support,
-            optimizer=with_inner_clip("MetaSGD", neo.optim.sgd(params["rates"]), self.inner_clip),
-            steps=steps,
-            first_order=self.first_order,
+            steps=step.inner_steps,
+            estimator=self.estimator,
+            optimizer=neo.optim.sgd(params["rates"]),
         )

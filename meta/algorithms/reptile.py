@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 import neo
-from meta.adapt import chosen_optimizer, last, trajectory, with_inner_clip
-from meta.algorithms.base import MetaGradient, MetaLearner
-from meta.objectives import Classification, Objective
-from meta.parallel import Workers
+from meta.inner_loop import InnerLoop
+from meta.learner import MetaLearner, Predictor, Step, TaskResult
+from meta.problems import Classification, Problem, constant
 from neo import pytree
 from neo.nn import Module
 from neo.optim import Optimizer
-from neo.typing import Params, PyTree
+from neo.typing import PyTree
 from tasks import Batch, Task
 
 __all__ = ["Reptile"]
@@ -42,10 +40,10 @@ class Reptile(MetaLearner):
         inner_lr: α > 0, of SGD, the same at every step; 0.1 where None.
         inner_clip: the largest global norm of an inner gradient, > 0: longer ones are scaled down. None: no limit.
         inner_steps: k ≥ 2; with one step it is training on all tasks at once.
-        objective: losses and score; cross-entropy by default.
+        problem: losses and score; cross-entropy by default. Its sets are examples, which minibatches can be cut from.
         inner_optimizer: in the place of sgd(inner_lr), without inner_lr; the paper has Adam with β₁ = 0.
-        workers: threads on which tasks run side by side, see meta.parallel.Workers; None: one after the other.
-    Cost: k first-order gradients of (support + query) / k examples each a task; no session outlives its step.
+    Cost: k first-order gradients of (support + query) / k examples each a task; no session outlives its step. adapt()
+        keeps the parameters after each step, for the predictor's trajectory.
     """
 
     def __init__(
@@ -54,58 +52,57 @@ class Reptile(MetaLearner):
         *,
         inner_lr: float | None = None,
         inner_steps: int = 5,
-        objective: Objective | None = None,
-        inner_optimizer: Optimizer | None = None,
         inner_clip: float | None = None,
-        workers: int | None = None,
+        problem: Problem | None = None,
+        inner_optimizer: Optimizer | None = None,
     ):
-        if inner_steps < 2:
-            raise ValueError(f"Reptile: inner_steps must be 2 or more, got {inner_steps}")
         self.model = model
-        self.inner_steps = inner_steps
-        self.objective = objective or Classification()
-        self.inner_clip = inner_clip
-        self.inner_optimizer = chosen_optimizer("Reptile", inner_lr, inner_optimizer, 0.1)
-        self.inner_optimizer = with_inner_clip("Reptile", self.inner_optimizer, inner_clip)
-        self.workers = Workers(workers)
-
-    def adapt(self, params: Params, support: Batch, steps: int | None = None) -> Params:
-        return last(self._inner_loop(params, support, self.inner_steps if steps is None else steps))
-
-    def trajectory(self, params: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return self._inner_loop(params, support, steps)
-
-    def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
-        def of_task(task: Task) -> tuple[PyTree, torch.Tensor, torch.Tensor]:
-            trained, loss, score = self._train(params, task)
-            trees: list[Any] = [params, trained]
-            return pytree.tree_map(lambda start, end: start - end, *trees), loss, score
-
-        return MetaGradient.of_tasks(self.workers.each(of_task, batch))
-
-    def _train(self, params: Params, task: Task) -> tuple[Params, torch.Tensor, torch.Tensor]:
-        """W of one task, with the query loss and the mean score of the last minibatch before the step on it."""
-        gradient = neo.value_and_grad(self._loss, argnums=0, has_aux=True)
-        state = self.inner_optimizer.init(params)
-        for batch in minibatches(task, self.inner_steps):
-            (_, prediction), descent = gradient(params, batch)
-            params, state = self.inner_optimizer.step(params, descent, state)
-        loss = self.objective.query_loss(prediction, batch.y)
-        return params, loss, self.objective.score(prediction, batch.y).mean()
-
-    def _inner_loop(self, params: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """What adapt() and trajectory() are made of, so that they never go different ways."""
-        return trajectory(
-            lambda params, batch: self._loss(params, batch)[0],
-            params,
-            support,
-            optimizer=self.inner_optimizer,
-            steps=steps,
+        self.problem = problem or Classification()
+        self.inner = InnerLoop(
+            "Reptile",
+            steps=inner_steps,
+            lr=inner_lr,
+            optimizer=inner_optimizer,
+            default_lr=0.1,
+            clip=inner_clip,
+            least_steps=2,
         )
 
-    def _loss(self, params: Params, batch: Batch) -> tuple[Any, torch.Tensor]:
-        prediction = self.model(params, batch.x)
-        return self.objective.support_loss(prediction, batch.y), prediction.data
+    def adapt(self, params: PyTree, support: Any, step: Step) -> Predictor:
+        def loss(params: PyTree, support: Any) -> Any:
+            return self.loss_and_predictions(params, support)[0]
+
+        iterates = self.inner.iterates(loss, params, support, steps=step.inner_steps)
+        return Predictor.of_model(self.model, iterates)
+
+    def task_gradient(self, params: PyTree, task: Task, step: Step) -> TaskResult:
+        steps = self.inner.steps if step.inner_steps is None else step.inner_steps
+        gradient = neo.grad(self.loss_and_predictions, argnums=0, has_aux=True)
+        optimizer = self.inner.optimizer
+        at, state = params, optimizer.init(params)
+        for batch in minibatches(task, steps):
+            descent, predicted = gradient(at, batch)
+            before = at
+            at, state = optimizer.step(at, descent, state)
+
+        def predict(x: Any) -> Any:
+            """As before the last step, whose session has it already."""
+            known = [prediction for given, prediction in predicted if given is x]
+            return constant(known[0] if known else self.model(before, x))
+
+        loss, score = self.problem.query_loss(predict, batch)
+        trees: list[Any] = [params, at]
+        return TaskResult(pytree.tree_map(lambda start, end: start - end, *trees), loss, score)
+
+    def loss_and_predictions(self, params: PyTree, batch: Batch) -> tuple[Any, list[tuple[Any, Any]]]:
+        """The loss, and each x that it was predicted for, with the prediction."""
+        predicted = []
+
+        def predict(x: Any) -> Any:
+            predicted.append((x, self.model(params, x)))
+            return predicted[-1][1]
+
+        return self.problem.support_loss(predict, batch), predicted
 
 
 def minibatches(task: Task, count: int) -> list[Batch]:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.metrics import read_metrics
-from meta.objectives import ACCURACY, Metric, metric_named
+from meta.problems import ACCURACY, Metric, metric_of
 from meta.results import Results, ResultsError, load
 
 __all__ = ["FAILURE", "SEEDS", "Arm", "ReportError", "Sweep", "read"]
@@ -41,16 +42,13 @@ class Arm:
     lines: Sequence[Mapping[str, Any]]  # of metrics.jsonl
     result: Mapping[str, Any]  # of result.json; {} without one
     tested: Results | None  # every test task's results
+    about: Mapping[str, Any] = field(default_factory=dict)  # of the last checkpoint's header; {} without one
 
     @property
     def metric(self) -> Metric | None:
         """What is scored; None where nothing tells."""
-        if "metric" in self.result:
-            return metric_named(self.result["metric"])
-        named = [
-            key for line in self.lines for key in line if key.startswith("train/") and key != "train/loss"
-        ]
-        return metric_named(named[0].removeprefix("train/")) if named else None
+        about = self.result if "metric" in self.result else self.about
+        return metric_of(about) if "metric" in about else None
 
     def curve(self, part: str) -> list[tuple[int, float]]:
         """(step, score) of "train" or "val", as logged."""
@@ -156,7 +154,15 @@ def _arm(folder: Path, name: str) -> Arm:
         tested = load(folder / "test.safetensors")
     except ResultsError:
         tested = None  # of an older version, or damaged: the means remain
-    return Arm(name, status, reason, _settings(folder), lines, result, tested)
+    return Arm(name, status, reason, _settings(folder), lines, result, tested, _last_header(folder))
+
+
+def _last_header(folder: Path) -> dict[str, Any]:
+    paths = Checkpoints(folder / "checkpoints").paths()
+    try:
+        return read_header(paths[-1]) if paths else {}
+    except CheckpointError:
+        return {}
 
 
 def _status(folder: Path, lines: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> tuple[str, str]:

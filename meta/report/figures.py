@@ -19,7 +19,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from meta.objectives import Metric
+from meta.problems import Metric
 from meta.report.arms import Arm
 
 __all__ = ["AXES", "colours", "inner_steps", "learning_curve", "parallel_coordinates"]
@@ -181,7 +181,7 @@ class Scale:
             values = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
         ticks: list[tuple[float, str]] = []
         for value in values:
-            label = self.score.said(value, digits=0) if self.score else said(value)
+            label = self.score.format(value, digits=0) if self.score else said(value)
             if all(abs(self.place(value) - place) > 0.06 for place, _ in ticks):
                 ticks.append((self.place(value), label))
         return ticks
@@ -211,7 +211,7 @@ def _score_axis(axes: Axes, metric: Metric, chance: float | None) -> None:
     axes.set_ylabel(metric.label)
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     if metric.fraction:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: metric.said(value, digits=0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: metric.format(value, digits=0)))
     low, high = axes.get_ylim()
     if not metric.higher_is_better:
         axes.set_ylim(bottom=0)
@@ -220,7 +220,7 @@ def _score_axis(axes: Axes, metric: Metric, chance: float | None) -> None:
     ):  # farther off it would press the curves flat
         axes.axhline(chance, color=FAINT, linestyle=":", linewidth=1.3, zorder=1)
         axes.annotate(
-            f"chance, {metric.said(chance, digits=0)}", (1, chance), (-2, 3), xycoords=("axes fraction", "data"),
+            f"chance, {metric.format(chance, digits=0)}", (1, chance), (-2, 3), xycoords=("axes fraction", "data"),
             textcoords="offset points", ha="right", va="bottom", fontsize=9.5, color="#6b727c",
         )  # fmt: skip
 

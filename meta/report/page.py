@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from meta.objectives import Metric
 from meta.paired import Difference, difference
+from meta.problems import Metric
 from meta.report import figures, seeds
 from meta.report.arms import SEEDS, Arm, Sweep
 from meta.results import ResultsError
@@ -174,7 +174,7 @@ def _said(metric: Metric, score: tuple[float, float] | None) -> str:
     if score is None:
         return ""
     value, margin = score
-    return metric.said(value, None if math.isnan(margin) else margin, digits=1)
+    return metric.format(value, None if math.isnan(margin) else margin, digits=1)
 
 
 def _whisker(found: Difference, all_of_them: Sequence[Difference]) -> Whisker:
@@ -269,11 +269,11 @@ def _settings(sweep: Sweep, metric: Metric) -> list[dict[str, Any]]:
             "values": [figures.said(value) for value in one.values.values()],
             "keys": list(one.values),
             "seeds": len(one.arms),
-            "validation": "" if one.validation is None else metric.said(one.validation, digits=1),
-            "test": "" if one.test is None else metric.said(one.test, digits=1),
+            "validation": "" if one.validation is None else metric.format(one.validation, digits=1),
+            "test": "" if one.test is None else metric.format(one.test, digits=1),
             "spread": ""
             if one.spread is None
-            else " to ".join(metric.said(end, digits=1) for end in one.spread),
+            else " to ".join(metric.format(end, digits=1) for end in one.spread),
             "difference": "" if one.mean is None else difference_said(metric, one.mean, one.ci95),
             "pairs": one.pairs,
         }

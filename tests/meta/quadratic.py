@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from meta.objectives import MSE
+from meta.problems import MSE
 from neo import LiteTensor
 from neo.nn import Module
 from neo.typing import Params

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import neo
 from meta import checkpoint
-from meta.checkpoint import CheckpointError, Checkpoints, read_header, write_whole
+from meta.checkpoint import CheckpointError, Checkpoints, read_header, atomic_write
 from meta.trainer import State
 from neo.optim import adam, momentum, sgd
 
@@ -117,7 +117,7 @@ def test_no_cut_and_no_flipped_bit_is_read_as_another_state(tmp_path):
 def test_tidy_drops_what_a_kill_has_left_and_sets_damage_aside(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
-        write_whole(checkpoints.path(step), checkpoints.save(state(step), {}).read_bytes())
+        atomic_write(checkpoints.path(step), checkpoints.save(state(step), {}).read_bytes())
     checkpoints.path(1).write_bytes(b"kept by a process that was killed before it dropped it")
     checkpoints.path(4).write_bytes(b"damaged")
     (tmp_path / ".step-00000005.safetensors.77.part").write_bytes(b"half")
@@ -142,16 +142,16 @@ def test_checkpoints_keep_the_last_few_and_the_best(tmp_path):
     assert read_header(checkpoints.best())["step"] == 1
 
 
-def test_write_whole_leaves_the_old_file_when_it_fails_on_the_way(tmp_path, monkeypatch):
+def test_atomic_write_leaves_the_old_file_when_it_fails_on_the_way(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"new")
+        atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

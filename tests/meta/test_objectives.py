@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from meta.objectives import ACCURACY, MSE, Classification, Metric, Regression, metric_named
+from meta.problems import ACCURACY, MSE, Classification, Metric, Regression, metric_of
 
 
 def test_regression_loss_is_the_mean_of_the_scores():
@@ -45,10 +45,10 @@ def test_more_accuracy_and_less_error_are_better_and_nan_never_is():
     ],
 )
 def test_metric_is_said_as_people_read_it(metric, digits, said):
-    assert metric.said(0.92111, 0.00512, digits) == said
+    assert metric.format(0.92111, 0.00512, digits) == said
 
 
 def test_metrics_are_found_by_the_names_that_results_have():
-    assert metric_named("accuracy") is Classification.metric
-    assert metric_named("mse") is Regression.metric
-    assert metric_named("perplexity") == Metric("perplexity", "perplexity")
+    assert metric_of("accuracy") is Classification.metric
+    assert metric_of("mse") is Regression.metric
+    assert metric_of("perplexity") == Metric("perplexity", "perplexity")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from meta.evaluate import Evaluation, Record
-from meta.objectives import ACCURACY, MSE
+from meta.problems import ACCURACY, MSE
 from meta.paired import difference
 from meta.results import ResultsError, load, write
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageColor
 
 import tasks
 from meta import plots
-from meta.objectives import MSE
+from meta.problems import MSE
 
 
 def pixels(path) -> np.ndarray:

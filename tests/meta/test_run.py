@@ -16,7 +16,7 @@ import tasks
 from meta import experiment
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.evaluate_run import evaluate_run
-from meta.files import alone_in
+from meta.files import lock_dir
 from meta.metrics import read_metrics
 from meta.run import resumed_config, sentence, train
 
@@ -180,7 +180,7 @@ def test_run_that_another_process_is_writing_is_not_resumed(finished, tmp_path):
     shutil.copytree(finished, folder)
     before = (folder / "metrics.jsonl").read_bytes()
     config = resumed_config(folder, {"trainer.iterations": 6})
-    with alone_in(folder), pytest.raises(BlockingIOError, match=r"run is being written by another process"):
+    with lock_dir(folder), pytest.raises(BlockingIOError, match=r"run is being written by another process"):
         train(config, folder, resume=True)
     assert (folder / "metrics.jsonl").read_bytes() == before
     train(config, folder, resume=True)  # once it has left

@@ -247,7 +247,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
-from meta.objectives import Metric
+from meta.problems import Metric
 from tasks import Batch, Task
 from tasks.hashing import derive, stream, uniform
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from meta.evaluate import Evaluation, Record
-from meta.objectives import ACCURACY, Metric
+from meta.problems import ACCURACY, Metric
 from meta.results import write
 
 TASKS = 40

@@ -8,7 +8,7 @@ from statistics import stdev
 
 import pytest
 
-from meta.objectives import MSE
+from meta.problems import MSE
 from meta.report import ReportError, read, seeds
 from tests.meta.report.folders import write_run, write_sweep
 

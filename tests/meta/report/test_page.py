@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from meta.objectives import ACCURACY, MSE
+from meta.problems import ACCURACY, MSE
 from meta.report import page, read
 from meta.report.figures import Scale, running_mean
 from meta.report.page import difference_said

@@ -1,0 +1,178 @@
+"""What a task asks for: a loss to descend in the inner and the outer loop, and a score to report."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from neo import LiteTensor
+from tasks import Batch
+
+__all__ = [
+    "ACCURACY",
+    "MSE",
+    "Classification",
+    "Metric",
+    "Problem",
+    "Regression",
+    "Supervised",
+    "constant",
+    "metric_of",
+]
+
+Predict = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a score is: how it is called in files and pictures, how it is said, and which of two is the better one.
+
+    Raises: ValueError where higher_is_better is left out: a search that guessed would look for the worst.
+    """
+
+    name: str  # train/<name>, val/<name> and test/<name> in metrics.jsonl and result.json
+    label: str  # of an axis
+    higher_is_better: bool | None = None  # must be given
+    fraction: bool = False  # of 1, said as a percentage
+    is_loss: bool = False  # the query loss itself, which then needs no second curve
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.higher_is_better, bool):
+            raise ValueError(
+                f"Metric: is more {self.name!r} better or worse? Say Metric({self.name!r}, {self.label!r}, "
+                f"higher_is_better=True), or False for an error; got {self.higher_is_better!r}."
+            )
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether one is strictly better than the other; NaN never is."""
+        return one > other if self.higher_is_better else one < other
+
+    @property
+    def worst(self) -> float:
+        return float("-inf") if self.higher_is_better else float("inf")
+
+    def format(self, value: float, ci95: float | None = None, digits: int = 2) -> str:
+        """ "92.11% ± 0.51", or "0.771 ± 0.032" for what is no fraction; digits: after the point of a percentage."""
+        scale, unit = (100, "%") if self.fraction else (1, "")
+        places = digits if self.fraction else digits + 1
+        interval = "" if ci95 is None else f" ± {scale * ci95:.{places}f}"
+        return f"{scale * value:.{places}f}{unit}{interval}"
+
+
+ACCURACY = Metric("accuracy", "query accuracy", higher_is_better=True, fraction=True)
+MSE = Metric("mse", "query error, mean squared", higher_is_better=False, is_loss=True)
+
+
+def metric_of(about: Mapping[str, Any]) -> Metric:
+    """The metric of a result.json or of results' header: entries "metric", a name, and "higher_is_better".
+
+    Raises: ValueError for a metric that is not Neo's own, and whose direction is not in `about`.
+    """
+    name = about["metric"]
+    known = {metric.name: metric for metric in (ACCURACY, MSE)}
+    return known.get(name) or Metric(name, name, higher_is_better=about.get("higher_is_better"))
+
+
+class Problem(ABC):
+    """What is done with a task's sets: what the inner loop descends, what the outer loop descends, what is reported.
+
+    `predict` is any callable x -> prediction: a model with its parameters, or what MetaLearner.adapt gives. Which part of
+    a set it is given, and what the prediction is held against, is the problem's own business: a task's support and query
+    are any pytrees.
+    """
+
+    metric: Metric  # what the mean of the scores is
+
+    @abstractmethod
+    def support_loss(self, predict: Predict, support: Any) -> Any:
+        """Scalar: what the inner loop descends."""
+
+    @abstractmethod
+    def query_loss(self, predict: Predict, query: Any) -> tuple[Any, Any]:
+        """Scalar loss, which the outer loop descends, and scalar mean score, a constant; both of one prediction."""
+
+
+class Supervised(Problem):
+    """Sets of examples with a target each: batch.x, batch.y. A subclass says what one prediction is worth.
+
+    loss and score take predictions and targets of a whole set, as a loss function of torch's does.
+    """
+
+    def support_loss(self, predict: Predict, support: Batch) -> Any:
+        return self.inner_loss(predict(support.x), support.y)
+
+    def query_loss(self, predict: Predict, query: Batch) -> tuple[Any, torch.Tensor]:
+        prediction = predict(query.x)
+        return self.loss(prediction, query.y), self.score(constant(prediction), query.y).mean()
+
+    def inner_loss(self, prediction: Any, y: torch.Tensor) -> Any:
+        """Scalar: what the inner loop descends; the loss, where a subclass does not say otherwise."""
+        return self.loss(prediction, y)
+
+    @abstractmethod
+    def loss(self, prediction: Any, y: torch.Tensor) -> Any:
+        """Scalar: what the outer loop descends."""
+
+    @abstractmethod
+    def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """(examples,) float32, whose mean is reported; not differentiated."""
+
+
+class Classification(Supervised):
+    """Cross-entropy on logits (n, ways) and labels (n,), int64 in [0, ways); the score is 1 where the argmax is right.
+
+    Args:
+        inner_reduction: of the support loss, and with it the meaning of the inner rate α. "mean" over the support
+            set, as the usual PyTorch ports have it; "shots" divides the sum by the number of shots (so `ways` times
+            the mean), as the MAML paper's code does: its published α, 0.4 (5-way) and 0.1 (20-way), is 2.0 with "mean".
+    """
+
+    metric = ACCURACY
+
+    def __init__(self, inner_reduction: str = "mean"):
+        if inner_reduction not in ("mean", "shots"):
+            raise ValueError(
+                f"Classification: inner_reduction must be 'mean' or 'shots', got {inner_reduction!r}"
+            )
+        self.inner_reduction = inner_reduction
+
+    def inner_loss(self, prediction: Any, y: torch.Tensor) -> Any:
+        loss = F.cross_entropy(prediction, y)
+        return loss * prediction.shape[1] if self.inner_reduction == "shots" else loss
+
+    def loss(self, prediction: Any, y: torch.Tensor) -> Any:
+        return F.cross_entropy(prediction, y)
+
+    def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (prediction.argmax(1) == y).to(torch.float32)
+
+
+class Regression(Supervised):
+    """Mean squared error of predictions (n, *target) and float targets alike; the score is an example's own error.
+
+    Finn et al. 2017, arXiv:1703.03400, equation 2, with the mean over examples that their code takes.
+    Raises: ValueError where shapes differ; broadcast, they would give a number that means nothing.
+    """
+
+    metric = MSE
+
+    def loss(self, prediction: Any, y: torch.Tensor) -> Any:
+        if prediction.shape != y.shape:
+            raise ValueError(
+                f"Regression: predictions must have the shape of the targets {tuple(y.shape)}, got "
+                f"{tuple(prediction.shape)}; give the model as many outputs as a target has."
+            )
+        return F.mse_loss(prediction, y)
+
+    def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return ((prediction - y) ** 2).flatten(1).mean(1)
+
+
+def constant(tensor: Any) -> Any:
+    """The torch tensor behind a LiteTensor, a constant to every session; a torch tensor as it is."""
+    return tensor.data if isinstance(tensor, LiteTensor) else tensor
