@@ -4,9 +4,12 @@ from neo.autograd._context cimport Context, PolicyBase
 from neo.autograd._handle cimport Handle
 
 
+cdef class BackwardFunction(PolicyBase):
+    cdef object bwd_fn              # cotangents -> gradients, on LiteTensors
+
+
 cdef class Node:
-    cdef readonly PolicyBase policy # whose backward gives the gradients; None when bwd_fn does
-    cdef object rule                # bwd_fn of hand-made nodes: cotangents -> gradients, on LiteTensors
+    cdef readonly PolicyBase policy # whose backward gives the gradients; a BackwardFunction for hand-made nodes
     cdef tuple given                # for hand-made nodes: (outputs, parents), kept alive
     cdef list tensors               # the tape's weak references by slot; shared, for inspection
     cdef int32_t *slots             # input slots, then output slots; -1: this tape has no interest in the input

@@ -3,7 +3,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd.policy import Policy
+from neo.autograd._context import PolicyBase
 from neo.tensor import LiteTensor
 
 Outputs = LiteTensor | Sequence[LiteTensor]
@@ -24,7 +24,7 @@ class Node:
     @property
     def name(self) -> str: ...
     @property
-    def policy(self) -> Policy | None: ...
+    def policy(self) -> PolicyBase: ...
     def pull_back(self, *cotangents: Cotangent) -> tuple[Cotangent | None, ...]: ...
 
 class Tape:

@@ -48,14 +48,33 @@ cdef enum:
     ON_LITE_TENSORS
 
 
+cdef class BackwardFunction(PolicyBase):
+    """The Policy of a node made by hand: its backward is a plain function, which gets LiteTensors at every order."""
+
+    broadcasts = False
+    verified = False
+    materialize = True
+    jvp = None
+
+    def backward(self, *cotangents):
+        return self.bwd_fn(*cotangents)
+
+
+cdef BackwardFunction hand_made(object bwd_fn):
+    cdef BackwardFunction policy = BackwardFunction.__new__(BackwardFunction)
+    policy.bwd_fn = bwd_fn
+    policy.ctx = Context.__new__(Context)
+    return policy
+
+
 cdef class Node:
     """One recorded op: `Node(output, parents, bwd_fn)`.
 
     output: the LiteTensor it made (a tuple if several; None once it is no longer alive elsewhere).
     parents: its tensor inputs, one entry each; None for those the tape has no interest in or that are gone.
     bwd_fn: one cotangent per output -> one gradient per parent (None = no gradient).
-    A Node made by hand goes on a tape with `tape.add(node)`, keeps its tensors alive, and has bwd_fn called with
-    LiteTensors.
+    A Node made by hand is recorded with `tape.add(node)`, keeps its tensors alive, and has bwd_fn called with
+    LiteTensors: bwd_fn is the rule at every order, like a Policy's backward.
     """
 
     def __init__(self, output, parents, bwd_fn):
@@ -66,7 +85,7 @@ cdef class Node:
         if not callable(bwd_fn):
             raise TypeError(f"Node: bwd_fn must be callable, got {type(bwd_fn).__name__}")
         self.given = (outputs, tuple(parents))
-        self.rule = bwd_fn
+        self.policy = hand_made(bwd_fn)
 
     def __dealloc__(self):
         free(self.slots)
@@ -98,7 +117,7 @@ cdef class Node:
 
     @property
     def bwd_fn(self):
-        return self.rule if self.policy is None else self.pull_back
+        return (<BackwardFunction> self.policy).bwd_fn if type(self.policy) is BackwardFunction else self.pull_back
 
     def pull_back(self, *cotangents):
         """bwd_fn of a recorded op: one cotangent per output -> a tuple of one gradient (or None) per parent."""
@@ -114,9 +133,10 @@ cdef class Node:
     @property
     def name(self):
         """The Policy's name, or the name of a hand-made node's bwd_fn."""
-        if self.policy is not None:
+        if type(self.policy) is not BackwardFunction:
             return type(self.policy).__name__
-        return getattr(self.rule, "__name__", type(self.rule).__name__)
+        rule = (<BackwardFunction> self.policy).bwd_fn
+        return getattr(rule, "__name__", type(rule).__name__)
 
     def __repr__(self):
         return f"Node({self.name}, slots {[self.slots[i] for i in range(self.inputs)]} -> " \
@@ -193,11 +213,24 @@ cdef class Tape:
             self.new_slot(handle)
 
     def add(self, Node node not None):
-        """Put a hand-made node on the tape. Its outputs become known to the tape, if any of its parents is."""
+        """Record a hand-made node: on this tape, and on every other open one that tracks one of its parents (rule 3).
+
+        Its outputs become known to these tapes. Adding is explicit, so that torch.no_grad around it changes nothing. A
+        tape that a checkpoint suspends waits for the recomputation, as it does with ops.
+        Raises ValueError for the node of a recorded op, RuntimeError when a walk has freed this tape, SessionError when a
+        session of another thread tracks a parent.
+        """
         if node.given is None:
             raise ValueError("Tape.add: the node is on a tape already")
-        outputs, parents = node.given
-        record_call(self, node, outputs, parents)
+        if self.freed:
+            raise RuntimeError("Tape.add: an earlier walk has freed this tape; add to an open one: TapeContext.current()")
+        cdef Stack stack = open_stack()
+        if open_elsewhere(stack):
+            refuse_other_threads("Tape.add", stack, node.given[1])
+        if stack is None or self not in stack.tapes:
+            put(self, node, node.given[0], node.given[1])
+        if stack is not None:
+            put_on_open_tapes(stack, stack.muted, node, self)
 
     def gradients(self, outputs, cotangents, inputs, *, bint keep=False):
         """Walk back from `outputs` with `cotangents`; gives the gradient of each input, None where there is none.
@@ -326,10 +359,11 @@ cdef tuple run_rule(Node node, list bars):
     cdef NeoRule outer = neo_rule
     cdef int change = 0         # of torch's function mode, which Neo's own Policies do without
 
-    if node.policy is None:
-        lifted = True           # hand-made nodes speak LiteTensor
+    cdef bint by_hand = type(node.policy) is BackwardFunction
+    ctx = node.policy.ctx
+    if by_hand:
+        lifted = True
     elif stack is not None:
-        ctx = node.policy.ctx
         for i in range(node.outputs):
             if stack.listens(bars[i]):
                 lifted = True
@@ -339,7 +373,7 @@ cdef tuple run_rule(Node node, list bars):
             refuse_stashed_tensors(node.policy)
     for i in range(node.outputs):
         if bars[i] is None:
-            if node.policy is not None and not node.policy.materialize:
+            if not node.policy.materialize:
                 continue
             shape, dtype, device = node.output_layouts[i]
             bars[i] = torch.zeros(shape, dtype=dtype, device=device)
@@ -349,29 +383,21 @@ cdef tuple run_rule(Node node, list bars):
         elif is_handle(bars[i]):
             bars[i] = (<Handle> bars[i]).data
 
-    if node.policy is None:
-        begin_rule(stack, NO_RULE)
-        try:
-            result = node.rule(*bars)
-        finally:
-            end_rule(outer)
-    else:
-        for i in range(n):
-            if node.slots[i] >= 0:
-                wanted |= (<unsigned long long> 1) << min(i, 63)
-        ctx = node.policy.ctx
-        was_wanted, was_lifted, was_readable = ctx.wanted, ctx.lifted, ctx.readable
-        ctx.wanted, ctx.lifted, ctx.readable = wanted, lifted, True
-        begin_rule(stack, ON_LITE_TENSORS if lifted else ON_TORCH_TENSORS)
-        if blocks and not lifted and node.policy.verified:
-            change = switch(False)
-        try:
-            result = node.policy.backward(bars[0]) if node.outputs == 1 else node.policy.backward(*bars)
-        finally:        # put back, for this may be a walk inside a backward of the same op
-            end_rule(outer)
-            ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
-            if change:
-                undo(change)
+    for i in range(n):
+        if node.slots[i] >= 0:
+            wanted |= (<unsigned long long> 1) << min(i, 63)
+    was_wanted, was_lifted, was_readable = ctx.wanted, ctx.lifted, ctx.readable
+    ctx.wanted, ctx.lifted, ctx.readable = wanted, lifted, True
+    begin_rule(stack, NO_RULE if by_hand else ON_LITE_TENSORS if lifted else ON_TORCH_TENSORS)
+    if blocks and not lifted and node.policy.verified:
+        change = switch(False)
+    try:
+        result = node.policy.backward(bars[0]) if node.outputs == 1 else node.policy.backward(*bars)
+    finally:        # put back, for this may be a walk inside a backward of the same op
+        end_rule(outer)
+        ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
+        if change:
+            undo(change)
     gradients = as_gradients(node, result)
     if node.layouts is not None:
         gradients = tuple([None if gradients[i] is None or node.slots[i] < 0 else check(node, i, gradients[i])
@@ -390,8 +416,7 @@ cdef int push(Node node, list tangents) except -1:
             any_tangent = any_tangent or dots[i] is not None
     if not any_tangent:
         return 0
-    cdef bint own_rule = node.policy is not None and node.policy.jvp is not None
-    cdef list moved = forward_rule(node, dots) if own_rule else transposed(node, dots)
+    cdef list moved = transposed(node, dots) if node.policy.jvp is None else forward_rule(node, dots)
     for i in range(node.outputs):
         if node.slots[n + i] >= 0:
             tangents[node.slots[n + i]] = moved[i]
@@ -512,7 +537,7 @@ cdef tuple as_gradients(Node node, object result):
 
 
 cdef object rule_of(Node node):
-    return node.rule if node.policy is None else node.policy.backward
+    return (<BackwardFunction> node.policy).bwd_fn if type(node.policy) is BackwardFunction else node.policy.backward
 
 
 cdef object check(Node node, int i, object gradient):
@@ -525,7 +550,7 @@ cdef object check(Node node, int i, object gradient):
         raise wrong(
             rule_of(node),
             f"{node.name}.backward: gradient {i} must be a tensor or None, got {type(gradient).__name__} {gradient!r}")
-    if node.policy is not None and node.policy.broadcasts:
+    if node.policy.broadcasts:
         if gradient.shape != shape:
             gradient = gradient.sum_to_size(shape)
         if gradient.dtype is not dtype:
@@ -554,7 +579,7 @@ cdef object check(Node node, int i, object gradient):
 cdef bint casts_back(Node node):
     """Does the tape cast what the rule returns, as torch's engine does? Where autocast chose the dtypes it was written
     without, and for Neo's own, whose inputs may be of several."""
-    return node.autocast is not None or (node.policy is not None and node.policy.verified)
+    return node.autocast is not None or node.policy.verified
 
 
 cdef bint saved_listened(Stack stack, Context ctx) except -1:
@@ -590,24 +615,49 @@ cdef int refuse_stashed_tensors(PolicyBase policy) except -1:
     return 0
 
 
-cdef int record_call(Tape tape, Node node, tuple outputs, tuple parents) except -1:
-    """Put a node with a plain bwd_fn on a tape, if the tape has an interest in a parent."""
+cdef bint put(Tape tape, Node node, tuple outputs, tuple parents) except -1:
+    """Put a hand-made node on a tape, if that tracks a parent."""
     cdef int i
-    cdef bint interest = False
+    cdef bint tracked = False
+    for parent in parents:
+        tracked = tracked or tape.slot_of(<Handle> parent) >= 0
+    if not tracked:
+        return False
+    if node.slots != NULL:      # it is on a tape already: this one gets a copy
+        node = Node(outputs, parents, (<BackwardFunction> node.policy).bwd_fn)
     node.allot(len(parents), len(outputs))
     for i in range(node.inputs):
-        node.slots[i] = tape.slot_of(<Handle?> parents[i])
-        interest = interest or node.slots[i] >= 0
-    if not interest:
-        return 0
-    node.layouts = [layout(parent) for parent in parents]
-    node.autocast = autocast_state() if autocast_on() else None
-    node.output_layouts = [layout(output) for output in outputs]
+        node.slots[i] = tape.slot_of(<Handle> parents[i])
     for i in range(node.outputs):
-        node.slots[node.inputs + i] = tape.new_slot(<Handle?> outputs[i])
+        node.slots[node.inputs + i] = tape.new_slot(<Handle> outputs[i])
+    node.layouts = [layout(parent) for parent in parents]
+    node.output_layouts = [layout(output) for output in outputs]
+    node.autocast = autocast_state() if autocast_on() else None
     node.tensors = tape.tensors
     tape.nodes.append(node)
-    return 1
+    return True
+
+
+cdef int put_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape preferred) except -1:
+    """Put a hand-made node on each open tape from `first` on that tracks a parent: itself on `preferred`, else copies."""
+    cdef Py_ssize_t i
+    cdef bint recorded = False
+    cdef tuple outputs, parents
+    outputs, parents = node.given
+    for i in range(first, min(stack.floor, <Py_ssize_t> len(stack.tapes))):
+        for parent in parents:
+            if (<Tape> stack.tapes[i]).slot_of(<Handle> parent) >= 0:
+                stack.capture(<Handle> parent)
+    first = max(first, stack.floor)
+    for i in range(first, len(stack.tapes)):
+        if stack.tapes[i] is preferred:
+            recorded = put(preferred, node, outputs, parents)
+    for i in range(first, len(stack.tapes)):
+        if stack.tapes[i] is not preferred and put(<Tape> stack.tapes[i], node, outputs, parents):
+            recorded = True
+    if recorded and stack.observer is not None:
+        stack.observer.recorded((<BackwardFunction> node.policy).bwd_fn, None, parents, parents, outputs)
+    return 0
 
 
 cdef tuple layout(object tensor):
@@ -932,14 +982,8 @@ def suspended(fn):
 def record(outputs, parents, bwd_fn):
     """Record bwd_fn as the gradient rule from `outputs` to `parents` on every open tape with an interest."""
     cdef Stack stack = open_stack()
-    cdef Py_ssize_t i
-    cdef int recorded = 0
-    if stack is None:
-        return
-    for i in range(max(stack.floor, stack.first()), len(stack.tapes)):
-        recorded += record_call(<Tape> stack.tapes[i], Node(outputs, parents, bwd_fn), tuple(outputs), tuple(parents))
-    if recorded and stack.observer is not None:
-        stack.observer.recorded(bwd_fn, None, tuple(parents), tuple(parents), tuple(outputs))
+    if stack is not None:
+        put_on_open_tapes(stack, stack.first(), Node(outputs, parents, bwd_fn), None)
 
 
 def listened(values):
