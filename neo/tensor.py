@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from neo._elsewhere import ASSIGNED, ATTRIBUTES
-from neo.autograd import _handle
-from neo.autograd._tape import same_to_rule, tracked
+from neo.autograd import _aliases, _handle
+from neo.autograd._identity import same_to_rule, tracked
 from neo.autograd.torch_code import asked_by_name, asked_by_torch
 from neo.errors import AmbiguousTruthError, InPlaceError, SessionError
 from neo.guards import settle
@@ -223,7 +223,7 @@ class LiteTensor(_handle.Handle):
         return format(self.item(), spec) if spec and self.ndim == 0 else format(str(self), spec)
 
     def __copy__(self) -> LiteTensor:
-        return _handle.value_twin(self)  # to an open session the same tensor, as assignment would be
+        return _aliases.value_twin(self)  # to an open session the same tensor, as assignment would be
 
     def __deepcopy__(self, memo: dict) -> LiteTensor:
         if tracked(self):

@@ -2,7 +2,9 @@
 
 from neo.autograd import custom_functions as custom_functions  # answers torch.autograd.Function.apply
 from neo.autograd import session
-from neo.autograd._tape import Node, Tape, TapeContext
+from neo.autograd._node import Node
+from neo.autograd._stack import TapeContext
+from neo.autograd._tape import Tape
 from neo.autograd.drawing import Drawing, draw
 from neo.autograd.policy import Context, Policy
 

@@ -24,6 +24,9 @@ cdef class Context:
 cdef class PolicyBase:
     cdef public Context ctx
 
+    cdef str rule_name(self)
+    cdef object rule(self, bint forward)
+
 
 cdef bint alike(object one, object other) except -1
 cdef bint grad_enabled() except -1

@@ -376,4 +376,11 @@ cdef object rebuilt(object container, list items):
 
 
 cdef class PolicyBase:
-    """The compiled part of Policy: a slot for its context."""
+    """The compiled part of Policy: a slot for its context, and what messages call its rule."""
+
+    cdef str rule_name(self):
+        return type(self).__name__
+
+    cdef object rule(self, bint forward):
+        """backward, or, where `forward`, jvp: as the user wrote it."""
+        return self.jvp if forward else self.backward

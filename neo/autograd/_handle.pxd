@@ -12,7 +12,6 @@ cdef class Handle:
 cdef bint is_handle(object value)
 cdef Handle wrap(object data)
 cdef Handle twin(object data, int64_t serial)
-cdef int join(Handle view, Handle source) except -1
 cdef bint begin_answer() noexcept
 cdef void end_answer() noexcept
 cdef int64_t last_serial()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from neo.autograd._handle cimport Handle, is_handle
-from neo.autograd._tape cimport Stack, Tape, open_stack
+from neo.autograd._stack cimport Stack, open_stack
 from neo.errors import NumberError
 
 cdef object Tensor = torch.Tensor
@@ -142,15 +142,10 @@ cdef bint all_plain(object values) except -1:
     return True
 
 
-cdef bint tracked(Handle handle):
-    """Has an open tape, one suspended by a checkpoint included, an interest in `handle`?"""
+cdef bint tracked(Handle tensor) except -1:
+    """Does an open tape of this thread, one suspended by a checkpoint included, track this tensor?"""
     cdef Stack stack = open_stack()
-    cdef Py_ssize_t i
-    if stack is not None:
-        for i in range(stack.first(), len(stack.tapes)):
-            if (<Tape> stack.tapes[i]).slot_of(handle) >= 0:
-                return True
-    return False
+    return stack is not None and stack.tracks_serial(tensor.serial, stack.first())
 
 
 def is_tracked(value):

@@ -16,9 +16,9 @@ from typing import Any
 import optree
 import torch
 
+from neo.autograd._aliases import value_twin
 from neo.autograd._batched import Batch, is_batched
 from neo.autograd._function import function
-from neo.autograd._handle import value_twin
 from neo.autograd.policy import Policy
 from neo.autograd.torch_code import may_write, torch_code
 from neo.errors import GradientError, InPlaceError

@@ -12,8 +12,10 @@ import torch
 from neo import pytree
 from neo.autograd import _argnums, _mirrors
 from neo.autograd._argnums import ArgNums
+from neo.autograd._identity import fresh_tensors, full_gradients, returned_tree
 from neo.autograd._mirrors import describe
-from neo.autograd._tape import Tape, TapeContext, fresh_handles, full_gradients, handed_back_tree
+from neo.autograd._stack import TapeContext
+from neo.autograd._tape import Tape
 from neo.tensor import LiteTensor
 
 __all__ = ["grad", "stop_gradient", "value_and_grad", "vjp"]
@@ -130,7 +132,7 @@ class Arguments:
         new_args = list(args)
         for position in chosen:
             leaves, spec = pytree.flatten(args[position], where=(name, position))
-            places = fresh_handles(leaves, self.leaves, self.fresh)
+            places = fresh_tensors(leaves, self.leaves, self.fresh)
             if integers == "refuse" and not self.keyed and -1 in places:
                 _refuse_integers(leaves, places, spec, (name, position))
             new_args[position] = pytree.unflatten(spec, leaves)
@@ -192,7 +194,7 @@ def run(
             raise TypeError(
                 f"{name}: the output is {leaf.dtype}, without a gradient; return a floating-point one"
             )
-    return handed_back_tree(out, pytree.tree_map), outputs
+    return returned_tree(out, pytree.tree_map), outputs
 
 
 def close(tape: Tape) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neo import pytree
-from neo.autograd._tape import Tape, TapeContext, fresh_handle, observe
+from neo.autograd._identity import fresh_tensor
+from neo.autograd._stack import TapeContext, observe
+from neo.autograd._tape import Tape
 from neo.autograd.policy import Policy
 from neo.tensor import LiteTensor
 
@@ -51,7 +53,7 @@ class Box:
 
 
 class Trace:
-    """Told by the tapes of a thread (_tape.observe) what they record. Keeps every tensor that it is told of alive."""
+    """Told by the tapes of a thread (_stack.observe) what they record. Keeps every tensor that it is told of alive."""
 
     def __init__(self, tape: Tape):
         self.root = Box(tape)
@@ -107,7 +109,7 @@ def trace(fn: Callable[..., Any], args: Any) -> tuple[Trace, tuple, Any]:
     def watched(leaf: Any) -> Any:
         if not (isinstance(leaf, LiteTensor) and leaf.is_floating_point()):
             return leaf
-        handle = fresh_handle(leaf)
+        handle = fresh_tensor(leaf)
         tape.watch(handle)
         return handle
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neo.autograd._handle import detached
+from neo.autograd._aliases import detached
 from neo.functions.registry import constant, implements
 from neo.tensor import LiteTensor
 

@@ -19,17 +19,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._aliases import become, detached, leave_family, relatives, same_branch, value_twin
 from neo.autograd._batched import Batch, any_batched
-from neo.autograd._handle import (
-    become,
-    detached,
-    leave_family,
-    register_write,
-    relatives,
-    same_branch,
-    value_twin,
-)
-from neo.autograd._tape import overwritten, tracked
+from neo.autograd._handle import register_write
+from neo.autograd._identity import overwritten, tracked
 from neo.autograd.torch_code import in_torch_code, may_write
 from neo.errors import InPlaceError
 from neo.tensor import LiteTensor

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._handle import lay_on
+from neo.autograd._aliases import lay_on
 from neo.functions import joining, padding, shaping
 from neo.functions._arguments import wrap_dim
 from neo.functions.indexing import getitem, read_at

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from neo import _elsewhere
-from neo.autograd import _function_mode, _handle
+from neo.autograd import _aliases, _function_mode, _handle
 from neo.autograd._context import autocast_enabled
 from neo.autograd._function import Function
 from neo.autograd._function import function as make_function
@@ -148,8 +148,8 @@ def _apart_from(value: Any) -> Any:
     data = value.data
     if any(step == 0 and size > 1 for size, step in zip(data.shape, data.stride(), strict=True)):
         data = data.contiguous()
-    alone: LiteTensor = _handle.value_twin(value)
-    _handle.become(alone, alone, data)
+    alone: LiteTensor = _aliases.value_twin(value)
+    _aliases.become(alone, alone, data)
     return alone
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from neo import pytree
+from neo.autograd._aliases import value_twin
 from neo.autograd._context import version
-from neo.autograd._handle import value_twin
 from neo.autograd.torch_code import torch_code
 from neo.errors import ConversionError
 from neo.functions.in_place import run_again_lifted

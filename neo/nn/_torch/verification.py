@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from neo import pytree
 from neo.autograd._batched import is_batched, one_example
 from neo.autograd._context import autocast_enabled
-from neo.autograd._tape import Tape, TapeContext
+from neo.autograd._stack import TapeContext
+from neo.autograd._tape import Tape
 from neo.autograd.session import close
 from neo.draws import no_draws, undrawn
 from neo.errors import ConversionError, DrawError

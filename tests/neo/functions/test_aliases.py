@@ -9,7 +9,7 @@ import optree
 import pytest
 import torch
 
-from neo.autograd._handle import relatives
+from neo.autograd._aliases import relatives
 from neo.errors import InPlaceError
 from neo.tensor import LiteTensor
 

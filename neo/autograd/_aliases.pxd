@@ -1,0 +1,4 @@
+from neo.autograd._handle cimport Handle
+
+
+cdef int join(Handle view, Handle source) except -1
