@@ -1,4 +1,4 @@
-from neo.autograd._handle cimport Handle
+from neo.autograd._tensor cimport TensorBase
 
 
-cdef int join(Handle view, Handle source) except -1
+cdef int add_alias(TensorBase view, TensorBase source) except -1

@@ -1,68 +1,68 @@
 """LiteTensors on the same memory: views, and what is detached.
 
 A tensor's numbers never change, but which numbers a LiteTensor stands for can: code written for torch that works in place
-(neo/functions/in_place.py) has the LiteTensors on the same memory, its family, stand for new ones.
+(neo/functions/in_place.py) has the LiteTensors on the same memory, its aliases, take new ones.
 """
 from cpython.weakref cimport PyWeakref_NewRef
 
-from neo.autograd._handle cimport Handle, twin, wrap
+from neo.autograd._tensor cimport TensorBase, wrap, wrap_as
 
 
-cdef int join(Handle view, Handle source) except -1:
+cdef int add_alias(TensorBase view, TensorBase source) except -1:
     """Note that two LiteTensors lie on the same memory."""
-    cdef list family = source.family
-    if family is None:
-        family = source.family = [PyWeakref_NewRef(source, None)]
-    elif len(family) & (len(family) - 1) == 0 and len(family) >= 8:     # now and then: forget those that are gone
-        family[:] = [member for member in family if member() is not None]
-    family.append(PyWeakref_NewRef(view, None))
-    view.family = family
+    cdef list aliases = source.aliases
+    if aliases is None:
+        aliases = source.aliases = [PyWeakref_NewRef(source, None)]
+    elif len(aliases) & (len(aliases) - 1) == 0 and len(aliases) >= 8:     # now and then: forget those that are gone
+        aliases[:] = [member for member in aliases if member() is not None]
+    aliases.append(PyWeakref_NewRef(view, None))
+    view.aliases = aliases
     view.branch = source.branch
     return 0
 
 
-def detached(Handle handle not None):
+def detached(TensorBase tensor not None):
     """torch's x.detach(): a constant on the same memory, so that in-place work on one is seen in the other."""
-    cdef Handle out = wrap(handle.data.detach())
-    join(out, handle)
+    cdef TensorBase out = wrap(tensor.data.detach())
+    add_alias(out, tensor)
     out.branch = out.serial
     return out
 
 
-def value_twin(Handle handle not None):
+def shallow_copy(TensorBase tensor not None):
     """The same tensor to every tape, in a LiteTensor of its own, which in-place work on the other does not change."""
-    return twin(handle.data.detach(), handle.serial)
+    return wrap_as(tensor.data.detach(), tensor.serial)
 
 
-def lay_on(Handle view not None, Handle source not None, data):
+def make_view(TensorBase view not None, TensorBase source not None, data):
     """Have `view`, a new tensor, lie on the memory of `source`, as `data` does, which holds the same numbers."""
     view.data = data.detach()
-    join(view, source)
+    add_alias(view, source)
 
 
-def relatives(Handle handle not None):
+def aliases_of(TensorBase tensor not None):
     """The other LiteTensors that lie on the same memory and are still held by somebody."""
     cdef list out = []
-    if handle.family is not None:
-        for reference in handle.family:
+    if tensor.aliases is not None:
+        for reference in tensor.aliases:
             member = reference()
-            if member is not None and member is not handle:
+            if member is not None and member is not tensor:
                 out.append(member)
     return out
 
 
-def same_branch(Handle one not None, Handle other not None):
+def same_branch(TensorBase one not None, TensorBase other not None):
     """Is neither of two tensors on the same memory detached from the other?"""
     return one.branch == other.branch
 
 
-def become(Handle handle not None, Handle value not None, data=None):
-    """Have `handle` stand for the tensor that `value` stands for, on `data` where that is given, from now on."""
-    handle.data = value.data.detach() if data is None else data
-    handle.serial = value.serial
+def rebind(TensorBase tensor not None, TensorBase value not None, data=None):
+    """Have `tensor` stand for the tensor that `value` stands for, on `data` where that is given, from now on."""
+    tensor.data = value.data.detach() if data is None else data
+    tensor.serial = value.serial
 
 
-def leave_family(Handle handle not None):
+def forget_aliases(TensorBase tensor not None):
     """For a tensor that has been given memory of its own."""
-    handle.family = None
-    handle.branch = 0
+    tensor.aliases = None
+    tensor.branch = 0

@@ -6,7 +6,7 @@ import torch
 
 from neo.errors import ComplexError, GradientError, InPlaceError, SavedTensorError, SessionError
 from neo.autograd._context cimport PolicyBase, stashed, version_of
-from neo.autograd._handle cimport is_handle
+from neo.autograd._tensor cimport is_lite_tensor
 
 cdef object Tensor = torch.Tensor
 cdef object DType = torch.dtype
@@ -71,7 +71,7 @@ cdef object check_tangent(PolicyBase policy, int i, object tangent, object outpu
 
 
 cdef int require_tensor(PolicyBase policy, bint forward, int i, object value) except -1:
-    if not (isinstance(value, Tensor) or is_handle(value)):
+    if not (isinstance(value, Tensor) or is_lite_tensor(value)):
         raise wrong(policy, forward, f"{'tangent' if forward else 'gradient'} {i} must be a tensor or None, got "
                                      f"{type(value).__name__} {value!r}")
     return 0
@@ -116,7 +116,7 @@ cdef int check_outputs(str name, tuple outputs) except -1:
     if not outputs:
         raise TypeError(f"{name}.forward: returned an empty tuple; return a torch.Tensor")
     for output in outputs:
-        if is_handle(output):
+        if is_lite_tensor(output):
             raise TypeError(f"{name}.forward: returned a LiteTensor; forward gets torch.Tensors and must "
                             f"return torch.Tensors")
         if not isinstance(output, Tensor):
@@ -132,7 +132,7 @@ cdef int refuse_complex(str name, object arguments) except -1:
     """Complex operands beside a LiteTensor: Neo's rules are those of real numbers, and would be silently wrong."""
     cdef object argument
     for argument in arguments:
-        if is_handle(argument) or type(argument) is float or type(argument) is int:
+        if is_lite_tensor(argument) or type(argument) is float or type(argument) is int:
             continue
         if isinstance(argument, (tuple, list)):
             refuse_complex(name, argument)

@@ -9,7 +9,7 @@ import torch
 
 from neo.autograd.autocast import off as autocast_off
 from neo.autograd._context cimport autocast_on
-from neo.autograd._handle cimport Handle, is_handle, wrap
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
 from neo.autograd._node cimport Node, call_rule
 from neo.autograd._stack cimport Stack, open_stack
 from neo.autograd._stack import TapeContext
@@ -35,10 +35,10 @@ def tangents(Tape tape not None, inputs, dots, outputs):
         slot = tape.slot_of(value)
         if slot < 0:
             continue
-        if not is_handle(dot):
+        if not is_lite_tensor(dot):
             dot = dot.detach()
         elif stack is not None and stack.floor:
-            stack.capture(<Handle> dot, stack.first())
+            stack.capture(<TensorBase> dot, stack.first())
         slots[slot] = dot
     for node in tape.nodes:
         push_forward(<Node> node, slots)
@@ -76,14 +76,14 @@ cdef list transposed(Node node, list dots):
     for i in range(node.outputs):
         output = node.tensor_at(node.inputs + i)
         if output is not None:      # None for integers; others are alive, for the tape keeps them
-            bars[i] = wrap(torch.ones_like((<Handle> output).data))
+            bars[i] = wrap(torch.ones_like((<TensorBase> output).data))
             tape.watch(bars[i])
     TapeContext.push(tape)
     try:
         gradients = call_rule(node, list(bars), False)
     finally:
         TapeContext.pop()
-    cdef list pulled = [i for i in range(node.inputs) if dots[i] is not None and is_handle(gradients[i])]
+    cdef list pulled = [i for i in range(node.inputs) if dots[i] is not None and is_lite_tensor(gradients[i])]
     moved = tape.gradients([gradients[i] for i in pulled], [dots[i] for i in pulled],
                            [bar for bar in bars if bar is not None])
     return [None if bar is None else moved.pop(0) for bar in bars]

@@ -4,12 +4,12 @@ from cpython.object cimport PyObject
 import torch
 
 from neo.autograd.autocast import state as autocast_state
-from neo.autograd._aliases cimport join
+from neo.autograd._aliases cimport add_alias
 from neo.autograd._checks cimport check_inputs, check_outputs, name_error, refuse_closed_over, refuse_complex
 from neo.autograd._context cimport (
     Context, PolicyBase, alike, alone, autocast_on, contains, mixed, rebuilt, share, stashed, version_of)
 from neo.autograd._function_mode cimport blocks, switch, undo
-from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, wrap
+from neo.autograd._tensor cimport TensorBase, begin_answer, end_answer, is_lite_tensor, wrap
 from neo.autograd._node cimport Node
 from neo.autograd._numbers cimport Numbers
 from neo.autograd._signatures import bind, signature_of, with_keywords
@@ -124,7 +124,7 @@ cdef class Function:
 
     cdef object run(self, tuple args):
         cdef tuple raw_args             # what forward gets: torch tensors in place of LiteTensors
-        cdef tuple inputs, raw_inputs   # the tensor inputs: handles (or raw constants), and their torch tensors
+        cdef tuple inputs, raw_inputs   # the tensor inputs: LiteTensors (or raw constants), and their torch tensors
         cdef tuple outputs, raw_outputs
         cdef list gathered, raw_gathered
         cdef list tapes = None          # the recording tapes that track an input
@@ -142,7 +142,7 @@ cdef class Function:
 
         if len(args) > self.numbers.first:
             args = self.numbers.checked(args)
-        raw_args = data_of_handles(args)
+        raw_args = data_of(args)
         if raw_args is not None:        # the common case: LiteTensors alone
             inputs, raw_inputs, lite = args, raw_args, True
             n = len(inputs)
@@ -153,7 +153,7 @@ cdef class Function:
             n = len(inputs)
             lite = False
             for i in range(n):
-                if is_handle(inputs[i]):
+                if is_lite_tensor(inputs[i]):
                     lite = True
                     refuse_complex(self.name, args)
                     break
@@ -166,12 +166,12 @@ cdef class Function:
                 tape = <Tape> stack.tapes[j]
                 for i in range(n):
                     argument = inputs[i]
-                    if is_handle(argument) and tape.slot_of(<Handle> argument) >= 0:
+                    if is_lite_tensor(argument) and tape.slot_of(<TensorBase> argument) >= 0:
                         wanted |= (<unsigned long long> 1) << min(i, 63)
                         if j < stack.closed:
                             refuse_closed_over(self.name, argument)
                         if j < stack.floor:
-                            stack.capture(<Handle> argument, j)
+                            stack.capture(<TensorBase> argument, j)
                         elif tapes is None:
                             tapes = [tape]
                         elif tapes[len(tapes) - 1] is not tape:
@@ -220,8 +220,8 @@ cdef class Function:
             return result if self.verified else detached(result, several, raw_outputs)
         outputs = wrap_outputs(self, raw_inputs, raw_outputs)
         for j in range(len(outputs)):
-            if is_handle(outputs[j]):
-                linked(<Handle> outputs[j], inputs, raw_inputs)
+            if is_lite_tensor(outputs[j]):
+                linked(<TensorBase> outputs[j], inputs, raw_inputs)
         if tapes is not None:
             ctx.seal(args, inputs, raw_inputs, outputs, raw_outputs)
             if not self.verified and stashed(policy) is not None:
@@ -252,23 +252,23 @@ cdef class Function:
         return 0
 
 
-cdef tuple data_of_handles(tuple args):
+cdef tuple data_of(tuple args):
     """The torch tensors of args if all are LiteTensors, each with a torch tensor of its own; else None."""
     cdef Py_ssize_t i, j, n = len(args)
     cdef object argument, raw
     cdef tuple out
     for i in range(n):
-        if not is_handle(args[i]):
+        if not is_lite_tensor(args[i]):
             return None
     if n == 0:
         return None
     if n == 1:
-        return ((<Handle> args[0]).data,)
+        return ((<TensorBase> args[0]).data,)
     if n == 2:
-        if args[0] is not args[1] and (<Handle> args[0]).data is (<Handle> args[1]).data:
+        if args[0] is not args[1] and (<TensorBase> args[0]).data is (<TensorBase> args[1]).data:
             return None
-        return (<Handle> args[0]).data, (<Handle> args[1]).data
-    out = tuple([(<Handle> argument).data for argument in args])
+        return (<TensorBase> args[0]).data, (<TensorBase> args[1]).data
+    out = tuple([(<TensorBase> argument).data for argument in args])
     for i in range(1, n):
         for j in range(i):
             if out[i] is out[j] and args[i] is not args[j]:
@@ -286,8 +286,8 @@ cdef tuple unwrap(Function function, tuple args, list inputs, list raw_inputs):
     cdef object argument, raw
     for i in range(len(args)):
         argument = args[i]
-        if is_handle(argument):
-            raw = (<Handle> argument).data
+        if is_lite_tensor(argument):
+            raw = (<TensorBase> argument).data
             if contains(raw_inputs, raw) and not contains(inputs, argument):
                 raw = raw.detach()
             inputs.append(argument)
@@ -305,7 +305,7 @@ cdef tuple unwrap(Function function, tuple args, list inputs, list raw_inputs):
             out[i] = raw if type(argument) is tuple else rebuilt(argument, list(raw))
         elif isinstance(argument, dict):
             for value in argument.values():
-                if is_handle(value):
+                if is_lite_tensor(value):
                     raise TypeError(f"{function.name}: argument {i} is a dict that holds a LiteTensor, which would "
                                     f"get no gradient. Pass tensors as arguments of their own, or in a list or tuple.")
             out[i] = argument
@@ -315,7 +315,7 @@ cdef tuple unwrap(Function function, tuple args, list inputs, list raw_inputs):
 
 
 cdef object own(object output, tuple raw_inputs):
-    """A torch tensor for a new handle: never the very object that an input's handle holds."""
+    """A torch tensor for a new LiteTensor: never the very object that an input holds."""
     return output.detach() if contains(raw_inputs, output) else output
 
 
@@ -338,14 +338,14 @@ cdef tuple wrap_outputs(Function function, tuple raw_inputs, tuple raw_outputs):
     return tuple(out)
 
 
-cdef Handle linked(Handle output, tuple inputs, tuple raw_inputs):
-    """The same handle, known to lie on the memory of an input where it does: in-place work by torch code asks for it."""
+cdef TensorBase linked(TensorBase output, tuple inputs, tuple raw_inputs):
+    """The same tensor, known to lie on the memory of an input where it does: in-place work by torch code asks for it."""
     cdef Py_ssize_t i
     if alone(output.data):
         return output
     for i in range(len(inputs)):
-        if is_handle(inputs[i]) and share(output.data, raw_inputs[i]):
-            join(output, <Handle> inputs[i])
+        if is_lite_tensor(inputs[i]) and share(output.data, raw_inputs[i]):
+            add_alias(output, <TensorBase> inputs[i])
             break
     return output
 

@@ -6,7 +6,7 @@ import torch
 
 from neo.errors import GradientError
 from neo.autograd._context cimport grad_enabled
-from neo.autograd._handle cimport Handle, is_handle, wrap
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
 from neo.autograd._node cimport ON_LITE_TENSORS, ON_TORCH_TENSORS, running_rule
 from neo.autograd._slots cimport TensorSlots
 from neo.autograd._stack cimport Stack, all_stacks, open_elsewhere, open_stack, refuse_other_threads
@@ -19,18 +19,18 @@ cdef object Tensor = torch.Tensor
 
 cpdef bint differentiable(object value) except -1:
     """Would a session differentiate this: a floating-point LiteTensor, or, in a rule on torch tensors, one of those?"""
-    if is_handle(value):
-        return (<Handle> value).data.is_floating_point()
+    if is_lite_tensor(value):
+        return (<TensorBase> value).data.is_floating_point()
     return running_rule().kind == ON_TORCH_TENSORS and isinstance(value, Tensor) and value.is_floating_point()
 
 
-cpdef Handle fresh_tensor(Handle tensor):
+cpdef TensorBase fresh_tensor(TensorBase tensor):
     """A new LiteTensor on the same data: what a session differentiates (rule 2).
 
     Open tapes take it for the same tensor; the session about to be opened watches the new one alone, so that a
     closed-over use of the old one is a constant to it.
     """
-    cdef Handle fresh = wrap(tensor.data.detach())      # detach shares memory and the in-place version counter
+    cdef TensorBase fresh = wrap(tensor.data.detach())      # detach shares memory and the in-place version counter
     cdef Stack stack = open_stack()
     if open_elsewhere(stack):
         refuse_other_threads("session", stack, (tensor,))
@@ -55,7 +55,7 @@ def fresh_tensors(list leaves not None, list originals not None, list fresh not 
         leaf = leaves[i]
         if differentiable(leaf):
             places.append(len(fresh))
-            tensor = fresh_tensor(<Handle> leaf) if is_handle(leaf) else wrap(leaf.detach())
+            tensor = fresh_tensor(<TensorBase> leaf) if is_lite_tensor(leaf) else wrap(leaf.detach())
             originals.append(leaf)
             fresh.append(tensor)
             leaves[i] = tensor
@@ -75,10 +75,10 @@ def full_gradients(list gradients not None, list leaves not None):
     for i in range(len(leaves)):
         gradient, leaf = gradients[i], leaves[i]
         if gradient is None:
-            gradient = wrap(torch.zeros_like((<Handle> leaf).data if is_handle(leaf) else leaf))
-        elif not is_handle(gradient):
+            gradient = wrap(torch.zeros_like((<TensorBase> leaf).data if is_lite_tensor(leaf) else leaf))
+        elif not is_lite_tensor(gradient):
             gradient = wrap(gradient.detach())
-        out.append(returned(<Handle> gradient))
+        out.append(returned(<TensorBase> gradient))
     return out
 
 
@@ -86,10 +86,10 @@ def returned_tree(tree, tree_map):
     """`returned` for each LiteTensor of a pytree; tree_map: optree's."""
     if running_rule().kind != ON_TORCH_TENSORS:
         return tree
-    return tree_map(lambda leaf: returned(<Handle> leaf) if is_handle(leaf) else leaf, tree)
+    return tree_map(lambda leaf: returned(<TensorBase> leaf) if is_lite_tensor(leaf) else leaf, tree)
 
 
-cdef object returned(Handle value):
+cdef object returned(TensorBase value):
     """What a session returns for `value`: its torch tensor, where a rule works on those and no tape tracks the value."""
     cdef Stack stack
     rule = running_rule()
@@ -107,7 +107,7 @@ cdef object returned(Handle value):
 # --- the same tensor to the tapes around -----------------------------------------------------------------------------
 
 
-cdef int alias(Stack stack, Handle fresh, Handle tensor, Py_ssize_t first) except -1:
+cdef int alias(Stack stack, TensorBase fresh, TensorBase tensor, Py_ssize_t first) except -1:
     """Have the tapes from `first` on take `fresh` for the same tensor as `tensor`."""
     cdef Py_ssize_t i
     for i in range(first, len(stack.tapes)):
@@ -115,7 +115,7 @@ cdef int alias(Stack stack, Handle fresh, Handle tensor, Py_ssize_t first) excep
     return 0
 
 
-def same_to_rule(Handle fresh not None, Handle tensor not None):
+def same_to_rule(TensorBase fresh not None, TensorBase tensor not None):
     """neo.LiteTensor(tensor) in a rule on LiteTensors: the tapes around the rule take `fresh` for the same tensor.
 
     So that a rule which wraps the torch tensors that it is given at first order is right at the next one, too.
@@ -138,9 +138,9 @@ def same_to_rule(Handle fresh not None, Handle tensor not None):
         tape.alias(fresh, tensor)
 
 
-def overwritten(Handle tensor not None, data):
+def overwritten(TensorBase tensor not None, data):
     """What `tensor` is after torch's code has changed its numbers under torch.no_grad: the same to every tape, on `data`."""
-    cdef Handle fresh = wrap(data)
+    cdef TensorBase fresh = wrap(data)
     cdef Stack stack = open_stack()
     if stack is not None:
         stack.capture(tensor, 0)        # a checkpoint runs again from what `tensor` is
@@ -148,7 +148,7 @@ def overwritten(Handle tensor not None, data):
     return fresh
 
 
-def tracked(Handle tensor not None):
+def tracked(TensorBase tensor not None):
     """Does an open session, of this thread or another, differentiate with respect to this tensor or what it came of?
 
     Under torch.no_grad none does.

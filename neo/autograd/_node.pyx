@@ -14,7 +14,7 @@ from neo.errors import GradientError
 from neo.autograd._checks cimport check_gradient, check_tangent, entries, refuse_stashed_tensors
 from neo.autograd._context cimport Context, PolicyBase, autocast_on
 from neo.autograd._function_mode cimport blocks, switch, undo
-from neo.autograd._handle cimport Handle, is_handle, wrap
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
 from neo.autograd._stack cimport Stack, open_stack
 
 cdef object Tensor = torch.Tensor
@@ -62,7 +62,7 @@ cdef class Node:
     def __init__(self, output, parents, bwd_fn):
         outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
         for value in (*outputs, *parents):
-            if not is_handle(value):
+            if not is_lite_tensor(value):
                 raise TypeError(f"Node: output and parents must be LiteTensors, got {type(value).__name__}")
         if not callable(bwd_fn):
             raise TypeError(f"Node: bwd_fn must be callable, got {type(bwd_fn).__name__}")
@@ -108,7 +108,7 @@ cdef class Node:
                 return self.pull_back(*cotangents)
         if len(cotangents) != self.outputs:
             raise GradientError(f"{self.name}: expected {self.outputs} cotangents, one per output, got {len(cotangents)}")
-        cdef bint lite = any([is_handle(cotangent) for cotangent in cotangents])
+        cdef bint lite = any([is_lite_tensor(cotangent) for cotangent in cotangents])
         gradients = call_rule(self, list(cotangents), False)
         return tuple([wrap(g.detach()) if lite and isinstance(g, Tensor) else g for g in gradients])
 
@@ -163,14 +163,14 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
     for i in range(given):
         if values[i] is None:
             values[i] = zeros(node, i, forward)
-        if values[i] is not None and is_handle(values[i]) != lite:
-            values[i] = wrap(values[i]) if lite else (<Handle> values[i]).data
+        if values[i] is not None and is_lite_tensor(values[i]) != lite:
+            values[i] = wrap(values[i]) if lite else (<TensorBase> values[i]).data
 
     cdef int change = 0         # of torch's function mode, which Neo's own Policies do without
     cdef RunningRule outer = neo_rule
     cdef unsigned long long was_wanted = ctx.wanted
-    cdef bint was_lifted = ctx.lifted, was_readable = ctx.readable
-    ctx.wanted, ctx.lifted, ctx.readable = wanted, lite, True
+    cdef bint was_lite = ctx.lite, was_readable = ctx.readable
+    ctx.wanted, ctx.lite, ctx.readable = wanted, lite, True
     neo_rule.kind = NO_RULE if by_hand else ON_LITE_TENSORS if lite else ON_TORCH_TENSORS
     neo_rule.tapes = 0 if stack is None else len(stack.tapes)
     neo_rule.floor = 0 if stack is None else stack.floor
@@ -185,7 +185,7 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
             result = policy.backward(*values)
     finally:        # put back, for this may be a walk inside a backward of the same op
         neo_rule = outer
-        ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
+        ctx.wanted, ctx.lite, ctx.readable = was_wanted, was_lite, was_readable
         if change:
             undo(change)
     return checked_tangents(node, result) if forward else checked_gradients(node, result)

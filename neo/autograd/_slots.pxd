@@ -1,6 +1,6 @@
 from libc.stdint cimport int32_t, int64_t
 
-from neo.autograd._handle cimport Handle
+from neo.autograd._tensor cimport TensorBase
 
 
 cdef class TensorSlots:
@@ -13,8 +13,8 @@ cdef class TensorSlots:
     cdef int32_t count              # slots handed out
     cdef dict older                 # serial -> slot, for watched tensors older than the tape
 
-    cdef int32_t slot_of(self, Handle tensor)
+    cdef int32_t slot_of(self, TensorBase tensor)
     cdef int32_t slot_of_serial(self, int64_t serial)
-    cdef int32_t new_slot(self, Handle tensor) except -1
-    cdef int set_slot(self, Handle tensor, int32_t slot) except -1
-    cdef int alias(self, Handle fresh, Handle tensor) except -1
+    cdef int32_t new_slot(self, TensorBase tensor) except -1
+    cdef int set_slot(self, TensorBase tensor, int32_t slot) except -1
+    cdef int alias(self, TensorBase fresh, TensorBase tensor) except -1

@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from neo.autograd._handle cimport Handle, last_serial, twin
+from neo.autograd._tensor cimport TensorBase, last_serial, wrap_as
 
 
 cdef class TensorSlots:
@@ -23,16 +23,16 @@ cdef class TensorSlots:
     def __dealloc__(self):
         free(self.table)
 
-    def __contains__(self, Handle tensor):
+    def __contains__(self, TensorBase tensor):
         """Does this tape track `tensor`?"""
         return self.slot_of(tensor) >= 0
 
-    def watch(self, Handle tensor not None):
+    def watch(self, TensorBase tensor not None):
         """Track `tensor`: every op on it, and on what comes of it, is recorded from now on."""
         if self.slot_of(tensor) < 0:
             self.new_slot(tensor)
 
-    cdef int32_t slot_of(self, Handle tensor):
+    cdef int32_t slot_of(self, TensorBase tensor):
         return self.slot_of_serial(tensor.serial)
 
     cdef int32_t slot_of_serial(self, int64_t serial):
@@ -42,17 +42,17 @@ cdef class TensorSlots:
             return -1 if self.older is None else <int32_t> self.older.get(serial, -1)
         return self.table[index] if index < self.size else -1
 
-    cdef int32_t new_slot(self, Handle tensor) except -1:
+    cdef int32_t new_slot(self, TensorBase tensor) except -1:
         cdef int32_t slot = self.count
         self.set_slot(tensor, slot)
-        if self.kept is not None:       # a twin, for in-place work in torch code may have the LiteTensor stand for another
-            tensor = twin(tensor.data, tensor.serial)
+        if self.kept is not None:       # one of its own: in-place work in torch code may rebind the other
+            tensor = wrap_as(tensor.data, tensor.serial)
             self.kept.append(tensor)
         self.tensors.append(PyWeakref_NewRef(tensor, None))
         self.count += 1
         return slot
 
-    cdef int set_slot(self, Handle tensor, int32_t slot) except -1:
+    cdef int set_slot(self, TensorBase tensor, int32_t slot) except -1:
         cdef int64_t index = tensor.serial - self.base - 1
         cdef Py_ssize_t capacity
         cdef int32_t *table
@@ -74,7 +74,7 @@ cdef class TensorSlots:
         self.table[index] = slot
         return 0
 
-    cdef int alias(self, Handle fresh, Handle tensor) except -1:
+    cdef int alias(self, TensorBase fresh, TensorBase tensor) except -1:
         """Take `fresh` for the same tensor as `tensor`, if that is tracked."""
         cdef int32_t slot = self.slot_of(tensor)
         if slot >= 0:

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from neo.autograd._handle cimport Handle
+from neo.autograd._tensor cimport TensorBase
 
 
 cdef class Stack:
@@ -16,7 +16,7 @@ cdef class Stack:
     cdef bint tracks(self, object value) except -1
     cdef bint tracks_serial(self, int64_t serial, Py_ssize_t first) except -1
     cdef Py_ssize_t first_recording(self) except -1
-    cdef int capture(self, Handle tensor, Py_ssize_t first) except -1
+    cdef int capture(self, TensorBase tensor, Py_ssize_t first) except -1
 
 
 cdef Stack open_stack()             # this thread's stack, or None when no tape is open

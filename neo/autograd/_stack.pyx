@@ -47,7 +47,7 @@ import torch
 
 from neo.errors import SessionError
 from neo.autograd._context cimport grad_enabled
-from neo.autograd._handle cimport Handle, is_handle, twin
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap_as
 from neo.autograd._slots cimport TensorSlots
 
 cdef list stacks = []               # of every thread that has an open tape
@@ -79,7 +79,7 @@ cdef class Stack:
 
     cdef bint tracks(self, object value) except -1:
         """Does any recording tape track `value`?"""
-        return self.tracks_serial((<Handle> value).serial, self.first_recording()) if is_handle(value) else False
+        return self.tracks_serial((<TensorBase> value).serial, self.first_recording()) if is_lite_tensor(value) else False
 
     cdef bint tracks_serial(self, int64_t serial, Py_ssize_t first) except -1:
         cdef Py_ssize_t i
@@ -88,12 +88,12 @@ cdef class Stack:
                 return True
         return False
 
-    cdef int capture(self, Handle tensor, Py_ssize_t first) except -1:
+    cdef int capture(self, TensorBase tensor, Py_ssize_t first) except -1:
         """Under a checkpoint: note the use of a tensor that one of its suspended tapes, from `first` on, tracks."""
         cdef Py_ssize_t i
         for i in range(first, self.floor):
             if (<TensorSlots> self.tapes[i]).slot_of(tensor) >= 0:
-                self.captured[tensor.serial] = twin(tensor.data.detach(), tensor.serial)
+                self.captured[tensor.serial] = wrap_as(tensor.data.detach(), tensor.serial)
                 break
         return 0
 
@@ -197,7 +197,7 @@ cdef int refuse_other_threads(str name, Stack stack, object inputs) except -1:
             continue
         for tape in list(other.tapes):
             for value in inputs:
-                if is_handle(value) and (<TensorSlots> tape).slot_of(<Handle> value) >= 0:
+                if is_lite_tensor(value) and (<TensorSlots> tape).slot_of(<TensorBase> value) >= 0:
                     raise SessionError(
                         f"{name}: a tensor of shape {tuple(value.shape)} is differentiated by a session that another "
                         f"thread has open, which cannot record what happens in this one. Run the whole session in one "
@@ -225,7 +225,7 @@ def suspended(fn):
     try:
         result = fn()
         for leaf in result[0]:
-            if is_handle(leaf):
+            if is_lite_tensor(leaf):
                 stack.capture(leaf, stack.first())
         taken = stack.captured
     finally:
@@ -241,7 +241,7 @@ def tracked_here(values):
     cdef Stack stack = open_stack()
     if stack is not None and stack.floor:
         for value in values:
-            stack.capture(<Handle?> value, stack.first())
+            stack.capture(<TensorBase?> value, stack.first())
     return [stack is not None and stack.tracks(value) for value in values]
 
 

@@ -12,7 +12,7 @@ import torch
 
 from neo.autograd.autocast import off as autocast_off, state as autocast_state
 from neo.autograd._context cimport PolicyBase, autocast_on
-from neo.autograd._handle cimport Handle, is_handle
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor
 from neo.autograd._node cimport BackwardFunction, Node, call_rule
 from neo.autograd._slots cimport TensorSlots
 from neo.autograd._stack cimport Stack, open_elsewhere, open_stack, refuse_other_threads
@@ -59,16 +59,16 @@ cdef class Tape(TensorSlots):
         all_floating: the outputs are known to be; integers and booleans have no derivative. Gives the node.
         """
         cdef int i, n = <int> len(inputs), m = <int> len(outputs)
-        cdef Handle output
+        cdef TensorBase output
         if node is None:
             node = Node.__new__(Node)
         node.allot(n, m)
         node.policy = policy
         node.tensors = self.tensors
         for i in range(n):
-            node.slots[i] = self.slot_of(<Handle> inputs[i]) if is_handle(inputs[i]) else -1
+            node.slots[i] = self.slot_of(<TensorBase> inputs[i]) if is_lite_tensor(inputs[i]) else -1
         for i in range(m):
-            output = <Handle?> outputs[i]
+            output = <TensorBase?> outputs[i]
             node.slots[n + i] = self.new_slot(output) if all_floating or output.data.is_floating_point() else -1
         self.nodes.append(node)
         return node
@@ -94,8 +94,8 @@ cdef class Tape(TensorSlots):
         for output, cotangent in zip(outputs, cotangents, strict=True):
             slot = self.slot_of(output)
             if slot >= 0:
-                if stack is not None and stack.floor and is_handle(cotangent):
-                    stack.capture(<Handle> cotangent, stack.first())    # raw to this walk, which nobody follows, yet used
+                if stack is not None and stack.floor and is_lite_tensor(cotangent):
+                    stack.capture(<TensorBase> cotangent, stack.first())    # raw to this walk, which nobody follows, yet used
                 slots[slot] = cotangent if slots[slot] is None else accumulate(slots[slot], cotangent)
         wanted = [self.slot_of(value) for value in inputs]
         if stack is not None and stack.observer is not None:
@@ -150,7 +150,7 @@ cdef int pull_back(Node node, list cotangents) except -1:
 
 cdef object accumulate(object a, object b):
     """The sum of two cotangents, either of which may be a LiteTensor: then the sum is one and is recorded."""
-    return add(b, a) if is_handle(b) else add(a, b)
+    return add(b, a) if is_lite_tensor(b) else add(a, b)
 
 
 # --- nodes made by hand ----------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ cdef int record_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape pre
     cdef bint recorded = False
     outputs, parents = node.given
     for parent in parents:
-        stack.capture(<Handle> parent, first)
+        stack.capture(<TensorBase> parent, first)
     first = max(first, stack.floor)
     for i in range(first, len(stack.tapes)):
         if stack.tapes[i] is preferred:
@@ -186,7 +186,7 @@ cdef bint record_by_hand(Tape tape, Node node) except -1:
     """Record a hand-made node on a tape, if that tracks a parent; a copy of it, if it is on another tape already."""
     outputs, parents = node.given
     for parent in parents:
-        if tape.slot_of(<Handle> parent) >= 0:
+        if tape.slot_of(<TensorBase> parent) >= 0:
             break
     else:
         return False

@@ -16,7 +16,7 @@ from typing import Any
 import optree
 import torch
 
-from neo.autograd._aliases import value_twin
+from neo.autograd._aliases import shallow_copy
 from neo.autograd._batched import Batch, is_batched
 from neo.autograd._function import function
 from neo.autograd.policy import Policy
@@ -264,7 +264,7 @@ def _write_back(source: Source, target: Any, value: LiteTensor) -> None:
             f"{source.__name__}.apply: forward changes an argument in place (ctx.mark_dirty), and a LiteTensor never "
             f"changes. Give it x.clone() inside a converted module, or write forward without."
         )
-    assign(target, value_twin(value))
+    assign(target, shallow_copy(value))
 
 
 def _refuse_first_order_only(source: Source) -> None:

@@ -57,7 +57,9 @@ class Trace:
 
     def __init__(self, tape: Tape):
         self.root = Box(tape)
-        self.origins: dict[int, LiteTensor] = {}  # id of a session's fresh handle -> what it stands for
+        self.origins: dict[
+            int, LiteTensor
+        ] = {}  # id of a session's fresh tensor -> the argument it stands for
         self.depths = {id(tape): 1}  # id of a tape -> its level, 1 being the outermost
         self._inside = [self.root]
         self._sessions = [self.root]  # those that are open, outermost first
@@ -94,13 +96,13 @@ class Trace:
         finally:
             self._inside.remove(box)
 
-    def renamed(self, fresh: LiteTensor, handle: LiteTensor) -> None:
-        self.origins[id(fresh)] = handle
+    def renamed(self, fresh: LiteTensor, tensor: LiteTensor) -> None:
+        self.origins[id(fresh)] = tensor
         self._alive.append(fresh)
 
 
 def trace(fn: Callable[..., Any], args: Any) -> tuple[Trace, tuple, Any]:
-    """Run fn on fresh handles of args' floating-point LiteTensors, all of them watched.
+    """Run fn on fresh tensors in place of args' floating-point LiteTensors, all of them watched.
 
     Returns: the trace, the arguments as fn got them, and what fn gave. What an exception leaves open is closed.
     """
@@ -109,9 +111,9 @@ def trace(fn: Callable[..., Any], args: Any) -> tuple[Trace, tuple, Any]:
     def watched(leaf: Any) -> Any:
         if not (isinstance(leaf, LiteTensor) and leaf.is_floating_point()):
             return leaf
-        handle = fresh_tensor(leaf)
-        tape.watch(handle)
-        return handle
+        tensor = fresh_tensor(leaf)
+        tape.watch(tensor)
+        return tensor
 
     fresh: Any = pytree.tree_map(watched, args)
     told = Trace(tape)

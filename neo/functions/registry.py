@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from neo import _elsewhere
-from neo.autograd import _aliases, _function_mode, _handle
+from neo.autograd import _aliases, _function_mode, _tensor
 from neo.autograd._context import autocast_enabled
 from neo.autograd._function import Function
 from neo.autograd._function import function as make_function
@@ -31,7 +31,7 @@ Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 
 _handlers: dict[Any, Callable[..., Any]] = {}
 _OWN_METHODS = frozenset(vars(LiteTensor)) | frozenset(
-    vars(_handle.Handle)
+    vars(_tensor.TensorBase)
 )  # the tensor answers these itself
 _apart: set[Any] = set()  # torch callables whose arguments differ from those of their namesakes
 _twins: dict[Any, list[Any]] = {}  # torch callable -> all callables registered together with it
@@ -148,8 +148,8 @@ def _apart_from(value: Any) -> Any:
     data = value.data
     if any(step == 0 and size > 1 for size, step in zip(data.shape, data.stride(), strict=True)):
         data = data.contiguous()
-    alone: LiteTensor = _aliases.value_twin(value)
-    _aliases.become(alone, alone, data)
+    alone: LiteTensor = _aliases.shallow_copy(value)
+    _aliases.rebind(alone, alone, data)
     return alone
 
 
@@ -298,10 +298,10 @@ def _publish(
     if label is None:
         return
     for operator in set() if only else {label, *(target.__name__ for target in targets)} & OPERATORS:
-        _handle.register_operator(operator, handler)
+        _tensor.register_operator(operator, handler)
         if operator in WITH_NUMBERS:
             for variant in (f"{operator}_number", f"number_{operator}"):
-                _handle.register_operator(variant, _number_variant(variant, handler))
+                _tensor.register_operator(variant, _number_variant(variant, handler))
     library = sys.modules["neo.functions"]
     setattr(library, label, handler)
     for target in () if only else targets:  # torch's other names of the same function
@@ -385,5 +385,5 @@ def _define_in_place_methods() -> None:
 
 
 _define_in_place_methods()
-_handle.register_dispatch(_handlers, dispatch)
+_tensor.register_dispatch(_handlers, dispatch)
 _function_mode.register_dispatch(_handlers, dispatch)
