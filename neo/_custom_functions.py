@@ -16,8 +16,8 @@ from typing import Any
 import optree
 import torch
 
+from neo.autograd._aliases import shallow_copy
 from neo.autograd._batched import Batch, is_batched
-from neo.autograd._handle import value_twin
 from neo.autograd.policy import Policy, function
 from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import may_write, torch_code
@@ -263,7 +263,7 @@ def _write_back(source: Source, target: Any, value: LiteTensor) -> None:
             f"{source.__name__}.apply: forward changes an argument in place (ctx.mark_dirty), and a LiteTensor never "
             f"changes. Give it x.clone() inside a converted module, or write forward without."
         )
-    assign(target, value_twin(value))
+    assign(target, shallow_copy(value))
 
 
 def _refuse_first_order_only(source: Source) -> None:

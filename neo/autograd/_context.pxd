@@ -6,7 +6,7 @@ cdef class Context:
     cdef tuple arguments            # forward's arguments, with LiteTensors: kept only if an intermediate was saved
                                     #   (a higher order replays forward) or stashed on self (it refuses)
     cdef readonly tuple saved       # what forward gave to save(), as given: raw tensors and plain values
-    cdef list handles               # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
+    cdef list counterparts               # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
     cdef int64_t *versions          # for each saved thing: its in-place version when saved, -1 for plain values
     cdef int64_t *serials           # for each saved thing that has a LiteTensor: the serial number it had when saved;
                                     #   the second half of `versions`
@@ -14,7 +14,7 @@ cdef class Context:
     cdef Py_ssize_t replayed        # how many of `constants` a replay has handed out; -1 when not replaying
     cdef int tensors                # number of tensor inputs
     cdef unsigned long long wanted  # bit i: input i needs its gradient
-    cdef bint lifted                # release gives LiteTensors, for an outer session listens
+    cdef bint lite                # release gives LiteTensors, for an outer session tracks them
     cdef bint recorded              # some tape will call backward: keep what is saved
     cdef bint readable              # release is open: backward is about to run
 
@@ -24,12 +24,15 @@ cdef class Context:
 cdef class PolicyBase:
     cdef public Context ctx
 
+    cdef str rule_name(self)
+    cdef object rule(self, bint forward)
+
 
 cdef bint alike(object one, object other) except -1
 cdef bint grad_enabled() except -1
 cdef bint alone(object tensor) except -1
 cdef bint share(object one, object other) except -1
-cdef tuple twins(tuple arguments)
+cdef tuple shallow_copies(tuple arguments)
 cdef bint autocast_on() except -1
 cdef bint mixed(tuple tensors) except -1
 cdef bint contains(object sequence, object value) except -1

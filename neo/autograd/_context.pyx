@@ -1,6 +1,6 @@
 """What passes from a Policy's forward to its backward.
 
-Forward sees raw torch tensors. Backward sees either raw tensors (nobody listens) or LiteTensors (an outer session
+Forward sees raw torch tensors. Backward sees either raw tensors or, where an outer session tracks them, LiteTensors (it
 differentiates what backward does). A Context makes the two the same to the Policy: it remembers, for each saved
 tensor, which input or output it was, and gives it back in the form that is wanted.
 """
@@ -16,7 +16,7 @@ from neo.errors import SavedTensorError
 from neo.guards import require
 from neo.autograd._hidden import holds_tensor
 from neo.autograd._batched import agree
-from neo.autograd._handle cimport Handle, is_handle, twin, wrap
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap_as, wrap
 from neo.kernels import direct
 
 
@@ -92,7 +92,7 @@ cdef class Context:
 
     @property
     def release(self):
-        """What forward saved, in order: raw tensors, or LiteTensors when an outer session listens to backward.
+        """What forward saved, in order: raw tensors, or LiteTensors when an outer session tracks what backward does.
 
         Raises SavedTensorError when a saved tensor was changed in place since, or when an outer session needs the
         derivative of a saved intermediate that cannot be had by replaying forward.
@@ -108,20 +108,20 @@ cdef class Context:
                     f"{self.owner.__name__}: saved tensor {i}, shape {tuple(saved[i].shape)}, was changed in place "
                     f"after it was saved (version {self.versions[i]} then, {saved[i]._version} now). "
                     f"Work on a clone, or save a clone.")
-        if not self.lifted:
+        if not self.lite:
             return saved
         cdef list out = []
         cdef tuple again = None
         for i in range(len(saved)):
-            handle = self.handles[i]
-            if handle is INTERMEDIATE:
+            tensor = self.counterparts[i]
+            if tensor is INTERMEDIATE:
                 if again is None:
                     again = self.replay()
                 out.append(again[i])
-            elif handle is not None and (<Handle> handle).serial == self.serials[i]:
-                out.append(handle)
-            elif handle is not None:        # code written for torch has changed it in place: give what was saved
-                out.append(twin(saved[i].detach(), self.serials[i]))
+            elif tensor is not None and (<TensorBase> tensor).serial == self.serials[i]:
+                out.append(tensor)
+            elif tensor is not None:        # code written for torch has changed it in place: give what was saved
+                out.append(wrap_as(saved[i].detach(), self.serials[i]))
             elif isinstance(saved[i], Tensor):
                 out.append(wrap(saved[i].detach()))
             else:
@@ -131,16 +131,16 @@ cdef class Context:
     cdef int seal(self, tuple arguments, tuple inputs, tuple raw_inputs, tuple outputs, tuple raw_outputs) except -1:
         """After forward: find out which saved tensor is which input or output, and note its version.
 
-        inputs/raw_inputs: the tensor inputs as handles (or raw constants) and as the raw tensors forward saw;
+        inputs/raw_inputs: the tensor inputs as LiteTensors (or raw constants) and as the raw tensors forward saw;
         outputs/raw_outputs: what forward returned, likewise.
         """
         cdef Py_ssize_t i
-        cdef object value, handle, kept
-        cdef list handles
+        cdef object value, tensor, kept
+        cdef list counterparts
         cdef bint copied
         if not self.saved and self.constants is not None:
             self.saved = tuple(self.constants)      # forward marked constants and saved nothing else: they are meant
-        handles = [None] * len(self.saved)
+        counterparts = [None] * len(self.saved)
         self.versions = <int64_t *> malloc(max(1, 2 * len(self.saved)) * sizeof(int64_t))
         if self.versions == NULL:
             raise MemoryError()
@@ -160,20 +160,20 @@ cdef class Context:
                 self.versions[i] = version_of(kept)
                 self.saved = self.saved[:i] + (kept,) + self.saved[i + 1:]
             if self.constants is not None and contains(self.constants, value):
-                handle = None
+                tensor = None
             else:
-                handle = counterpart(value, inputs, raw_inputs)
-                if handle is INTERMEDIATE:
-                    handle = counterpart(value, outputs, raw_outputs)
-                if handle is INTERMEDIATE:
+                tensor = counterpart(value, inputs, raw_inputs)
+                if tensor is INTERMEDIATE:
+                    tensor = counterpart(value, outputs, raw_outputs)
+                if tensor is INTERMEDIATE:
                     if value.is_floating_point():
-                        self.arguments = twins(arguments)   # otherwise inputs that were not saved go free
+                        self.arguments = shallow_copies(arguments)   # otherwise inputs that were not saved go free
                     else:
-                        handle = None       # integers and booleans have no derivative
-            handles[i] = handle
-            if is_handle(handle):
-                self.serials[i] = (<Handle> handle).serial
-        self.handles = handles
+                        tensor = None       # integers and booleans have no derivative
+            counterparts[i] = tensor
+            if is_lite_tensor(tensor):
+                self.serials[i] = (<TensorBase> tensor).serial
+        self.counterparts = counterparts
         return 0
 
     def replay(self):
@@ -202,10 +202,10 @@ cdef class Context:
             raise SavedTensorError(f"{name}: forward saved {len(self.saved)} values, and {len(ctx.saved)} when it was "
                                    f"replayed for a higher order. Make forward take the same path every time.")
         for i in range(len(self.saved)):
-            if self.handles[i] is not INTERMEDIATE:
+            if self.counterparts[i] is not INTERMEDIATE:
                 continue
             again = ctx.saved[i]
-            if not is_handle(again):
+            if not is_lite_tensor(again):
                 raise SavedTensorError(
                     f"{name}: saved intermediate {i} is needed at a higher order, but forward computes it outside "
                     f"Neo's functions, so its derivative is unknown. {remedy}")
@@ -259,14 +259,14 @@ cdef object storage_of(object tensor):
         return None
 
 
-cdef tuple twins(tuple arguments):
+cdef tuple shallow_copies(tuple arguments):
     """arguments, with each LiteTensor as one that nobody else holds and that in-place work cannot reach."""
     cdef list out = []
     for argument in arguments:
-        if is_handle(argument):
-            argument = twin((<Handle> argument).data, (<Handle> argument).serial)
+        if is_lite_tensor(argument):
+            argument = wrap_as((<TensorBase> argument).data, (<TensorBase> argument).serial)
         elif isinstance(argument, (tuple, list)):
-            argument = rebuilt(argument, list(twins(tuple(argument))))
+            argument = rebuilt(argument, list(shallow_copies(tuple(argument))))
         out.append(argument)
     return tuple(out)
 
@@ -302,18 +302,18 @@ def all_alike(list ones not None, list others not None):
     if len(ones) != len(others):
         return False
     for i in range(len(ones)):
-        if not (is_handle(ones[i]) and is_handle(others[i])
-                and alike((<Handle> ones[i]).data, (<Handle> others[i]).data)):
+        if not (is_lite_tensor(ones[i]) and is_lite_tensor(others[i])
+                and alike((<TensorBase> ones[i]).data, (<TensorBase> others[i]).data)):
             return False
     return True
 
 
-cdef object counterpart(object value, tuple handles, tuple raw):
-    """The handle whose torch tensor forward knew as `value`; None for a plain constant, INTERMEDIATE for a stranger."""
+cdef object counterpart(object value, tuple tensors, tuple raw):
+    """The tensor whose torch tensor forward knew as `value`; None for a plain constant, INTERMEDIATE for a stranger."""
     cdef Py_ssize_t i
     for i in range(len(raw)):
         if raw[i] is value:
-            return handles[i] if is_handle(handles[i]) else None
+            return tensors[i] if is_lite_tensor(tensors[i]) else None
     return INTERMEDIATE
 
 
@@ -327,7 +327,7 @@ cdef bint contains(object sequence, object value) except -1:
 
 cdef int refuse_unsaveable(object owner, Py_ssize_t i, object value) except -1:
     """A tensor hidden in a container would be a silent constant at a higher order."""
-    if is_handle(value):
+    if is_lite_tensor(value):
         raise SavedTensorError(
             f"{owner.__name__}: ctx.save got a LiteTensor as value {i}; forward works on torch.Tensors and saves those")
     if hidden_tensor(value):
@@ -345,7 +345,7 @@ cdef bint hidden_tensor(object value) except -1:
         return any([hidden_tensor(item) for item in value])
     if isinstance(value, dict):
         return any([hidden_tensor(item) for item in value.values()])
-    return is_handle(value)
+    return is_lite_tensor(value)
 
 
 cdef str stashed(PolicyBase policy):
@@ -376,4 +376,11 @@ cdef object rebuilt(object container, list items):
 
 
 cdef class PolicyBase:
-    """The compiled part of Policy: a slot for its context."""
+    """The compiled part of Policy: a slot for its context, and what messages call its rule."""
+
+    cdef str rule_name(self):
+        return type(self).__name__
+
+    cdef object rule(self, bint forward):
+        """backward, or, where `forward`, jvp: as the user wrote it."""
+        return self.jvp if forward else self.backward

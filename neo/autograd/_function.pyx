@@ -1,22 +1,22 @@
-"""Dispatch: from a call on LiteTensors to a Policy's forward on torch tensors, and onto the tapes that listen."""
-import inspect
-
+"""Dispatch: from a call on LiteTensors to a Policy's forward on torch tensors, and onto the tapes that track an input."""
 from cpython.object cimport PyObject
-from libc.stdint cimport int32_t
 
 import torch
 
 from neo.autograd.autocast import state as autocast_state
-from neo.errors import ComplexError, InPlaceError, SessionError
+from neo.autograd._aliases cimport add_alias
+from neo.autograd._checks cimport check_inputs, check_outputs, name_error, refuse_closed_over, refuse_complex
 from neo.autograd._context cimport (
     Context, PolicyBase, alike, alone, autocast_on, contains, mixed, rebuilt, share, stashed, version_of)
 from neo.autograd._function_mode cimport blocks, switch, undo
-from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, join, wrap
+from neo.autograd._tensor cimport TensorBase, begin_answer, end_answer, is_lite_tensor, wrap
+from neo.autograd._node cimport Node
 from neo.autograd._numbers cimport Numbers
-from neo.autograd._tape cimport Node, Stack, Tape, open_elsewhere, open_stack, refuse_other_threads
+from neo.autograd._signatures import bind, signature_of, with_keywords
+from neo.autograd._stack cimport Stack, open_elsewhere, open_stack, refuse_other_threads
+from neo.autograd._tape cimport Tape
 
 cdef object Tensor = torch.Tensor
-cdef object DType = torch.dtype
 cdef object plain_init = object.__init__
 cdef object under_autocast = None       # neo.functions.autocasting: answers a call while torch.autocast is on
 cdef tuple TORCH_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
@@ -39,7 +39,7 @@ cdef class Function:
     """A Policy as a function of tensors; made by `function(Policy)`.
 
     With a LiteTensor among the arguments: runs forward on the torch tensors behind them and gives LiteTensors,
-    recorded on each open tape that has an interest in an input (rule 3). With plain torch.Tensors alone: gives
+    recorded on each open tape that tracks an input (rule 3). With plain torch.Tensors alone: gives
     torch.Tensors and records nothing. Other arguments reach forward as they are; tensors may stand in lists and
     tuples. Keyword arguments are bound to forward's signature.
 
@@ -85,7 +85,8 @@ cdef class Function:
     def __call__(self, *args, **kwargs):
         cdef dict by_keyword
         if kwargs:
-            args, by_keyword = self.bind(args, kwargs)
+            self.parameters()
+            args, by_keyword = bind(self.name, self.signature, args, kwargs)
             if by_keyword:
                 return self.taking(tuple(by_keyword))(*args, *by_keyword.values())
         if not begin_answer():
@@ -109,27 +110,8 @@ cdef class Function:
     cdef object parameters(self):
         """Those of forward, after self."""
         if self.signature is None:
-            signature = inspect.signature(self.forward)
-            self.signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+            self.signature = signature_of(self.forward)
         return self.signature.parameters
-
-    cdef tuple bind(self, tuple args, dict kwargs):
-        """(positional arguments, those that forward takes by keyword alone), by forward's signature."""
-        if kwargs.get("out") is not None:
-            raise InPlaceError(f"{self.name}: out= is not supported, for it writes in place; use the result")
-        kwargs.pop("out", None)
-        parameters = self.parameters()
-        for given, torch_name in (("axis", "dim"), ("keepdims", "keepdim")):     # numpy's names, as torch takes them
-            if given in kwargs and given not in parameters and torch_name in parameters:
-                kwargs[torch_name] = kwargs.pop(given)
-        if "input" in kwargs and "input" not in parameters:
-            args = (kwargs.pop("input"), *args)
-        try:
-            bound = self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{self.name}{self.signature}: {error}") from None
-        bound.apply_defaults()      # an argument left out between two given ones
-        return bound.args, bound.kwargs
 
     def apply_as_given(self, tuple args):
         """The call as if torch.autocast left arguments alone; forward meets the state of autocast as it is."""
@@ -142,10 +124,10 @@ cdef class Function:
 
     cdef object run(self, tuple args):
         cdef tuple raw_args             # what forward gets: torch tensors in place of LiteTensors
-        cdef tuple inputs, raw_inputs   # the tensor inputs: handles (or raw constants), and their torch tensors
+        cdef tuple inputs, raw_inputs   # the tensor inputs: LiteTensors (or raw constants), and their torch tensors
         cdef tuple outputs, raw_outputs
         cdef list gathered, raw_gathered
-        cdef list listening = None      # the tapes with an interest in an input
+        cdef list tapes = None          # the recording tapes that track an input
         cdef list versions = None
         cdef bint lite, several
         cdef int change = 0             # of torch's function mode, which Neo's own Policies do without
@@ -160,7 +142,7 @@ cdef class Function:
 
         if len(args) > self.numbers.first:
             args = self.numbers.checked(args)
-        raw_args = data_of_handles(args)
+        raw_args = data_of(args)
         if raw_args is not None:        # the common case: LiteTensors alone
             inputs, raw_inputs, lite = args, raw_args, True
             n = len(inputs)
@@ -171,9 +153,9 @@ cdef class Function:
             n = len(inputs)
             lite = False
             for i in range(n):
-                if is_handle(inputs[i]):
+                if is_lite_tensor(inputs[i]):
                     lite = True
-                    refuse_complex(self, args)
+                    refuse_complex(self.name, args)
                     break
 
         stack = open_stack() if lite else None
@@ -184,16 +166,16 @@ cdef class Function:
                 tape = <Tape> stack.tapes[j]
                 for i in range(n):
                     argument = inputs[i]
-                    if is_handle(argument) and tape.slot_of(<Handle> argument) >= 0:
+                    if is_lite_tensor(argument) and tape.slot_of(<TensorBase> argument) >= 0:
                         wanted |= (<unsigned long long> 1) << min(i, 63)
                         if j < stack.closed:
-                            refuse_closed_over(self, argument)
+                            refuse_closed_over(self.name, argument)
                         if j < stack.floor:
-                            stack.capture(<Handle> argument)
-                        elif listening is None:
-                            listening = [tape]
-                        elif listening[len(listening) - 1] is not tape:
-                            listening.append(tape)
+                            stack.capture(<TensorBase> argument, j)
+                        elif tapes is None:
+                            tapes = [tape]
+                        elif tapes[len(tapes) - 1] is not tape:
+                            tapes.append(tape)
 
         policy = <PolicyBase> (self.policy() if self.initialised else neo_new_policy(self.policy, EMPTY))
         ctx = Context.__new__(Context)
@@ -201,7 +183,7 @@ cdef class Function:
         ctx.owner = self.policy
         ctx.tensors = <int> n
         ctx.wanted = wanted
-        ctx.recorded = listening is not None
+        ctx.recorded = tapes is not None
         if lite and not self.verified:
             versions = [version_of(raw) for raw in raw_inputs]
         if blocks:
@@ -225,80 +207,68 @@ cdef class Function:
                 undo(change)
             if around is not None:
                 around.closed = closed
-        if lite and listening is None and type(result) is Tensor and self.verified:
-            return linked(wrap(own(result, raw_inputs)), inputs, raw_inputs)    # the common case of no interest
+        if lite and tapes is None and type(result) is Tensor and self.verified:
+            return linked(wrap(own(result, raw_inputs)), inputs, raw_inputs)    # the common case: nobody tracks it
 
         several = isinstance(result, (tuple, list))
         raw_outputs = tuple(result) if several else (result,)
         if not self.verified:
-            check_outputs(self, raw_outputs)
+            check_outputs(self.name, raw_outputs)
             if versions is not None:
-                check_inputs(self, raw_inputs, versions)
+                check_inputs(self.name, raw_inputs, versions)
         if not lite:
             return result if self.verified else detached(result, several, raw_outputs)
         outputs = wrap_outputs(self, raw_inputs, raw_outputs)
         for j in range(len(outputs)):
-            if is_handle(outputs[j]):
-                linked(<Handle> outputs[j], inputs, raw_inputs)
-        if listening is not None:
+            if is_lite_tensor(outputs[j]):
+                linked(<TensorBase> outputs[j], inputs, raw_inputs)
+        if tapes is not None:
             ctx.seal(args, inputs, raw_inputs, outputs, raw_outputs)
             if not self.verified and stashed(policy) is not None:
                 ctx.arguments = args        # so that the walk back sees whether a higher order would miss it
-            self.record(policy, listening, inputs, raw_inputs, outputs)
+            self.record(policy, tapes, inputs, raw_inputs, outputs)
             if stack.observer is not None:
                 stack.observer.recorded(self, policy, args, inputs, outputs)
         return outputs if several else outputs[0]
 
-    cdef int record(self, PolicyBase policy, list listening, tuple inputs, tuple raw_inputs, tuple outputs) except -1:
-        """Put a node on every tape that listens."""
+    cdef int record(self, PolicyBase policy, list tapes, tuple inputs, tuple raw_inputs, tuple outputs) except -1:
+        """Put a node on each of the tapes."""
         cdef Node node
         cdef Tape tape
-        cdef int i, n = <int> len(inputs), m = <int> len(outputs)
+        cdef Py_ssize_t n = len(inputs), m = len(outputs)
         cdef list layouts = None
         cdef list output_layouts = None
-        cdef Handle output
+        cdef object raw, output
         cdef object autocast = None if self.verified or not autocast_on() else autocast_state()
         if not self.verified or (n > 1 and (differ(raw_inputs) if self.broadcasts else mixed(raw_inputs))):
             layouts = [(raw.shape, raw.dtype, raw.device) for raw in raw_inputs]
         if m > 1:
-            output_layouts = [(output.data.shape, output.data.dtype, output.data.device) for output in outputs]
-        for tape in listening:
-            node = Node.__new__(Node)
-            node.allot(n, m)
-            node.policy = policy
-            node.tensors = tape.tensors
+            output_layouts = [(output.shape, output.dtype, output.device) for output in outputs]
+        for tape in tapes:
+            node = tape.record(None, policy, inputs, outputs, self.verified and m == 1)
             node.layouts = layouts
             node.output_layouts = output_layouts
             node.autocast = autocast
-            for i in range(n):
-                node.slots[i] = tape.slot_of(<Handle> inputs[i]) if is_handle(inputs[i]) else -1
-            for i in range(m):
-                output = <Handle?> outputs[i]
-                if (self.verified and m == 1) or output.data.is_floating_point():
-                    node.slots[n + i] = tape.new_slot(output)
-                else:
-                    node.slots[n + i] = -1      # integers and booleans have no derivative
-            tape.nodes.append(node)
         return 0
 
 
-cdef tuple data_of_handles(tuple args):
+cdef tuple data_of(tuple args):
     """The torch tensors of args if all are LiteTensors, each with a torch tensor of its own; else None."""
     cdef Py_ssize_t i, j, n = len(args)
     cdef object argument, raw
     cdef tuple out
     for i in range(n):
-        if not is_handle(args[i]):
+        if not is_lite_tensor(args[i]):
             return None
     if n == 0:
         return None
     if n == 1:
-        return ((<Handle> args[0]).data,)
+        return ((<TensorBase> args[0]).data,)
     if n == 2:
-        if args[0] is not args[1] and (<Handle> args[0]).data is (<Handle> args[1]).data:
+        if args[0] is not args[1] and (<TensorBase> args[0]).data is (<TensorBase> args[1]).data:
             return None
-        return (<Handle> args[0]).data, (<Handle> args[1]).data
-    out = tuple([(<Handle> argument).data for argument in args])
+        return (<TensorBase> args[0]).data, (<TensorBase> args[1]).data
+    out = tuple([(<TensorBase> argument).data for argument in args])
     for i in range(1, n):
         for j in range(i):
             if out[i] is out[j] and args[i] is not args[j]:
@@ -316,8 +286,8 @@ cdef tuple unwrap(Function function, tuple args, list inputs, list raw_inputs):
     cdef object argument, raw
     for i in range(len(args)):
         argument = args[i]
-        if is_handle(argument):
-            raw = (<Handle> argument).data
+        if is_lite_tensor(argument):
+            raw = (<TensorBase> argument).data
             if contains(raw_inputs, raw) and not contains(inputs, argument):
                 raw = raw.detach()
             inputs.append(argument)
@@ -335,7 +305,7 @@ cdef tuple unwrap(Function function, tuple args, list inputs, list raw_inputs):
             out[i] = raw if type(argument) is tuple else rebuilt(argument, list(raw))
         elif isinstance(argument, dict):
             for value in argument.values():
-                if is_handle(value):
+                if is_lite_tensor(value):
                     raise TypeError(f"{function.name}: argument {i} is a dict that holds a LiteTensor, which would "
                                     f"get no gradient. Pass tensors as arguments of their own, or in a list or tuple.")
             out[i] = argument
@@ -344,23 +314,8 @@ cdef tuple unwrap(Function function, tuple args, list inputs, list raw_inputs):
     return tuple(out)
 
 
-cdef int refuse_complex(Function function, object arguments) except -1:
-    """Complex operands beside a LiteTensor: Neo's rules are those of real numbers, and would be silently wrong."""
-    cdef object argument
-    for argument in arguments:
-        if is_handle(argument) or type(argument) is float or type(argument) is int:
-            continue
-        if isinstance(argument, (tuple, list)):
-            refuse_complex(function, argument)
-        elif (type(argument) is complex or (type(argument) is DType and argument.is_complex)
-                or (isinstance(argument, Tensor) and argument.is_complex())):
-            raise ComplexError(f"{function.name}: complex numbers are not supported, got {argument!r}. Keep the real and "
-                            f"the imaginary part as two tensors.")
-    return 0
-
-
 cdef object own(object output, tuple raw_inputs):
-    """A torch tensor for a new handle: never the very object that an input's handle holds."""
+    """A torch tensor for a new LiteTensor: never the very object that an input holds."""
     return output.detach() if contains(raw_inputs, output) else output
 
 
@@ -383,22 +338,14 @@ cdef tuple wrap_outputs(Function function, tuple raw_inputs, tuple raw_outputs):
     return tuple(out)
 
 
-cdef int refuse_closed_over(Function function, object value) except -1:
-    """A user's forward that uses a tensor past its arguments: the Policy would take it for a constant."""
-    raise SessionError(
-        f"{function.name}: a tensor of shape {tuple(value.shape)} that an open session tracks is used inside the forward "
-        f"of a Policy, which knows its arguments alone, so that the gradient would be lost. Pass it to the Policy as an "
-        f"argument, or use its .data for a constant.")
-
-
-cdef Handle linked(Handle output, tuple inputs, tuple raw_inputs):
-    """The same handle, known to lie on the memory of an input where it does: in-place work by torch code asks for it."""
+cdef TensorBase linked(TensorBase output, tuple inputs, tuple raw_inputs):
+    """The same tensor, known to lie on the memory of an input where it does: in-place work by torch code asks for it."""
     cdef Py_ssize_t i
     if alone(output.data):
         return output
     for i in range(len(inputs)):
-        if is_handle(inputs[i]) and share(output.data, raw_inputs[i]):
-            join(output, <Handle> inputs[i])
+        if is_lite_tensor(inputs[i]) and share(output.data, raw_inputs[i]):
+            add_alias(output, <TensorBase> inputs[i])
             break
     return output
 
@@ -413,58 +360,10 @@ cdef bint differ(tuple tensors) except -1:
     return False
 
 
-cdef int check_inputs(Function function, tuple raw_inputs, list versions) except -1:
-    """Rule 8: forward must leave its inputs as they are."""
-    cdef Py_ssize_t i
-    for i in range(len(raw_inputs)):
-        if version_of(raw_inputs[i]) != versions[i]:
-            raise InPlaceError(
-                f"{function.name}.forward: input {i}, shape {tuple(raw_inputs[i].shape)}, was changed in place, and a "
-                f"LiteTensor must never change; the one that was given holds the changed numbers now, and is to be made "
-                f"anew. Work on a clone, or use the functional form of the op.")
-    return 0
-
-
-cdef int check_outputs(Function function, tuple outputs) except -1:
-    """What a Policy of the user's returned: one torch.Tensor or a tuple of them."""
-    if not outputs:
-        raise TypeError(f"{function.name}.forward: returned an empty tuple; return a torch.Tensor")
-    for output in outputs:
-        if is_handle(output):
-            raise TypeError(f"{function.name}.forward: returned a LiteTensor; forward gets torch.Tensors and must "
-                            f"return torch.Tensors")
-        if not isinstance(output, Tensor):
-            raise TypeError(f"{function.name}.forward: returned {type(output).__name__}, expected a torch.Tensor "
-                            f"or a tuple of torch.Tensors")
-        if output.is_complex():
-            raise TypeError(f"{function.name}.forward: returned a tensor of {output.dtype}; complex numbers are not "
-                            f"supported. Return the real and the imaginary part as two tensors.")
-    return 0
-
-
 cdef object detached(object result, bint several, tuple outputs):
     if several:
         return tuple([output.detach() if output.requires_grad else output for output in outputs])
     return result.detach() if result.requires_grad else result
-
-
-cdef int name_error(str name, object error) except -1:
-    """Put the op's name in front of torch's words."""
-    if type(error) in TORCH_ERRORS and len(error.args) == 1 and isinstance(error.args[0], str):
-        if not error.args[0].startswith(name):
-            error.args = (f"{name}: {error.args[0]}",)
-    return 0
-
-
-def with_keywords(policy, tuple names):
-    """A subclass of a Policy whose forward takes the arguments `names`, keyword-only to the Policy, as its last ones."""
-    cdef Py_ssize_t count = len(names)
-
-    def forward(self, *args):
-        return policy.forward(self, *args[:-count], **dict(zip(names, args[-count:])))
-
-    return type(policy.__name__, (policy,), {
-        "forward": forward, "__module__": policy.__module__, "__qualname__": policy.__qualname__, "__doc__": policy.__doc__})
 
 
 def register_autocast(call):

@@ -11,7 +11,7 @@ import torch
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from neo.autograd._handle cimport Handle
+from neo.autograd._tensor cimport TensorBase
 from neo.kernels import direct
 
 
@@ -53,7 +53,7 @@ cdef class DrawsMode:
         if kwargs is None:
             kwargs = {}
         for cls in types:               # torch.Tensor is among them where a Python function of torch's asks
-            if issubclass(cls, Handle):
+            if issubclass(cls, TensorBase):
                 lite = True
             elif cls is not Tensor:
                 foreign = True

@@ -9,8 +9,8 @@ import numbers as abstract
 import numpy as np
 import torch
 
-from neo.autograd._handle cimport Handle, is_handle
-from neo.autograd._tape cimport Stack, Tape, open_stack
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor
+from neo.autograd._stack cimport Stack, open_stack
 from neo.errors import NumberError
 
 cdef object Tensor = torch.Tensor
@@ -100,12 +100,12 @@ cdef class Numbers:
     cdef object number(self, object value, str name):
         """The number that `value` holds; what is no tensor as it is. Tuples and lists are looked through."""
         cdef list items
-        if is_handle(value):
-            raw = (<Handle> value).data
+        if is_lite_tensor(value):
+            raw = (<TensorBase> value).data
             if raw.ndim == 0 and raw.is_floating_point():
                 if name in self.scalars:
                     return value
-                if tracked(<Handle> value):
+                if tracked(<TensorBase> value):
                     raise NumberError(
                         f"{self.op}: {name} must be a number, got a LiteTensor, shape {tuple(raw.shape)}, that an open "
                         f"session tracks; {self.op} has no gradient for {name}. Pass {name}.item() if it is a "
@@ -142,17 +142,12 @@ cdef bint all_plain(object values) except -1:
     return True
 
 
-cdef bint tracked(Handle handle):
-    """Has an open tape, one suspended by a checkpoint included, an interest in `handle`?"""
+cdef bint tracked(TensorBase tensor) except -1:
+    """Does an open tape of this thread, one suspended by a checkpoint included, track this tensor?"""
     cdef Stack stack = open_stack()
-    cdef Py_ssize_t i
-    if stack is not None:
-        for i in range(stack.first(), len(stack.tapes)):
-            if (<Tape> stack.tapes[i]).slot_of(handle) >= 0:
-                return True
-    return False
+    return stack is not None and stack.tracks_serial(tensor.serial, stack.first())
 
 
 def is_tracked(value):
     """Is this a LiteTensor that an open session of this thread tracks?"""
-    return is_handle(value) and tracked(<Handle> value)
+    return is_lite_tensor(value) and tracked(<TensorBase> value)

@@ -17,8 +17,8 @@ class Policy(PolicyBase):
     tuple of them. backward(self, *cotangents) gets one cotangent per output and returns one gradient per tensor input,
     in order, each in its input's shape, dtype and device, or None for "no gradient".
 
-    backward is the rule at every order: when an outer session listens, its tensors are LiteTensors and what it does is
-    recorded there; write it with operators, torch functions and Neo functions, and it serves both. Sessions may be
+    backward is the rule at every order: when an outer session tracks them, its tensors are LiteTensors and what it does
+    is recorded there; write it with operators, torch functions and Neo functions, and it serves both. Sessions may be
     called in it: where its tensors are torch.Tensors, a session differentiates those among its arguments and returns
     torch.Tensors, so that the same call is right at every order.
 

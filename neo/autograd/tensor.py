@@ -10,8 +10,8 @@ import torch
 
 from neo import pytree
 from neo._elsewhere import ASSIGNED, ATTRIBUTES
-from neo.autograd import _handle
-from neo.autograd._tape import same_to_rule, tracked
+from neo.autograd import _aliases, _tensor
+from neo.autograd._identity import same_to_rule, tracked
 from neo.autograd.torch_code import asked_by_name, asked_by_torch
 from neo.errors import AmbiguousTruthError, InPlaceError, SessionError
 from neo.guards import settle
@@ -19,7 +19,7 @@ from neo.guards import settle
 __all__ = ["LiteTensor"]
 
 
-class LiteTensor(_handle.Handle):
+class LiteTensor(_tensor.TensorBase):
     """A detached torch.Tensor, and nothing about graphs.
 
     LiteTensor(data, dtype=None, device=None): data is a number, nested list, numpy array (copied), torch.Tensor
@@ -60,7 +60,7 @@ class LiteTensor(_handle.Handle):
     @staticmethod
     def _wrap(tensor: torch.Tensor) -> LiteTensor:
         """A LiteTensor on a fresh, detached tensor that nothing else holds."""
-        return _handle.wrap_tensor(tensor)
+        return _tensor.wrap_tensor(tensor)
 
     def __getattr__(self, name: str) -> Any:
         """torch's methods that Neo has no method for: to call one is to call the torch function (rule 10)."""
@@ -77,7 +77,7 @@ class LiteTensor(_handle.Handle):
             raise AttributeError(f"LiteTensor.{name} cannot be set: {ASSIGNED[name]}")
         object.__setattr__(self, name, value)
 
-    # what a tensor is; shape, dtype, device and ndim: _handle.pyx ----------------------------------------------
+    # what a tensor is; shape, dtype, device and ndim: _tensor.pyx ----------------------------------------------
 
     @property
     def requires_grad(self) -> bool:
@@ -222,7 +222,7 @@ class LiteTensor(_handle.Handle):
         return format(self.item(), spec) if spec and self.ndim == 0 else format(str(self), spec)
 
     def __copy__(self) -> LiteTensor:
-        return _handle.value_twin(self)  # to an open session the same tensor, as assignment would be
+        return _aliases.shallow_copy(self)  # to an open session the same tensor, as assignment would be
 
     def __deepcopy__(self, memo: dict) -> LiteTensor:
         if tracked(self):
@@ -266,5 +266,5 @@ def _plain(data: Any) -> Any:
     return data.tolist() if isinstance(data, LiteTensor | torch.Tensor) else data
 
 
-_handle.register_class(LiteTensor)
+_tensor.register_class(LiteTensor)
 pytree.register_tensor(LiteTensor)

@@ -12,7 +12,7 @@ from typing import Any
 
 import optree
 
-from neo.autograd._handle import in_torch_code, torch_code
+from neo.autograd._tensor import in_torch_code, torch_code
 
 __all__ = ["asked_by_name", "asked_by_neo", "asked_by_torch", "may_write", "torch_code"]
 

@@ -8,7 +8,7 @@ operators of LiteTensor as they are defined, by registry.implements.
 from __future__ import annotations
 
 from neo import draws
-from neo.autograd import _function, _function_mode, _handle
+from neo.autograd import _function, _function_mode, _tensor
 from neo.functions import autocasting, in_place, randomness, registry
 from neo.functions._handlers import handlers
 
@@ -16,8 +16,8 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    _handle.register_dispatch(handlers, registry.dispatch)  # torch.sin(x), x.sin()
-    _handle.register_write(in_place.write_operator)  # x += y in code written for torch
+    _tensor.register_dispatch(handlers, registry.dispatch)  # torch.sin(x), x.sin()
+    _tensor.register_write(in_place.write_operator)  # x += y in code written for torch
     registry.define_in_place_methods()  # x.add_(y), x[i] = v
     _function.register_autocast(autocasting.call_function)  # an op under torch.autocast
     # torch's functions inside `with draws(...)`, on LiteTensors and on torch tensors

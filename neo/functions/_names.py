@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 __all__ = ["DUNDERS", "OPERATORS", "WITH_NUMBERS", "spell"]
 
-# Python's operators, by the name of the torch function that spells them; _handle.pyx looks them up by this name.
+# Python's operators, by the name of the torch function that spells them; _tensor.pyx looks them up by this name.
 OPERATORS = frozenset(
     [
         "add",

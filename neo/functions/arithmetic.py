@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neo.autograd import _handle
+from neo.autograd import _tensor
 from neo.autograd.policy import function
 from neo.functions._kinks import without_slope
 from neo.functions.autocasting import kinds_of
@@ -368,7 +368,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "number_pow": number_pow,
 }
 for _name, _rule in _RULES.items():
-    _handle.register_operator(_name, _rule)
+    _tensor.register_operator(_name, _rule)
 for _function in (pow_tensors, pow_number, number_pow):
     _function.autocast = kinds_of(["pow"])
 number_div.autocast = kinds_of(["reciprocal"])  # number / x is number * reciprocal(x) in torch

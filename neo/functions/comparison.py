@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neo.autograd._handle import detached
+from neo.autograd._aliases import detached
 from neo.autograd.tensor import LiteTensor
 from neo.functions.registry import constant, implements
 

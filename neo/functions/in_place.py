@@ -19,16 +19,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._aliases import aliases_of, detached, forget_aliases, rebind, same_branch, shallow_copy
 from neo.autograd._batched import Batch, any_batched
-from neo.autograd._handle import (
-    become,
-    detached,
-    leave_family,
-    relatives,
-    same_branch,
-    value_twin,
-)
-from neo.autograd._tape import overwritten, tracked
+from neo.autograd._identity import overwritten, tracked
 from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import in_torch_code, may_write
 from neo.errors import InPlaceError
@@ -88,7 +81,7 @@ def work_in_place(
     rest = args[1:]
     if not isinstance(target, LiteTensor):
         return _on_plain_tensor(name, target, rest, kwargs, refused)
-    if not may_write([target, *relatives(target)]):
+    if not may_write([target, *aliases_of(target)]):
         raise refused()
     _write(name, target, rest, kwargs, refused)
     return target
@@ -125,10 +118,10 @@ def assign(target: LiteTensor, value: Any) -> None:
         value = value.to(target.dtype)
     if value.device != target.device:
         value = value.to(target.device)
-    others = relatives(target)
+    others = aliases_of(target)
     if not others:
         _stand_for(target, value, _laid_out_as(target.data, value.data))
-        leave_family(target)
+        forget_aliases(target)
         return
     batch = Batch.of(target.data)
     if not (batch.holds(other.data for other in others) and batch.takes(value.data)):
@@ -159,34 +152,34 @@ def _assign_to_all(batch: Batch, target: LiteTensor, others: list[LiteTensor], v
     entries = torch.full((count,), -1, dtype=torch.long, device=old.device)
     numbers = torch.arange(target.numel(), device=old.device)  # inside vmap those of one example
     entries.as_strided(*place).copy_(numbers.view(tuple(target.shape)))
-    before = value_twin(value)  # `value` may itself lie on this memory
+    before = shallow_copy(value)  # `value` may itself lie on this memory
     for other in others:
         lies = _geometry(batch.physical(other.data))
         data, source = batch.slice(memory.as_strided(*lies)), entries.as_strided(*lies)
         if not bool((source >= 0).any()):
-            become(other, other, data)
+            rebind(other, other, data)
         elif same_branch(target, other):
             _stand_for(other, _overlaid(batch, other, before, source), data)
         else:  # detached from one another: the numbers change, the graph does not
-            become(other, overwritten(other, data), data)
+            rebind(other, overwritten(other, data), data)
     _stand_for(target, before, batch.slice(memory.as_strided(*place)))
 
 
 def _overlaid(batch: Batch, other: LiteTensor, value: LiteTensor, source: torch.Tensor) -> LiteTensor:
     """`other` with the entries of `value` in the places where `source` says which, and is not −1."""
     if not torch.is_grad_enabled() or not (tracked(other) or tracked(value)):
-        return value_twin(other)  # only its numbers change, and those are at hand
+        return shallow_copy(other)  # only its numbers change, and those are at hand
     written = source >= 0
     taken: Any = value.reshape((-1,))[batch.slice(source.clamp(min=0))]
     overlaid: Any = taken
     if not bool(written.all()):
-        overlaid = torch.where(batch.slice(written), taken, value_twin(other))
+        overlaid = torch.where(batch.slice(written), taken, shallow_copy(other))
     return overlaid
 
 
 def _stand_for(target: LiteTensor, value: LiteTensor, data: torch.Tensor) -> None:
     """`target` becomes `value` on `data`; under no_grad it stays in its place in every graph."""
-    become(target, value if torch.is_grad_enabled() else overwritten(target, data), data)
+    rebind(target, value if torch.is_grad_enabled() else overwritten(target, data), data)
 
 
 def _laid_out_as(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -245,10 +238,10 @@ def _write(
     if name in _LEFT_OUT:
         raise refused()
     if name == "detach_":
-        become(target, detached(target))
+        rebind(target, detached(target))
     elif name in _VIEWS:
         view = getattr(target, name[:-1])(*args, **kwargs)
-        become(target, view)
+        rebind(target, view)
     elif name == "__setitem__":
         _set_item(target, *args)
     elif name in _RANDOM:
@@ -262,7 +255,7 @@ def _write(
         if functional is None:
             _write_constant(name, target, args, kwargs, refused)
         else:
-            assign(target, functional(value_twin(target), *args, **kwargs))
+            assign(target, functional(shallow_copy(target), *args, **kwargs))
 
 
 def _functional(name: str) -> Callable[..., Any] | None:
@@ -315,7 +308,7 @@ def _fill(target: LiteTensor, value: Any) -> None:
 
 def _fill_diagonal(target: LiteTensor, fill_value: Any, wrap: bool = False) -> None:
     where = torch.zeros_like(target.data, dtype=torch.bool).fill_diagonal_(True, wrap=wrap)
-    assign(target, torch.where(where, fill_value, value_twin(target)).to(target.dtype))
+    assign(target, torch.where(where, fill_value, shallow_copy(target)).to(target.dtype))
 
 
 def _set_item(target: LiteTensor, index: Any, value: Any) -> None:
@@ -332,7 +325,7 @@ def _set_item(target: LiteTensor, index: Any, value: Any) -> None:
     if (
         mask and new.numel() == 1
     ):  # without counting the entries, so that it works under vmap and needs no GPU to wait
-        assign(target, torch.where(index, new.reshape(()), value_twin(target)))
+        assign(target, torch.where(index, new.reshape(()), shallow_copy(target)))
         return
     places = torch.arange(target.numel(), device=target.device).view(tuple(target.shape))[index]
     while (
@@ -340,7 +333,7 @@ def _set_item(target: LiteTensor, index: Any, value: Any) -> None:
     ):  # as torch has it: leading dims of one number are dropped
         new = new.squeeze(0)
     entries = new.expand(tuple(places.shape)).reshape((-1,))
-    flat = torch.index_put(value_twin(target).reshape((-1,)), (places.reshape(-1),), entries)
+    flat = torch.index_put(shallow_copy(target).reshape((-1,)), (places.reshape(-1),), entries)
     assign(target, flat.reshape(tuple(target.shape)))
 
 
@@ -381,7 +374,7 @@ def write_result(target: Any, result: LiteTensor, refused: Callable[[], Exceptio
         if in_torch_code() and _here.runs_again:
             raise NeedsLifting
         raise refused()
-    if not may_write([target, *relatives(target)]):
+    if not may_write([target, *aliases_of(target)]):
         raise refused()
     assign(target, result)
     return target

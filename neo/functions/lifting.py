@@ -12,8 +12,8 @@ import optree
 import torch
 from torch.overrides import TorchFunctionMode
 
-from neo.autograd._handle import answering, lifting
-from neo.autograd._tape import tracked
+from neo.autograd._identity import tracked
+from neo.autograd._tensor import answering, lifting
 from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import asked_by_neo
 from neo.functions.registry import raw

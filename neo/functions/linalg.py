@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from neo.autograd import _handle
+from neo.autograd import _tensor
 from neo.autograd._context import autocast_enabled
 from neo.autograd.policy import Policy, function
 from neo.functions.elementwise import is_exactly
@@ -90,7 +90,7 @@ def matmul_operator(x, other):
     return torch.matmul(*operands) if autocast_enabled() else matmul(*operands)
 
 
-_handle.register_operator("matmul", matmul_operator)
+_tensor.register_operator("matmul", matmul_operator)
 
 
 @implements(torch.mm)

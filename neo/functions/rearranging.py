@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._handle import lay_on
+from neo.autograd._aliases import make_view
 from neo.autograd.tensor import LiteTensor
 from neo.functions import joining, padding, shaping
 from neo.functions._arguments import wrap_dim
@@ -73,7 +73,7 @@ def as_strided(x, size, stride, storage_offset=None):
     """The entries of x at places counted in its memory; entries named twice add up in the gradient."""
     y = read_at(x.reshape((-1,)), _strided_places(x, size, stride, storage_offset))
     if isinstance(y, LiteTensor) and isinstance(x, LiteTensor):
-        lay_on(
+        make_view(
             y, x, x.data.as_strided(size, stride, storage_offset)
         )  # as in torch: for in-place work in torch code
     return y

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from neo import _elsewhere
-from neo.autograd import _handle
+from neo.autograd import _aliases, _tensor
 from neo.autograd._context import autocast_enabled
 from neo.autograd._function import Function
 from neo.autograd._numbers import Numbers
@@ -41,7 +41,7 @@ __all__ = [
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 
 _OWN_METHODS = frozenset(vars(LiteTensor)) | frozenset(
-    vars(_handle.Handle)
+    vars(_tensor.TensorBase)
 )  # the tensor answers these itself
 _apart: set[Any] = set()  # torch callables whose arguments differ from those of their namesakes
 _twins: dict[Any, list[Any]] = {}  # torch callable -> all callables registered together with it
@@ -158,8 +158,8 @@ def _apart_from(value: Any) -> Any:
     data = value.data
     if any(step == 0 and size > 1 for size, step in zip(data.shape, data.stride(), strict=True)):
         data = data.contiguous()
-    alone: LiteTensor = _handle.value_twin(value)
-    _handle.become(alone, alone, data)
+    alone: LiteTensor = _aliases.shallow_copy(value)
+    _aliases.rebind(alone, alone, data)
     return alone
 
 
@@ -284,10 +284,10 @@ def _publish(
     if label is None:
         return
     for operator in set() if only else {label, *(target.__name__ for target in targets)} & OPERATORS:
-        _handle.register_operator(operator, handler)
+        _tensor.register_operator(operator, handler)
         if operator in WITH_NUMBERS:
             for variant in (f"{operator}_number", f"number_{operator}"):
-                _handle.register_operator(variant, _number_variant(variant, handler))
+                _tensor.register_operator(variant, _number_variant(variant, handler))
     library = sys.modules["neo.functions"]
     setattr(library, label, handler)
     for target in () if only else targets:  # torch's other names of the same function

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import neo
 from meta import checkpoint
-from meta.checkpoint import CheckpointError, Checkpoints, read_header, atomic_write
+from meta.checkpoint import CheckpointError, Checkpoints, atomic_write, read_header
 from meta.trainer import State
 from neo.optim import adam, momentum, sgd
 

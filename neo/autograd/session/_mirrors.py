@@ -9,7 +9,7 @@ import optree
 import torch
 
 from neo import pytree
-from neo.autograd._tape import differentiable
+from neo.autograd._identity import differentiable
 from neo.autograd.tensor import LiteTensor
 
 __all__ = ["cotangents", "describe", "expect_tuples", "tangents"]

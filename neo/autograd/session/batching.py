@@ -11,7 +11,9 @@ import torch
 
 from neo import pytree
 from neo.autograd._batched import is_sliced_here
-from neo.autograd._tape import Tape, TapeContext, full_gradients, listened, record, suspended
+from neo.autograd._identity import full_gradients
+from neo.autograd._stack import TapeContext, suspended, tracked_here
+from neo.autograd._tape import Tape, record
 from neo.autograd.session._dims import Dim, dims_of, places_of
 from neo.autograd.session._replay import Replay
 from neo.autograd.session.reverse import close, name_of
@@ -131,8 +133,8 @@ class _Batch:
         ]
         moving = [i for i, out in enumerate(outputs) if _moves(out)]
         arguments = [i for i in self.sliced if _moves(self.leaves[i])]
-        heard = listened([self.leaves[i] for i in arguments])
-        arguments = [i for i, wanted in zip(arguments, heard, strict=True) if wanted]
+        tracked = tracked_here([self.leaves[i] for i in arguments])
+        arguments = [i for i, wanted in zip(arguments, tracked, strict=True) if wanted]
         parents = [*(self.leaves[i] for i in arguments), *self.closed_over]
         if parents and moving:
             results = [outputs[i] for i in moving]

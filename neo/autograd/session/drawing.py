@@ -199,7 +199,7 @@ class Drawing:
                 yield maker
 
     def _maker(self, value: Any) -> str | None:
-        """The node that made this tensor; through the fresh handles of sessions."""
+        """The node that made this tensor; through the fresh tensors of sessions."""
         while id(value) not in self._makers and id(value) in self.trace.origins:
             value = self.trace.origins[id(value)]
         return self._makers.get(id(value))

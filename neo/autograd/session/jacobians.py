@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from neo import pytree
-from neo.autograd._tape import Tape, full_gradients, handed_back_tree
+from neo.autograd._forward import tangents
+from neo.autograd._identity import full_gradients, returned_tree
+from neo.autograd._tape import Tape
 from neo.autograd.session import _argnums
 from neo.autograd.session._argnums import ArgNums
 from neo.autograd.session.reverse import Arguments, name_of, run
@@ -80,7 +82,7 @@ def _by_rows(tape: Tape, inputs: list[LiteTensor], outputs: list[LiteTensor]) ->
 def _by_columns(tape: Tape, inputs: list[LiteTensor], outputs: list[LiteTensor]) -> list[list[Any]]:
     """The same: one push per entry of the inputs."""
     columns = [
-        [full_gradients(tape.tangents([x], [unit], outputs), outputs) for unit in _units(x)] for x in inputs
+        [full_gradients(tangents(tape, [x], [unit], outputs), outputs) for unit in _units(x)] for x in inputs
     ]
     return [
         [
@@ -102,6 +104,6 @@ def _stacked(slices: list[Any], out: LiteTensor, x: LiteTensor, dtype: torch.dty
     shape = (*out.shape, *x.shape)
     if not slices:
         empty = LiteTensor(torch.zeros(shape, dtype=dtype, device=out.device))
-        return handed_back_tree(empty, pytree.tree_map)
+        return returned_tree(empty, pytree.tree_map)
     block: Any = torch.stack(slices, 0 if kind == "rows" else -1)
     return block.reshape(shape)

@@ -1,4 +1,4 @@
-"""Reverse mode: a session owns a tape, runs a function on fresh handles of its arguments, walks back, drops it all."""
+"""Reverse mode: a session owns a tape, runs a function on fresh tensors, walks the tape back, drops it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import optree
 import torch
 
 from neo import pytree
-from neo.autograd._tape import Tape, TapeContext, fresh_handles, full_gradients, handed_back_tree
+from neo.autograd._identity import fresh_tensors, full_gradients, returned_tree
+from neo.autograd._stack import TapeContext
+from neo.autograd._tape import Tape
 from neo.autograd.session import _argnums, _mirrors
 from neo.autograd.session._argnums import ArgNums
 from neo.autograd.session._mirrors import describe
@@ -40,7 +42,8 @@ def value_and_grad(
     Returns: wrapped(*args, **kwargs) -> (fn(*args, **kwargs), gradients). Keyword arguments are constants. Gradients
     are LiteTensors in the shape, dtype and device of what they belong to; zeros where fn does not depend on it.
 
-    Inside fn each differentiated argument is a fresh handle, so that a closed-over use of the same one is a constant.
+    Inside fn each differentiated argument is a fresh tensor on the same data, so that a closed-over use of the old one
+    is a constant.
     Sessions nest: the gradients are themselves differentiable by any session that is open around this call.
 
     Raises: TypeError when there is nothing to differentiate, argnums names an integer tensor, or fn returns something
@@ -52,7 +55,7 @@ def value_and_grad(
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        tape = Tape()  # before the handles that it watches, which it then finds by index
+        tape = Tape()  # before the tensors that it watches, which it then finds by index
         slots = Arguments(args, chosen, name)
         out, outputs = run(tape, fn, slots, kwargs, has_aux, name)
         if cotangent is None:
@@ -130,7 +133,7 @@ class Arguments:
         new_args = list(args)
         for position in chosen:
             leaves, spec = pytree.flatten(args[position], where=(name, position))
-            places = fresh_handles(leaves, self.leaves, self.fresh)
+            places = fresh_tensors(leaves, self.leaves, self.fresh)
             if integers == "refuse" and not self.keyed and -1 in places:
                 _refuse_integers(leaves, places, spec, (name, position))
             new_args[position] = pytree.unflatten(spec, leaves)
@@ -166,8 +169,8 @@ def run(
     tape: Tape, fn: Callable[..., Any], slots: Arguments, kwargs: dict[str, Any], has_aux: bool, name: str
 ) -> tuple[Any, list[LiteTensor]]:
     """fn's value and its leaves, recorded on `tape`, which is closed again whatever happens (rule 9)."""
-    for handle in slots.fresh:
-        tape.watch(handle)
+    for tensor in slots.fresh:
+        tape.watch(tensor)
     TapeContext.push(tape)
     try:
         out = fn(*slots.args, **kwargs)
@@ -192,7 +195,7 @@ def run(
             raise TypeError(
                 f"{name}: the output is {leaf.dtype}, without a gradient; return a floating-point one"
             )
-    return handed_back_tree(out, pytree.tree_map), outputs
+    return returned_tree(out, pytree.tree_map), outputs
 
 
 def close(tape: Tape) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neo import pytree
-from neo.autograd._tape import Tape, TapeContext, fresh_handle, observe
+from neo.autograd._identity import fresh_tensor
+from neo.autograd._stack import TapeContext, observe
+from neo.autograd._tape import Tape
 from neo.autograd.policy import Policy
 from neo.autograd.tensor import LiteTensor
 
@@ -51,11 +53,13 @@ class Box:
 
 
 class Trace:
-    """Told by the tapes of a thread (_tape.observe) what they record. Keeps every tensor that it is told of alive."""
+    """Told by the tapes of a thread (_stack.observe) what they record. Keeps every tensor that it is told of alive."""
 
     def __init__(self, tape: Tape):
         self.root = Box(tape)
-        self.origins: dict[int, LiteTensor] = {}  # id of a session's fresh handle -> what it stands for
+        self.origins: dict[
+            int, LiteTensor
+        ] = {}  # id of a session's fresh tensor -> the argument it stands for
         self.depths = {id(tape): 1}  # id of a tape -> its level, 1 being the outermost
         self._inside = [self.root]
         self._sessions = [self.root]  # those that are open, outermost first
@@ -92,13 +96,13 @@ class Trace:
         finally:
             self._inside.remove(box)
 
-    def renamed(self, fresh: LiteTensor, handle: LiteTensor) -> None:
-        self.origins[id(fresh)] = handle
+    def renamed(self, fresh: LiteTensor, tensor: LiteTensor) -> None:
+        self.origins[id(fresh)] = tensor
         self._alive.append(fresh)
 
 
 def trace(fn: Callable[..., Any], args: Any) -> tuple[Trace, tuple, Any]:
-    """Run fn on fresh handles of args' floating-point LiteTensors, all of them watched.
+    """Run fn on fresh tensors in place of args' floating-point LiteTensors, all of them watched.
 
     Returns: the trace, the arguments as fn got them, and what fn gave. What an exception leaves open is closed.
     """
@@ -107,9 +111,9 @@ def trace(fn: Callable[..., Any], args: Any) -> tuple[Trace, tuple, Any]:
     def watched(leaf: Any) -> Any:
         if not (isinstance(leaf, LiteTensor) and leaf.is_floating_point()):
             return leaf
-        handle = fresh_handle(leaf)
-        tape.watch(handle)
-        return handle
+        tensor = fresh_tensor(leaf)
+        tape.watch(tensor)
+        return tensor
 
     fresh: Any = pytree.tree_map(watched, args)
     told = Trace(tape)

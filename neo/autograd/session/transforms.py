@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from neo import pytree
-from neo.autograd._tape import Tape, TapeContext, full_gradients, record, suspended
+from neo.autograd._forward import tangents as push_tangents
+from neo.autograd._identity import full_gradients
+from neo.autograd._stack import TapeContext, suspended
+from neo.autograd._tape import Tape, record
 from neo.autograd.session import _mirrors
 from neo.autograd.session._replay import Replay
 from neo.autograd.session.reverse import Arguments, close, name_of, run, vjp
@@ -99,7 +102,7 @@ class _Recording:
         self.spec = pytree.structure(self.out)
 
     def push(self, dots: list[Any]) -> Any:
-        moved = self.tape.tangents(self.slots.fresh, dots, self.outputs)
+        moved = push_tangents(self.tape, self.slots.fresh, dots, self.outputs)
         return pytree.unflatten(self.spec, full_gradients(moved, self.outputs))
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from neo import pytree
+from neo.autograd._aliases import shallow_copy
 from neo.autograd._context import version
-from neo.autograd._handle import value_twin
 from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import torch_code
 from neo.errors import ConversionError
@@ -36,7 +36,7 @@ def run_as_torch_code(
     True.
     """
     own = _lift if lifts else _own
-    copy.fill({name: value_twin(value) for name, value in params.items()})
+    copy.fill({name: shallow_copy(value) for name, value in params.items()})
     copy.fill({name: own(value) for name, value in constants.items()})
     inputs: Any = (args, kwargs)
     plain = [leaf for leaf in pytree.leaves(inputs) if isinstance(leaf, torch.Tensor)]
@@ -55,7 +55,7 @@ def run_as_torch_code(
 
 def _own(leaf: Any) -> Any:
     """LiteTensors as this call's own, to be changed in place without anybody else seeing it."""
-    return value_twin(leaf) if isinstance(leaf, LiteTensor) else leaf
+    return shallow_copy(leaf) if isinstance(leaf, LiteTensor) else leaf
 
 
 def _lift(leaf: Any) -> Any:

@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from neo import pytree
 from neo.autograd._batched import is_batched, one_example
 from neo.autograd._context import autocast_enabled
-from neo.autograd._tape import Tape, TapeContext
+from neo.autograd._stack import TapeContext
+from neo.autograd._tape import Tape
 from neo.autograd.session.reverse import close
 from neo.autograd.tensor import LiteTensor
 from neo.draws import no_draws, undrawn
@@ -114,15 +115,15 @@ def _by_neo(
     tape = Tape()
     inputs: Any = (args, kwargs)
     own = {name: LiteTensor(raw(value)) for name, value in parameters.items()}
-    handles = own | {name: LiteTensor(raw(value)) for name, value in _moving(inputs).items()}
-    moving = iter([handle for name, handle in handles.items() if name not in own])
+    tensors = own | {name: LiteTensor(raw(value)) for name, value in _moving(inputs).items()}
+    moving = iter([tensor for name, tensor in tensors.items() if name not in own])
     given: Any = pytree.tree_map(
         lambda leaf: next(moving) if _moves(leaf) else _copied_alike(leaf) if _is_tensor(leaf) else leaf,
         inputs,
     )
-    for handle in handles.values():
-        if handle.is_floating_point():
-            tape.watch(handle)
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            tape.watch(tensor)
     TapeContext.push(tape)
     try:
         with no_draws("no draws while Neo's output is checked"):
@@ -132,8 +133,8 @@ def _by_neo(
         close(tape)
         copy.empty()
     ends = [leaf for leaf in pytree.leaves(out) if _moves(leaf)]
-    gradients = tape.gradients(ends, [torch.ones_like(end.data) for end in ends], list(handles.values()))
-    return out, {name for name, gradient in zip(handles, gradients, strict=True) if gradient is not None}
+    gradients = tape.gradients(ends, [torch.ones_like(end.data) for end in ends], list(tensors.values()))
+    return out, {name for name, gradient in zip(tensors, gradients, strict=True) if gradient is not None}
 
 
 def _compare_values(label: str, found: list[Any], expected: list[Any]) -> None:

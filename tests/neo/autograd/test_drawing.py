@@ -73,7 +73,7 @@ def test_nested_session_is_a_box_with_its_walk_back_within():
 def test_argument_of_a_session_is_joined_to_what_it_stands_for():
     picture = autograd.draw(nested, X, Y)
     assert ("argument", "Mul") in edges(picture)
-    # without the fresh handle's origin, x would reach nothing but the subtraction
+    # without the fresh tensor's origin, x would reach nothing but the subtraction
     made = [node for node, _ in picture._edges() if node == "in0"]
     assert len(made) == 2
 

@@ -45,7 +45,7 @@ def test_closed_over_use_of_the_argument_is_a_constant():
     assert grads[x].item() == 3.0
 
 
-def test_argument_is_a_fresh_handle_on_the_same_data():
+def test_argument_is_a_fresh_tensor_on_the_same_data():
     x = number([1.0, 2.0])
     seen = []
     session.grad(lambda y: seen.append(y) or y * 2)(x)
@@ -84,7 +84,7 @@ def test_nesting_gives_every_derivative_of_sin(order):
     torch.testing.assert_close(fn(x).data, expected, rtol=0, atol=1e-12)
 
 
-def test_two_handles_on_one_torch_tensor_are_two_variables():
+def test_two_lite_tensors_on_one_torch_tensor_are_two_variables():
     shared = torch.tensor([2.0, 3.0], dtype=torch.float64)
     x, y = neo.LiteTensor(shared), neo.LiteTensor(shared)
     grads = session.grad(lambda x, y: x * x * y)(x, y)

@@ -1,4 +1,4 @@
-"""Rule 3: an op is on each tape with an interest in one of its inputs, and on no other."""
+"""Rule 3: an op is on each tape that tracks one of its inputs, and on no other."""
 
 import math
 
@@ -16,7 +16,7 @@ def number(value):
     return neo.LiteTensor(value, dtype=torch.float64)
 
 
-def test_op_is_recorded_on_the_tapes_with_an_interest_and_no_other():
+def test_op_is_recorded_on_the_tapes_that_track_an_input_and_no_other():
     x, y, lone = number(2.0), number(3.0), number(5.0)
     lengths = {}
 
@@ -103,11 +103,11 @@ def kinds_seen_by_backward(run):
 X, Y, B = number([[1.0, 2.0]]), number([[3.0], [4.0]]), number([5.0])
 
 
-def test_backward_gets_torch_tensors_without_outer_interest():
+def test_backward_gets_torch_tensors_when_no_outer_session_tracks_them():
     assert kinds_seen_by_backward(lambda op: session.grad(op)(X, Y, B)) == [{torch.Tensor}]
 
 
-def test_backward_gets_lite_tensors_with_outer_interest_then_torch_tensors():
+def test_backward_gets_lite_tensors_when_an_outer_session_tracks_them_then_torch_tensors():
     def run(op):
         session.grad(lambda X: session.grad(lambda X: op(X, Y, B).sum(), argnums=0)(X).sum())(X)
 
@@ -129,7 +129,7 @@ def test_backward_gets_lite_tensors_when_only_the_cotangent_is_watched():
     assert kinds_seen_by_backward(run) == [{neo.LiteTensor}]
 
 
-def test_inner_backward_records_nothing_on_an_uninterested_outer_tape():
+def test_inner_backward_records_nothing_on_an_outer_tape_that_tracks_none_of_it():
     def outer(other):
         before = len(TapeContext.current().nodes)
         session.grad(lambda x: square(x) * x)(number(3.0))

@@ -9,7 +9,7 @@ import optree
 import pytest
 import torch
 
-from neo.autograd._handle import relatives
+from neo.autograd._aliases import aliases_of
 from neo.autograd.tensor import LiteTensor
 from neo.errors import InPlaceError
 
@@ -49,7 +49,7 @@ def test_result_is_a_view_where_torchs_is(op: Any):
                 continue
             if their.layout is not torch.strided:
                 continue
-            known = [our is lite or any(lite is relative for relative in relatives(our)) for lite in lites]
+            known = [our is lite or any(lite is relative for relative in aliases_of(our)) for lite in lites]
             assert known == [shares(their, x) for x in args], sample
             for lite, related in zip(lites, known, strict=True):
                 assert not related or shares(our.data, lite.data)

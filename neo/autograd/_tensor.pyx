@@ -1,16 +1,14 @@
 """The compiled half of LiteTensor: a torch tensor, a serial number, and Python's operators.
 
-A handle knows nothing about graphs. Its serial number is how a tape tells handles apart: a number that is
+A tensor knows nothing about graphs. Its serial number is how a tape tells tensors apart: a number that is
 never given twice, so that a tape can remember a tensor without keeping it (or its memory) alive.
 
 Operators live here because Python reaches them through C slots; each looks up the function of its name in a
 table that `neo.functions` fills, so that replacing a Policy replaces the operator too.
 
-A tensor's numbers never change, but which numbers a LiteTensor stands for can: code written for torch that works in place
-(neo/functions/in_place.py) has the LiteTensors on the same memory, its family, stand for new ones.
+A tensor's numbers never change, but which numbers a LiteTensor stands for can: see _aliases.pyx.
 """
 cimport cython
-from cpython.weakref cimport PyWeakref_NewRef
 from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
 from libc.stdint cimport int64_t
 from libc.string cimport strncmp
@@ -49,7 +47,7 @@ cdef extern from "Python.h":
 
 
 cdef int64_t serials = 0
-cdef object lite_tensor = None      # the public class, a subclass of Handle; set by register_class
+cdef object lite_tensor = None      # the public class, a subclass of TensorBase; set by register_class
 cdef tuple EMPTY = ()
 cdef int64_t SALT = 0x4E656F4E656F
 cdef dict handlers = {}             # torch callable -> function that answers it on LiteTensors; the registry's own dict
@@ -58,8 +56,8 @@ cdef dict operators = {}            # operator name -> function; "add" for tenso
 cdef object write = None            # in_place.py's: (name of a method, arguments) -> x, changed in place
 
 
-@cython.no_gc      # a handle refers to one torch tensor and to no Python container: it cannot be in a cycle
-cdef class Handle:
+@cython.no_gc      # a LiteTensor refers to one torch tensor and to no Python container: it cannot be in a cycle
+cdef class TensorBase:
     def __cinit__(self):
         global serials
         serials += 1
@@ -72,7 +70,7 @@ cdef class Handle:
         return dispatch(func, args, kwargs) if handler is None else handler(*args)
 
     def _bind(self, data):
-        """Give a newly made handle its tensor; a handle's tensor never changes afterwards."""
+        """Give a new LiteTensor its torch tensor, which never changes afterwards."""
         if self.data is not None:
             raise AttributeError("LiteTensor.data is read-only: make a new tensor, LiteTensor(data)")
         self.data = data
@@ -241,13 +239,13 @@ cdef bint for_torch() except -1:
     return strncmp(name, "torch.", 6) == 0
 
 
-cdef object written(str method, Handle x, object other):
+cdef object written(str method, TensorBase x, object other):
     return write(method, (x, other), {})
 
 
-cdef inline object binary(str name, str number_name, Handle x, object other):
+cdef inline object binary(str name, str number_name, TensorBase x, object other):
     """x (op) other, with the cheaper rule when other is a plain Python number."""
-    if isinstance(other, Handle):
+    if isinstance(other, TensorBase):
         return operators[name](x, other)
     if type(other) is float or type(other) is int:
         return operators[number_name](x, other)
@@ -257,7 +255,7 @@ cdef inline object binary(str name, str number_name, Handle x, object other):
     return operators[number_name if type(other) is float or type(other) is int else name](x, other)
 
 
-cdef inline object reflected(str name, str number_name, Handle x, object other):
+cdef inline object reflected(str name, str number_name, TensorBase x, object other):
     """other (op) x; number rules take the tensor first."""
     if type(other) is float or type(other) is int:
         return operators[number_name](x, other)
@@ -269,35 +267,22 @@ cdef inline object reflected(str name, str number_name, Handle x, object other):
     return operators[name](other, x)
 
 
-cdef bint is_handle(object value):
-    return type(value) is lite_tensor or isinstance(value, Handle)
+cdef bint is_lite_tensor(object value):
+    return type(value) is lite_tensor or isinstance(value, TensorBase)
 
 
-cdef Handle wrap(object data):
-    """A LiteTensor on `data`, which must be a detached torch.Tensor that no other handle holds."""
-    cdef Handle handle = <Handle?> neo_new(lite_tensor, EMPTY)
-    handle.data = data
-    return handle
+cdef TensorBase wrap(object data):
+    """A LiteTensor on `data`, which must be a detached torch.Tensor that no other LiteTensor holds."""
+    cdef TensorBase tensor = <TensorBase?> neo_new(lite_tensor, EMPTY)
+    tensor.data = data
+    return tensor
 
 
-cdef Handle twin(object data, int64_t serial):
+cdef TensorBase wrap_as(object data, int64_t serial):
     """A LiteTensor of its own that tapes take for the one of this serial number; `data` must be held by no other."""
-    cdef Handle handle = wrap(data)
-    handle.serial = serial
-    return handle
-
-
-cdef int join(Handle view, Handle source) except -1:
-    """Note that two LiteTensors lie on the same memory."""
-    cdef list family = source.family
-    if family is None:
-        family = source.family = [PyWeakref_NewRef(source, None)]
-    elif len(family) & (len(family) - 1) == 0 and len(family) >= 8:     # now and then: forget those that are gone
-        family[:] = [member for member in family if member() is not None]
-    family.append(PyWeakref_NewRef(view, None))
-    view.family = family
-    view.branch = source.branch
-    return 0
+    cdef TensorBase tensor = wrap(data)
+    tensor.serial = serial
+    return tensor
 
 
 cdef int64_t last_serial():
@@ -305,59 +290,12 @@ cdef int64_t last_serial():
 
 
 def register_class(cls):
-    """Say which subclass of Handle results are made of."""
+    """Say which subclass of TensorBase results are made of."""
     global lite_tensor
     # torch_tensor[x] asks no __torch_function__, and would take a LiteTensor for a sequence of separate indices,
     # which is another question. Without sq_item it is no sequence, and torch refuses it as an index.
     neo_hide_sequence(cls)
     lite_tensor = cls
-
-
-def detached(Handle handle not None):
-    """torch's x.detach(): a constant on the same memory, so that in-place work on one is seen in the other."""
-    cdef Handle out = wrap(handle.data.detach())
-    join(out, handle)
-    out.branch = out.serial
-    return out
-
-
-def value_twin(Handle handle not None):
-    """The same tensor to every tape, in a LiteTensor of its own, which in-place work on the other does not change."""
-    return twin(handle.data.detach(), handle.serial)
-
-
-def lay_on(Handle view not None, Handle source not None, data):
-    """Have `view`, a new tensor, lie on the memory of `source`, as `data` does, which holds the same numbers."""
-    view.data = data.detach()
-    join(view, source)
-
-
-def relatives(Handle handle not None):
-    """The other LiteTensors that lie on the same memory and are still held by somebody."""
-    cdef list out = []
-    if handle.family is not None:
-        for reference in handle.family:
-            member = reference()
-            if member is not None and member is not handle:
-                out.append(member)
-    return out
-
-
-def same_branch(Handle one not None, Handle other not None):
-    """Is neither of two tensors on the same memory detached from the other?"""
-    return one.branch == other.branch
-
-
-def become(Handle handle not None, Handle value not None, data=None):
-    """Have `handle` stand for the tensor that `value` stands for, on `data` where that is given, from now on."""
-    handle.data = value.data.detach() if data is None else data
-    handle.serial = value.serial
-
-
-def leave_family(Handle handle not None):
-    """For a tensor that has been given memory of its own."""
-    handle.family = None
-    handle.branch = 0
 
 
 class torch_code:

@@ -1,0 +1,25 @@
+from libc.stdint cimport int64_t
+
+from neo.autograd._tensor cimport TensorBase
+
+
+cdef class Stack:
+    cdef list tapes                 # open tapes, outermost first
+    cdef list before                # for each of them: (muted, torch's modes) as they were when it was opened
+    cdef Py_ssize_t floor           # tapes below it are suspended by a checkpoint
+    cdef Py_ssize_t closed          # tapes below it are closed to the forward of a user's Policy that runs: it has its inputs
+    cdef Py_ssize_t muted           # tapes below it record nothing: a session was opened under torch.no_grad inside them
+    cdef dict captured              # serial -> tensor: what the checkpointed code took from suspended tapes
+    cdef object observer            # told what tapes record and when they walk, for draw and gradcheck; None: nobody
+
+    cdef Py_ssize_t first(self) except -1
+    cdef bint tracks(self, object value) except -1
+    cdef bint tracks_serial(self, int64_t serial, Py_ssize_t first) except -1
+    cdef Py_ssize_t first_recording(self) except -1
+    cdef int capture(self, TensorBase tensor, Py_ssize_t first) except -1
+
+
+cdef Stack open_stack()             # this thread's stack, or None when no tape is open
+cdef list all_stacks()              # of every thread that has an open tape
+cdef bint open_elsewhere(Stack stack)
+cdef int refuse_other_threads(str name, Stack stack, object inputs) except -1

@@ -1,0 +1,19 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from neo.autograd._tape import Tape
+from neo.autograd.tensor import LiteTensor
+
+class TapeContext:
+    """This thread's stack of open tapes."""
+
+    @staticmethod
+    def push(tape: Tape) -> None: ...
+    @staticmethod
+    def pop() -> Tape: ...
+    @staticmethod
+    def current() -> Tape | None: ...
+
+def suspended(fn: Callable[[], tuple[list[Any], Any]]) -> tuple[tuple[list[Any], Any], list[LiteTensor]]: ...
+def tracked_here(values: Sequence[LiteTensor]) -> list[bool]: ...
+def observe(observer: Any) -> Any: ...
