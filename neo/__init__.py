@@ -50,7 +50,7 @@ from neo.tensor import LiteTensor
 
 _answer_torch_entry_points()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CaptureError",

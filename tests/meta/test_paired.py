@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from meta.evaluate import Evaluation, Record
-from meta.problems import ACCURACY, MSE
 from meta.paired import difference
+from meta.problems import ACCURACY, MSE
 from meta.results import ResultsError, load, write
 
 
