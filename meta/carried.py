@@ -17,8 +17,8 @@ NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}
 class Carried:
     """The form of a learner's state, taken from the one that it begins with.
 
-    Leaves are tensors, LiteTensors and Python numbers. On the way through a step they are torch tensors, a list of them,
-    so that they can be averaged, sent to other ranks, and stacked.
+    Leaves are tensors, LiteTensors and Python numbers. On the way through a step they are a list of torch tensors,
+    which can be averaged, sent to other ranks, and stacked.
 
     Args:
         owner: the learner's name, for errors.
@@ -34,7 +34,7 @@ class Carried:
         for leaf, name in zip(leaves, self._names(), strict=True):
             if not isinstance(leaf, (torch.Tensor, LiteTensor, bool, int, float)):
                 raise TypeError(
-                    f"{owner}: the state's leaf {name} is a {type(leaf).__name__}; a state is carried in checkpoints and "
+                    f"{owner}: the state's leaf {name} is a {type(leaf).__name__}; a state is kept in checkpoints and "
                     "averaged over tasks, so its leaves must be tensors or numbers. Keep settings on the learner."
                 )
 
@@ -75,8 +75,8 @@ class Carried:
         if isinstance(like, (torch.Tensor, LiteTensor)):
             if not isinstance(leaf, (torch.Tensor, LiteTensor)):
                 raise TypeError(
-                    f"{self.owner}.task_gradient: the state's leaf {name} must be a tensor of shape {tuple(like.shape)}, "
-                    f"as init_state has it; got {type(leaf).__name__}."
+                    f"{self.owner}.task_gradient: the state's leaf {name} must be a tensor of shape "
+                    f"{tuple(like.shape)}, as init_state has it; got {type(leaf).__name__}."
                 )
             if leaf.shape != like.shape or leaf.dtype != like.dtype:
                 raise ValueError(
@@ -92,8 +92,8 @@ class Carried:
             isinstance(leaf, float) and not isinstance(like, float)
         ):
             raise TypeError(
-                f"{self.owner}.task_gradient: the state's leaf {name} must be a {type(like).__name__}, as init_state has "
-                f"it; got {leaf!r}."
+                f"{self.owner}.task_gradient: the state's leaf {name} must be a {type(like).__name__}, as init_state "
+                f"has it; got {leaf!r}."
             )
         return torch.tensor(leaf, dtype=NUMBERS[type(like)], device="cpu")
 

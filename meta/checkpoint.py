@@ -39,8 +39,9 @@ class Checkpoints:
     """The checkpoints of one run: step-00000100.safetensors ..., the last few of them, and best.safetensors.
 
     A file holds the tensors of the meta-parameters as "params.<path>", of the optimiser's state as "optimizer.<path>"
-    and of what the learner carries as "state.<path>", whatever pytrees they are. The header's "neo" entry is JSON: format, step, the numbers and
-    words among the leaves, and what the caller gives; its "sha256" entry is a checksum of all of that.
+    and of what the learner carries as "state.<path>", whatever pytrees they are. The header's "neo" entry is JSON:
+    format, step, the numbers and words among the leaves, and what the caller gives; its "sha256" entry is a checksum of
+    all of that.
     Each is written whole or not at all, see meta.files.
 
     Args:

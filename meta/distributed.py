@@ -155,7 +155,9 @@ class Ranks:
             yield self
             return
         if not timeout_s > 0:
-            raise ValueError(f"rank_timeout_s={timeout_s} is no time to wait; choose rank_timeout_s > 0.")
+            raise ValueError(
+                f"rank_timeout_s={timeout_s} is invalid; choose a number of seconds greater than 0."
+            )
         # gloo also carries what ranks of a GPU run tell each other: those tensors live on the CPU.
         nccl = torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"

@@ -1,7 +1,7 @@
 """Estimators of the meta-gradient: which derivatives of the inner loop it goes through.
 
-An inner step is θₖ₊₁ = θₖ − α gₖ, gₖ = ∇L_support(θₖ). The exact meta-gradient differentiates every gₖ; an approximation
-treats some of them as constants, and an inner step is then the identity plus a constant to it.
+An inner step is θₖ₊₁ = θₖ − α gₖ, gₖ = ∇L_support(θₖ). The exact meta-gradient differentiates every gₖ; an
+approximation treats some of them as constants, and an inner step is then the identity plus a constant to it.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class FirstOrder:
 class Truncated:
     """Exact through the last `steps` inner steps, first order before them. Shaban et al. 2019, arXiv:1810.10667.
 
-    Cost: time and memory of Reverse for `steps` inner steps, of FirstOrder for the others. Bias: as FirstOrder's, for those
-    others.
+    Cost: time and memory of Reverse for `steps` inner steps, of FirstOrder for the others. Bias: as FirstOrder's, for
+    those others.
 
     Args:
         steps: ≥ 0; 0 is FirstOrder, as many as there are inner steps Reverse.
@@ -95,8 +95,8 @@ def estimator_named(
         )
     if (meta_gradient == "truncated") != (truncated_steps is not None):
         raise ValueError(
-            f"{owner}: truncated_steps={truncated_steps} with meta_gradient={meta_gradient!r}; it is the number of last "
-            "inner steps that meta_gradient='truncated' goes through exactly, which needs it, and nothing else reads it."
+            f"{owner}: truncated_steps={truncated_steps} with meta_gradient={meta_gradient!r}; it is how many of the "
+            "last inner steps meta_gradient='truncated' goes through exactly, which needs it, and nothing else reads it."
         )
     if truncated_steps is not None:
         return Truncated(truncated_steps)

@@ -155,10 +155,22 @@ def adapted(
     seed: int = 0,
     inner_steps: int | None = None,
 ) -> Predictor:
-    """What evaluate() scores for one task: the predictor, adapted with the same Step and random draws."""
+    """What evaluate() scores for one task: the predictor, adapted and predicting with the same Step and random draws."""
     step = Step(iteration, slot, seed_of(seed, 0, slot), False, inner_steps, state)
     with neo.nn.draws(step.seed, dropout=False):
-        return as_predictor(learner.adapt(params, support, step))
+        return _drawing(as_predictor(learner.adapt(params, support, step)), step.seed)
+
+
+def _drawing(predictor: Predictor, seed: int) -> Predictor:
+    """The predictor, drawing from a seed wherever it is called."""
+
+    def predict(x: Any) -> Any:
+        with neo.nn.draws(seed, dropout=False):
+            return predictor(x)
+
+    stages = predictor.trajectory
+    trajectory = None if stages is None else [_drawing(stage, seed) for stage in stages]
+    return Predictor(predict, predictor.params, trajectory)
 
 
 def _stacked(scalars: Sequence[Any]) -> torch.Tensor:

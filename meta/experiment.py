@@ -59,8 +59,8 @@ class Experiment:
         problem: Problem = build(self.config.task.problem)
         if not isinstance(problem, Problem):
             raise ValueError(
-                f"task.problem={self.config.task.problem._target_} must be a meta.Problem (meta.Supervised for losses of "
-                f"a prediction and a target), got {type(problem).__name__}."
+                f"task.problem={self.config.task.problem._target_} must be a meta.Problem (meta.Supervised for losses "
+                f"of a prediction and a target), got {type(problem).__name__}."
             )
         return problem
 

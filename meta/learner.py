@@ -129,7 +129,7 @@ class MetaLearner(ABC):
 
     @abstractmethod
     def task_gradient(self, params: PyTree, task: Any, step: Step) -> TaskResult:
-        """What one task says of the meta-parameters. The mean over a meta-batch is what the outer optimiser steps by."""
+        """What one task says of the meta-parameters; the outer optimiser steps by the mean over a meta-batch."""
 
 
 def as_predictor(found: Any) -> Predictor:

@@ -59,7 +59,9 @@ class Wandb(Logger):
 
     def __init__(self, project: str = "neo", name: str | None = None, timeout_s: float = 10.0) -> None:
         if not timeout_s > 0:
-            raise ValueError(f"Wandb: timeout_s={timeout_s} is no time to wait; choose logger.timeout_s > 0.")
+            raise ValueError(
+                f"Wandb: timeout_s={timeout_s} is invalid; choose a number of seconds greater than 0."
+            )
         self.project, self.name, self.timeout_s = project, name, timeout_s
         self._wandb: Any = None
         self._run: Any = None
@@ -102,7 +104,7 @@ class Wandb(Logger):
             except ImportError:
                 pass  # said below
             except Exception as error:
-                log.warning("wandb could not go online (%s); it keeps the run offline.", _said(error))
+                log.warning("wandb could not go online (%s); it keeps the run offline.", _format_error(error))
                 # Under a new id: wandb still holds the one that it did not get online.
                 self._guard(lambda: begin("offline", new=True), "start")
                 return
@@ -139,7 +141,7 @@ class Wandb(Logger):
             action()
         except Exception as error:  # whatever ails a logger, it is no reason to lose a run
             self._run = None
-            reason = "wandb is not installed" if isinstance(error, ImportError) else _said(error)
+            reason = "wandb is not installed" if isinstance(error, ImportError) else _format_error(error)
             log.warning("wandb could not %s (%s); the run goes on without it.", what, reason)
 
 
@@ -163,7 +165,7 @@ def _run_id(path: Path, new: bool) -> str:
     return name
 
 
-def _said(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -232,8 +232,8 @@ class MetaBatch:
             return torch.tensor(float(value), device="cpu")
         got = f"shape {tuple(value.shape)}" if isinstance(value, (LiteTensor, torch.Tensor)) else repr(value)
         raise TypeError(
-            f"{self.owner}.task_gradient: {what} must be a number or a tensor without dims, one value for the task; got "
-            f"{got}."
+            f"{self.owner}.task_gradient: {what} must be a number or a tensor without dims, one value for the task; "
+            f"got {got}."
         )
 
     def _averaged(self, results: Iterable[_Result]) -> MetaGradient:
@@ -298,7 +298,7 @@ class _Shared(Step):
         known = object.__getattribute__(self, "__dict__")
         if name in known.get("_unknown", ()):
             raise ValueError(
-                f"step.{name} is not known with {known['_reason']}, where one call of task_gradient serves several tasks "
-                f"or steps; an algorithm that needs it runs without {known['_reason']}."
+                f"step.{name} is not known with {known['_reason']}, where one call of task_gradient serves several "
+                f"tasks or steps; an algorithm that needs it runs without {known['_reason']}."
             )
         return object.__getattribute__(self, name)

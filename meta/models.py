@@ -75,7 +75,8 @@ def torch_model(
             or an index, or several with dots between them, "logits" or "0" or "heads.left".
         buffers: whose statistics normalise in batch norms: "batch" (those of the batch at hand), "frozen" (the running
             ones of the module as it is built, of use with pretrained weights).
-        training: False turns dropout and its kin off, as module.eval() does; of batch norms, `buffers` decides.
+        training: False turns dropout and its kin off, as module.eval() does; True leaves them on in training, and
+            evaluations drop nothing. Of batch norms, `buffers` decides.
         init: "drawn" (the run's seed draws new weights), "given" (the weights that the module is built with under
             `seed`, whatever init() is given, as pretrained ones are).
         verify: compare the first call with torch's, values and gradients.

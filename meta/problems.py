@@ -81,9 +81,9 @@ def metric_of(about: Mapping[str, Any]) -> Metric:
 class Problem(ABC):
     """What is done with a task's sets: what the inner loop descends, what the outer loop descends, what is reported.
 
-    `predict` is any callable x -> prediction: a model with its parameters, or what MetaLearner.adapt gives. Which part of
-    a set it is given, and what the prediction is held against, is the problem's own business: a task's support and query
-    are any pytrees.
+    `predict` is any callable x -> prediction: a model with its parameters, or what MetaLearner.adapt gives. Which part
+    of a set it is given, and what the prediction is held against, is the problem's own business: a task's support and
+    query are any pytrees.
     """
 
     metric: Metric  # what the mean of the scores is

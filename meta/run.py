@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -63,8 +63,8 @@ class Run:
     def train(self) -> dict[str, Any]:
         """Meta-train, test once at the end, and give the content of result.json; {} on all ranks but the first.
 
-        Raises: BlockingIOError for a folder that another process is writing; CheckpointError where it cannot be resumed;
-            TrainingError; RankError; TypeError or ValueError for a learner whose results have the wrong form;
+        Raises: BlockingIOError for a folder that another process is writing; CheckpointError where it cannot be
+            resumed; TrainingError; RankError; TypeError or ValueError for a learner whose results have the wrong form;
             Interrupted at SIGINT or SIGTERM to any rank, with a checkpoint of the step that it ended at; OSError naming
             the file that could not be written. What the run has written by then stays, and can be resumed.
         """
@@ -100,14 +100,15 @@ class Run:
         else:
             with self.interruptions.patiently():
                 state = trainer.fit(samplers["train"], state, validate=validate, stop=self._stopped)
-                self._expect_not_stopped()
+                if self._stopped():
+                    self._interrupt()
         tested = experiment.evaluate(state, samplers["test"], self.config.evaluation.tasks, record=True)
         return self._conclude(state, tested, samplers["test"], seconds) if ranks.first else {}
 
     def _fit_and_record(
         self, state: State, spent_s: float, sampler: Any, validate: Callable[[State], Evaluation]
     ) -> tuple[State, Callable[[], float]]:
-        """Train, with all that the first rank writes meanwhile; the last state, and the seconds that the run has taken."""
+        """Train, with all that the first rank writes meanwhile: the last state, and the seconds the run has taken."""
         experiment, trainer, checkpoints = self.experiment, self.experiment.trainer, self.checkpoints
         about = experiment.about()
         began = time.monotonic() - spent_s
@@ -158,7 +159,7 @@ class Run:
                 if not checkpoints.path(state.step).exists():
                     metrics.sync()
                     checkpoints.save(state, described(None))
-                self._expect_not_stopped()
+                self._interrupt()
         return state, seconds
 
     def _conclude(
@@ -197,11 +198,10 @@ class Run:
         """Asked by all ranks after every step, so that a signal to one ends all of them at the same step."""
         return self.ranks.any(self.interruptions.caught is not None)
 
-    def _expect_not_stopped(self) -> None:
-        """Raise Interrupted where a signal came, once every rank is here: torchrun ends what is left when one has gone."""
-        if self._stopped():
-            self.ranks.barrier()
-            raise Interrupted(self.interruptions.caught or signal.SIGTERM)
+    def _interrupt(self) -> NoReturn:
+        """Raise Interrupted once every rank is here: torchrun ends those left when one has gone."""
+        self.ranks.barrier()
+        raise Interrupted(self.interruptions.caught or signal.SIGTERM)
 
     def _restore(self, like: State) -> tuple[State, float]:
         path = self.checkpoints.last()
@@ -210,8 +210,8 @@ class Run:
         state = checkpoint.load(path, like)
         if state.step > self.experiment.trainer.iterations:
             raise CheckpointError(
-                f"trainer.iterations={self.experiment.trainer.iterations} is less than the {state.step} steps that {path} "
-                f"has behind it; choose trainer.iterations ≥ {state.step}, or start a new run."
+                f"trainer.iterations={self.experiment.trainer.iterations} is less than the {state.step} steps that "
+                f"{path} has behind it; choose trainer.iterations ≥ {state.step}, or start a new run."
             )
         return state, float(checkpoint.read_header(path)["seconds"])
 

@@ -35,7 +35,8 @@ class State(NamedTuple):
 class Log:
     """What one logged step has to say.
 
-    metric: the name of the score, by which it is logged. reported: what else the tasks report, means over the meta-batch.
+    metric: the name of the score, by which it is logged.
+    reported: what else the tasks report, means over the meta-batch.
     """
 
     step: int
@@ -116,9 +117,14 @@ class Trainer:
         params = self.learner.init(self.seed, device)
         return State(0, params, self.optimizer.init(params), self.learner.init_state(params))
 
-    def steps(self, sampler: Sampler, state: State) -> Iterator[tuple[State, MetaGradient]]:
-        """Each further state, with the meta-gradient that led there; nothing is checked or waited for."""
-        batch = self.batch(state)
+    def steps(
+        self, sampler: Sampler, state: State, batch: MetaBatch | None = None
+    ) -> Iterator[tuple[State, MetaGradient]]:
+        """Each further state, with the meta-gradient that led there; nothing is checked or waited for.
+
+        batch: what takes the meta-gradients; by default, what self.batch(state) gives.
+        """
+        batch = batch or self.batch(state)
         for step in range(state.step + 1, self.iterations + 1):
             found = batch.over_ranks(
                 state.params, sampler, step - 1, self.meta_batch, state.state, self.ranks
@@ -165,7 +171,7 @@ class Trainer:
         state = before = start
         unseen: list[tuple[State, MetaGradient]] = []
         batch = self.batch(start)
-        for state, gradient in self.steps(sampler, start):
+        for state, gradient in self.steps(sampler, start, batch):
             last = state.step == self.iterations
             due = last or state.step % self.log_every == 0
             kept = last or state.step % self.checkpoint_every == 0

@@ -60,7 +60,7 @@ from neo.errors import (
 _answer_custom_functions()
 _answer_torch_entry_points()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CaptureError",

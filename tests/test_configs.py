@@ -16,10 +16,10 @@ import neo
 import tasks
 from meta.experiment import Experiment, build
 from meta.loggers import Logger, Wandb
-from meta.run import train
 from meta.trainer import Trainer
 from scripts import _sweep
 from scripts._overrides import ConfigError, check, groups, leaves, parse
+from tests.meta.runs import train
 
 CONF = Path(__file__).parents[1] / "conf"
 COMMANDS = ("train", "evaluate", "mnist", "compare")
@@ -77,7 +77,7 @@ def test_torch_module_builds_by_its_target_and_adapts():
     assert params["conv1.weight"].shape == (64, 3, 7, 7)
     assert params["fc.weight"].shape == (3, 512)
     assert all(torch.equal(params[name].data, again[name].data) for name in params)
-    found = learner.meta_gradient(params, experiment.sampler("train").sample(0, 1))
+    found = meta.meta_gradient(learner, params, experiment.sampler("train").sample(0, 1))
     assert all(bool(torch.isfinite(gradient.data).all()) for gradient in found.gradient.values())
     assert float(found.gradient["conv1.weight"].data.abs().max()) > 0
 
@@ -99,7 +99,7 @@ def test_optimizer_builds(choice):
 
 def test_fomaml_is_maml_at_first_order():
     maml, first = (Experiment(composed("train", f"algorithm={name}")).learner for name in ("maml", "fomaml"))
-    assert (maml.first_order, first.first_order) == (False, True)
+    assert (maml.estimator, first.estimator) == (meta.Reverse(), meta.FirstOrder())
     assert maml.inner_steps == first.inner_steps
 
 
@@ -264,7 +264,7 @@ def test_experiment_gives_way_to_what_is_typed_after_it():
 
 def test_task_brings_its_model_and_objective():
     config = composed("train", "task=sinusoid")
-    assert (config.model._target_, config.task.objective._target_) == ("neo.nn.MLP", "meta.Regression")
+    assert (config.model._target_, config.task.problem._target_) == ("neo.nn.MLP", "meta.Regression")
     assert composed("train", "task=sinusoid", "model=conv4").model._target_ == "neo.nn.Conv4"
 
 

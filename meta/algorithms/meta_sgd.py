@@ -37,7 +37,7 @@ class MetaSGD(MAML):
         for name in ("inner_optimizer", "adapt"):
             if options.get(name, "*") != "*":
                 raise ValueError(
-                    f"MetaSGD: its inner optimiser is SGD at rates that it learns, one for each parameter; leave {name} out"
+                    f"MetaSGD: its inner optimiser is SGD at learned rates, one for each parameter; leave {name} out"
                 )
         if not math.isfinite(inner_lr):
             raise ValueError(f"MetaSGD: inner_lr must be a finite number, got {inner_lr}")

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.metrics import read_metrics
-from meta.problems import ACCURACY, Metric, metric_of
+from meta.problems import ACCURACY, MSE, Metric, metric_of
 from meta.results import Results, ResultsError, load
 
 __all__ = ["FAILURE", "SEEDS", "Arm", "ReportError", "Sweep", "read"]
@@ -47,8 +47,11 @@ class Arm:
     @property
     def metric(self) -> Metric | None:
         """What is scored; None where nothing tells."""
-        about = self.result if "metric" in self.result else self.about
-        return metric_of(about) if "metric" in about else None
+        for about in (self.result, self.about):
+            if "metric" in about:
+                return metric_of(about)
+        logged = {key for line in self.lines for key in line}
+        return next((metric for metric in (ACCURACY, MSE) if f"train/{metric.name}" in logged), None)
 
     def curve(self, part: str) -> list[tuple[int, float]]:
         """(step, score) of "train" or "val", as logged."""

@@ -181,13 +181,13 @@ class Scale:
             values = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
         ticks: list[tuple[float, str]] = []
         for value in values:
-            label = self.score.format(value, digits=0) if self.score else said(value)
+            label = self.score.format(value, digits=0) if self.score else format_value(value)
             if all(abs(self.place(value) - place) > 0.06 for place, _ in ticks):
                 ticks.append((self.place(value), label))
         return ticks
 
 
-def said(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A setting's value as it is typed in an override, short."""
     if value is None:
         return "null"

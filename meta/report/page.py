@@ -88,7 +88,7 @@ def page(sweep: Sweep, *, baseline: str | None = None, now: datetime | None = No
         parallel=Markup(figures.parallel_coordinates(ranked, swept, metric, colour)),
         left_out=swept[figures.AXES :],
         different={key: [_setting(arm, key) for arm in ranked] for key in keys},
-        common={key: figures.said(value) for key, value in sweep.common.items()},
+        common={key: figures.format_value(value) for key, value in sweep.common.items()},
         protocol=_protocol(reference),
         unpaired=[arm.name for arm in ranked if arm.test and not differences[arm.name] and arm is not reference],
         written=(now or datetime.now()).strftime("%Y-%m-%d %H:%M"),
@@ -135,9 +135,9 @@ def _row(
         colour=colour[arm.name],
         reference=arm is reference,
         settings=[_setting(arm, key) or "–" for key in keys],
-        validation=_said(metric, arm.validation),
-        test=_said(metric, arm.test),
-        difference=difference_said(metric, found.mean, found.ci95) if found else "",
+        validation=_format_score(metric, arm.validation),
+        test=_format_score(metric, arm.test),
+        difference=format_difference(metric, found.mean, found.ci95) if found else "",
         verdict=verdict(metric, found) if found else "",
         pairs=f"{found.tasks} tasks" if found else "",
         whisker=_whisker(found, [one for one in differences.values() if one]) if found else None,
@@ -153,7 +153,7 @@ def _row(
 
 def _setting(arm: Arm, key: str) -> str:
     """What an arm has a setting at; "" where it has no such setting."""
-    return figures.said(arm.settings[key]) if key in arm.settings else ""
+    return figures.format_value(arm.settings[key]) if key in arm.settings else ""
 
 
 def verdict(metric: Metric, found: Difference) -> str:
@@ -163,14 +163,14 @@ def verdict(metric: Metric, found: Difference) -> str:
     return "better" if (found.mean > 0) == metric.higher_is_better else "worse"
 
 
-def difference_said(metric: Metric, mean: float, ci95: float | None) -> str:
+def format_difference(metric: Metric, mean: float, ci95: float | None) -> str:
     """ "+1.23 ± 0.45", in points of a percentage where the score is a fraction."""
     scale, places = (100, 2) if metric.fraction else (1, 3)
     margin = "" if ci95 is None or math.isnan(ci95) else f" ± {scale * ci95:.{places}f}"
     return f"{scale * mean:+.{places}f}".replace("-", "−") + margin
 
 
-def _said(metric: Metric, score: tuple[float, float] | None) -> str:
+def _format_score(metric: Metric, score: tuple[float, float] | None) -> str:
     if score is None:
         return ""
     value, margin = score
@@ -235,12 +235,10 @@ def _summary(
     )
     words = f"Arm {reference.name} is {chosen}" if len(ranked) > 1 else "This run"
     if reference.validation:
-        words += f" ({_said(metric, reference.validation)})" if len(ranked) > 1 else ""
+        words += f" ({_format_score(metric, reference.validation)})" if len(ranked) > 1 else ""
     if reference.test:
         words += " and" if len(ranked) > 1 else ""
-        words += (
-            f" reaches {_said(metric, reference.test)} on {reference.result.get('test/tasks')} test tasks"
-        )
+        words += f" reaches {_format_score(metric, reference.test)} on {reference.result.get('test/tasks')} test tasks"
     words += "."
     verdicts = [verdict(metric, found) for found in differences.values() if found]
     if verdicts:
@@ -266,7 +264,7 @@ def _settings(sweep: Sweep, metric: Metric) -> list[dict[str, Any]]:
     """The table over seeds."""
     return [
         {
-            "values": [figures.said(value) for value in one.values.values()],
+            "values": [figures.format_value(value) for value in one.values.values()],
             "keys": list(one.values),
             "seeds": len(one.arms),
             "validation": "" if one.validation is None else metric.format(one.validation, digits=1),
@@ -274,7 +272,7 @@ def _settings(sweep: Sweep, metric: Metric) -> list[dict[str, Any]]:
             "spread": ""
             if one.spread is None
             else " to ".join(metric.format(end, digits=1) for end in one.spread),
-            "difference": "" if one.mean is None else difference_said(metric, one.mean, one.ci95),
+            "difference": "" if one.mean is None else format_difference(metric, one.mean, one.ci95),
             "pairs": one.pairs,
         }
         for one in seeds.settings(sweep)
@@ -286,6 +284,6 @@ def _protocol(reference: Arm | None) -> dict[str, str]:
     if reference is None:
         return {}
     result = reference.result
-    facts = {key: figures.said(value) for key, value in result.get("protocol", {}).items()}
+    facts = {key: figures.format_value(value) for key, value in result.get("protocol", {}).items()}
     facts |= {f"version of {key}": str(value) for key, value in result.get("versions", {}).items()}
     return facts | ({"device": str(result["device"])} if "device" in result else {})

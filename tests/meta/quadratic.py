@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from meta.problems import MSE
+from meta.problems import MSE, Supervised
 from neo import LiteTensor
 from neo.nn import Module
 from neo.typing import Params
@@ -27,7 +27,7 @@ class Theta(Module):
         return torch.cat([params["body.theta"], params["head.theta"]])
 
 
-class Quadratic:
+class Quadratic(Supervised):
     """Losses of θ; y is the centre c in the support set, the target q in the query set, one entry an example."""
 
     metric = MSE
@@ -35,18 +35,18 @@ class Quadratic:
     def __init__(self, hessian: torch.Tensor) -> None:
         self.hessian = hessian
 
-    def support_loss(self, prediction: Any, y: torch.Tensor) -> Any:
+    def inner_loss(self, prediction: Any, y: torch.Tensor) -> Any:
         difference = prediction - y[:, 0]
         return 0.5 * difference @ self.hessian @ difference
 
-    def query_loss(self, prediction: Any, y: torch.Tensor) -> Any:
+    def loss(self, prediction: Any, y: torch.Tensor) -> Any:
         return 0.5 * ((prediction - y[:, 0]) ** 2).sum()
 
     def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (prediction - y[:, 0]) ** 2
 
 
-class Problem:
+class Tasks:
     """A few such tasks in float64, with one Hessian A. All numbers are a pure function of seed."""
 
     def __init__(self, seed: int = 3, tasks: int = 2) -> None:
@@ -54,7 +54,7 @@ class Problem:
         root = torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64)
         self.A = root @ root.T
         self.centres, self.targets = torch.randn(2, tasks, SIZE, generator=generator, dtype=torch.float64)
-        self.objective, self.model = Quadratic(self.A), Theta()
+        self.problem, self.model = Quadratic(self.A), Theta()
 
     def params(self) -> Params:
         return self.model.init(seed=1, dtype=torch.float64)

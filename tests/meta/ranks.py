@@ -22,13 +22,14 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 
 import meta
-from meta import MAML, Classification, Evaluation, Regression, Trainer
+from meta import MAML, Classification, Evaluation, Regression, Step, Trainer, Workers, evaluate
 from meta.distributed import Ranks, launched
-from meta.run import train
+from meta.meta_batch import MetaBatch
 from neo import LiteTensor, nn
 from neo.optim import sgd
 from tasks import Glyphs, Sinusoid
 from tests.meta import toy
+from tests.meta.runs import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,19 +128,19 @@ def train_until_told(
     ranks: Ranks, config: DictConfig, folders: list[Path], told: int, step: int
 ) -> dict[str, Any]:
     """train_run, in which one rank gets SIGTERM while it computes a step."""
-    sound = Ranks.meta_gradient
+    sound = MetaBatch.over_ranks
 
-    def meta_gradient(self: Ranks, *arguments: Any) -> Any:
-        if self.index == told and arguments[3] == step - 1:
+    def over_ranks(self: MetaBatch, params: Any, sampler: Any, iteration: int, *rest: Any) -> Any:
+        if ranks.index == told and iteration == step - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return sound(self, *arguments)
+        return sound(self, params, sampler, iteration, *rest)
 
-    Ranks.meta_gradient = meta_gradient  # type: ignore[method-assign]  # this process ends with the job
+    MetaBatch.over_ranks = over_ranks  # type: ignore[method-assign]  # this process ends with the job
     return train_run(ranks, config, folders)
 
 
 def train_run(ranks: Ranks, config: DictConfig, folders: list[Path], resume: bool = False) -> dict[str, Any]:
-    """meta.run.train, with a folder for each rank, to see which of them are written."""
+    """A run, with a folder for each rank, to see which of them are written."""
     if ranks.first:  # as hydra does
         folders[0].mkdir(parents=True, exist_ok=True)
     return train(config, folders[ranks.index], resume=resume, ranks=ranks)
@@ -151,58 +152,55 @@ def gradient(ranks: Ranks, tasks: int, algorithm: str = "MAML", family: str = "g
     if family == "glyphs":
         sampler = Glyphs(alphabets=4, characters=6).sampler("train", ways=5, shots=1, queries=3, seed=0)
         model: Any = nn.Conv4(ways=5, hidden=8, pool="max", head="flatten")
-        objective: Any = Classification()
+        problem: Any = Classification()
     else:  # tasks of a few bytes, which begin at other places of a cache line in another share
         sampler = Sinusoid().sampler("train", shots=5, queries=7, seed=0)
-        model, objective = nn.MLP(1, 40, 40, 1), Regression()
-    learner = getattr(meta, algorithm)(model, inner_steps=2, inner_lr=0.01, objective=objective, workers=1)
-    found = ranks.meta_gradient(learner.meta_gradient, learner.init(0), sampler, 0, tasks)
+        model, problem = nn.MLP(1, 40, 40, 1), Regression()
+    learner = getattr(meta, algorithm)(model, inner_steps=2, inner_lr=0.01, problem=problem)
+    batch = MetaBatch(learner, (), workers=Workers(1))
+    found = batch.over_ranks(learner.init(0), sampler, 0, tasks, (), ranks)
     return [getattr(leaf, "data", leaf) for leaf in optree.tree_leaves(found)]
 
 
 def evaluation(ranks: Ranks, tasks: int, strange: bool = False, **settings: Any) -> Evaluation:
     """MAML's, on `tasks` tasks; strange: rank 1 has one bit of one parameter wrong."""
-    learner = MAML(nn.MLP(784, 16, 5), workers=1)
+    learner = MAML(nn.MLP(784, 16, 5))
     params = learner.init(0)
     if strange and ranks.index == 1:
         params = optree.tree_map(lambda leaf: LiteTensor(leaf.data.clone()), params)
         first = optree.tree_leaves(params)[0].data.flatten()
         first[1] = torch.nextafter(first[1], torch.tensor(9.0))
     sampler = Glyphs(alphabets=3, characters=6).sampler("val", ways=5, shots=1, queries=3, seed=0)
-    return ranks.evaluate(learner, params, sampler, tasks, batch=2, **settings)
+    return evaluate(learner, params, sampler, tasks, batch=2, workers=Workers(1), ranks=ranks, **settings)
 
 
 def recorded(ranks: Ranks, tasks: int) -> Evaluation:
     """The same after each of three inner steps."""
-    return evaluation(ranks, tasks, steps=3, record=True)
+    return evaluation(ranks, tasks, inner_steps=3, record=True)
 
 
 def fail_in_step(ranks: Ranks, step: int, rank: int) -> None:
-    def spoil(call: int, loss: torch.Tensor) -> torch.Tensor:
-        if call == step and ranks.index == rank:
+    def spoil(at: Step, loss: torch.Tensor) -> torch.Tensor:
+        if at.iteration == step - 1 and ranks.index == rank:
             raise MemoryError("no memory left on this rank")
         return loss
 
-    trainer = Trainer(toy.Pull(spoil), sgd(0.5), iterations=10, meta_batch=4)
-    trainer.ranks = ranks
-    trainer.fit(toy.TargetSampler(), trainer.start(0))
+    trainer = Trainer(toy.Pull(spoil), sgd(0.5), iterations=10, meta_batch=4, ranks=ranks)
+    trainer.fit(toy.TargetSampler(), trainer.start())
 
 
 def nan_in_slot(ranks: Ranks, slot: int) -> None:
-    """In the second step; each rank looks for the slot in its share, of which it computes one block."""
-    first = ranks.share(4).start
+    """In the second step, whichever rank has the slot."""
 
-    def spoil(call: int, loss: torch.Tensor) -> torch.Tensor:
-        marked = torch.arange(first, first + len(loss)) == slot
-        return torch.where(marked, torch.nan, loss) if call == 2 else loss
+    def spoil(at: Step, loss: torch.Tensor) -> torch.Tensor:
+        return loss * torch.nan if (at.iteration, at.slot) == (1, slot) else loss
 
-    trainer = Trainer(toy.Pull(spoil), sgd(0.5), iterations=10, meta_batch=4)
-    trainer.ranks = ranks
-    trainer.fit(toy.TargetSampler(), trainer.start(0))
+    trainer = Trainer(toy.Pull(spoil), sgd(0.5), iterations=10, meta_batch=4, ranks=ranks)
+    trainer.fit(toy.TargetSampler(), trainer.start())
 
 
 def tell(ranks: Ranks) -> Any:
-    return ranks.told({"from": ranks.index}), ranks.any(ranks.index == 2), ranks.any(False)
+    return ranks.broadcast_object({"from": ranks.index}), ranks.any(ranks.index == 2), ranks.any(False)
 
 
 def share_state(ranks: Ranks) -> tuple[bool, list[float], int, torch.dtype]:
@@ -214,13 +212,13 @@ def share_state(ranks: Ranks) -> tuple[bool, list[float], int, torch.dtype]:
         "step": 7 + mine,
         "wide": LiteTensor(torch.tensor(1 / 3 + mine, dtype=torch.float64)),
     }
-    got = ranks.shared(tree)
+    got = ranks.broadcast(tree)
     kept = got["image"].data.is_contiguous(memory_format=torch.channels_last)
     return kept, [*got["image"].data.flatten().tolist(), got["wide"].item()], got["step"], got["wide"].dtype
 
 
 def disagree(ranks: Ranks) -> None:
-    ranks.agree("the data", f"checksum {ranks.index // 2}")
+    ranks.assert_equal("the data", f"checksum {ranks.index // 2}")
 
 
 def build_in_turn(ranks: Ranks, file: Path) -> bool:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import neo
-from meta import ANIL, MAML
-from tests.meta.quadratic import BODY, SIZE, Problem, flat
+from meta import ANIL, MAML, Step, meta_gradient
+from tests.meta.quadratic import BODY, SIZE, Tasks, flat
 from tests.meta.test_maml import random_tasks
 
 ALPHA = 0.07
@@ -20,16 +20,16 @@ def test_meta_gradient_matches_closed_form_on_quadratics(pattern, adapting, step
     """θ′ = c + (I − α P A)ᴷ (θ − c), where P keeps the entries that adapt; the gradient is that matrix's transpose
     times (θ′ − q), or θ′ − q alone at first order.
     """
-    problem = Problem()
+    problem = Tasks()
     learner = ANIL(
         problem.model,
         adapt=pattern,
         inner_lr=ALPHA,
         inner_steps=steps,
         first_order=first_order,
-        objective=problem.objective,
+        problem=problem.problem,
     )
-    result = learner.meta_gradient(problem.params(), problem.batch())
+    result = meta_gradient(learner, problem.params(), problem.batch())
     keep = torch.zeros(SIZE, dtype=torch.float64)
     keep[list(adapting)] = 1
     identity = torch.eye(SIZE, dtype=torch.float64)
@@ -46,7 +46,7 @@ def test_meta_gradient_matches_closed_form_on_quadratics(pattern, adapting, step
 def test_only_the_head_of_a_network_adapts():
     model = neo.nn.Conv4(ways=3, hidden=4)
     params, batch = model.init(seed=0), random_tasks(3, 1, torch.float32)
-    adapted = ANIL(model, inner_steps=2).adapt(params, batch[0].support)
+    adapted = ANIL(model, inner_steps=2).adapt(params, batch[0].support, Step()).params
     assert list(adapted) == list(params)
     for name, value in params.items():
         assert torch.equal(adapted[name].data, value.data) != name.startswith("head."), name
@@ -56,7 +56,7 @@ def test_pattern_that_matches_all_is_maml():
     model = neo.nn.Conv4(ways=3, hidden=4)
     params, batch = model.init(seed=0, dtype=torch.float64), random_tasks(3, 2, torch.float64)
     ours, maml = (
-        learner.meta_gradient(params, batch).gradient for learner in (ANIL(model, adapt="*"), MAML(model))
+        meta_gradient(learner, params, batch).gradient for learner in (ANIL(model, adapt="*"), MAML(model))
     )
     for name in params:
         assert torch.equal(ours[name].data, maml[name].data), name
@@ -65,7 +65,7 @@ def test_pattern_that_matches_all_is_maml():
 def test_several_patterns_adapt_what_any_of_them_matches():
     model = neo.nn.Conv4(ways=3, hidden=4)
     params, batch = model.init(seed=0), random_tasks(3, 1, torch.float32)
-    adapted = ANIL(model, adapt=["head.bias", "norm?.bias"]).adapt(params, batch[0].support)
+    adapted = ANIL(model, adapt=["head.bias", "norm?.bias"]).adapt(params, batch[0].support, Step()).params
     changed = {name for name in params if not torch.equal(adapted[name].data, params[name].data)}
     assert changed <= {"head.bias", "norm0.bias", "norm1.bias", "norm2.bias", "norm3.bias"}
     assert {"head.bias", "norm3.bias"} <= changed
@@ -84,15 +84,14 @@ def test_several_patterns_adapt_what_any_of_them_matches():
         (["head.*", ""], r"'' matches no parameter"),
     ],
 )
-@pytest.mark.parametrize("where", ["adapt", "trajectory", "meta_gradient"])
+@pytest.mark.parametrize("where", ["adapt", "meta_gradient"])
 def test_every_pattern_must_match_a_parameter(where, adapt, sentence):
     """One that is misspelt beside another that matches would leave parameters as they are without a word."""
     model = neo.nn.Conv4(ways=3, hidden=4)
     learner, batch = ANIL(model, adapt=adapt), random_tasks(3, 1, torch.float32)
     calls = {
-        "trajectory": lambda: next(learner.trajectory(model.init(seed=0), batch[0].support, 1)),
-        "adapt": lambda: learner.adapt(model.init(seed=0), batch[0].support),
-        "meta_gradient": lambda: learner.meta_gradient(model.init(seed=0), batch),
+        "adapt": lambda: learner.adapt(model.init(seed=0), batch[0].support, Step()),
+        "meta_gradient": lambda: meta_gradient(learner, model.init(seed=0), batch),
     }
     with pytest.raises(ValueError, match=sentence + r".*The model's parameters: conv0\.weight.*head\.bias\."):
         calls[where]()

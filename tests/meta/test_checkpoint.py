@@ -57,7 +57,7 @@ def test_checkpoint_holds_any_pytree_of_tensors_and_plain_values(tmp_path):
     path = Checkpoints(tmp_path).save(State(5, params, inner), {})
     like = State(0, optree.tree_map(zero, params), optree.tree_map(zero, inner))
     restored = checkpoint.load(path, like)
-    assert optree.tree_structure(restored[1:]) == optree.tree_structure((params, inner))
+    assert optree.tree_structure(restored[1:3]) == optree.tree_structure((params, inner))
     leaves = zip(optree.tree_leaves((params, inner)), optree.tree_leaves(restored[1:]), strict=True)
     for saved, read in leaves:
         assert type(read) is type(saved)
@@ -183,8 +183,28 @@ def test_header_of_a_later_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     path = Checkpoints(tmp_path).save(state(), {})
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="is of format 99, expected 2"):
+    with pytest.raises(
+        CheckpointError, match="is of checkpoint format 99, and this Neo reads format 3; read it with"
+    ):
         read_header(path)
+
+
+def test_checkpoint_of_an_earlier_format_is_refused_with_the_last_version_that_reads_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    path = Checkpoints(tmp_path).save(state(), {})
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"format 2.* Neo 0\.1\.0 is the last version that reads it"):
+        checkpoint.load(path, state())
+
+
+def test_checkpoint_holds_what_the_learner_carries(tmp_path):
+    carried = {"mean": torch.tensor([0.5]), "seen": 3, "rate": neo.LiteTensor(2.0)}
+    path = Checkpoints(tmp_path).save(state()._replace(state=carried), {})
+    zeros = {"mean": torch.zeros(1), "seen": 0, "rate": neo.LiteTensor(0.0)}
+    restored = checkpoint.load(path, state(step=1)._replace(state=zeros)).state
+    assert (restored["mean"].item(), restored["seen"], restored["rate"].item()) == (0.5, 3, 2.0)
 
 
 def test_load_refuses_another_shape_and_names_the_parameter(tmp_path):

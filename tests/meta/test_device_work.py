@@ -9,7 +9,7 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import FakeTensor
 
 import neo
-from meta import MAML
+from meta import MAML, meta_gradient
 from tasks import Batch, Task
 from tests.neo.synchronisation import Synchronisations
 
@@ -18,7 +18,7 @@ WAYS = 3
 
 def learner(fused: bool = True) -> MAML:
     model = neo.nn.Conv4(ways=WAYS, size=28, hidden=8, fused=fused)
-    return MAML(model, inner_lr=0.1, inner_steps=2, workers=None)
+    return MAML(model, inner_lr=0.1, inner_steps=2)
 
 
 def tasks(device: str) -> list[Task]:
@@ -32,7 +32,7 @@ def tasks(device: str) -> list[Task]:
 def meta_step(maml: MAML, params, device: str):
     """Second order, and a step of the outer optimiser: everything that an iteration computes."""
     outer = neo.optim.adam(1e-3)
-    found = maml.meta_gradient(params, tasks(device))
+    found = meta_gradient(maml, params, tasks(device))
     params, state = outer.step(params, found.gradient, outer.init(params))
     return params, state, found
 

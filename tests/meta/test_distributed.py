@@ -17,9 +17,10 @@ from meta.distributed import ALONE, RankError, Ranks, launched
 from meta.experiment import resolve_workers
 from meta.metrics import read_metrics
 from meta.results import load
-from meta.run import resumed_config, train
+from meta.run import resumed_config
 from tests.meta import ranks as jobs
 from tests.meta.ranks import run_ranks, values
+from tests.meta.runs import train
 from tests.meta.test_run import assert_same_run, tiny
 
 TASKS = 7  # of a meta-batch: three ranks have shares of 2, 2 and 3
@@ -233,5 +234,5 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch):
 
 
 def test_time_to_wait_has_to_be_positive():
-    with pytest.raises(ValueError, match="rank_timeout_s=0 is no time"), Ranks(0, 2, 0, 2).connected(0):
+    with pytest.raises(ValueError, match="rank_timeout_s=0 is invalid"), Ranks(0, 2, 0, 2).connected(0):
         pass

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import neo
-from meta import checkpoint
+from meta import Step, checkpoint
 from meta.checkpoint import Checkpoints
 from meta.divergence import TrainingError, expect_finite_results, expect_finite_state
 from meta.experiment import Experiment
-from meta.run import resumed_config, train
+from meta.run import resumed_config
 from meta.trainer import Trainer
 from neo.optim import Optimizer
+from tests.meta.runs import train
 from tests.meta.test_run import tiny
 from tests.meta.toy import Pull, TargetSampler
 
@@ -52,7 +54,7 @@ def test_inner_step_named_is_the_first_that_is_not_finite():
     finite = [
         all(
             bool(torch.isfinite(leaf.data).all())
-            for leaf in experiment.learner.adapt(params, task.support, k).values()
+            for leaf in experiment.learner.adapt(params, task.support, Step(inner_steps=k)).params.values()
         )
         for k in range(5)
     ]
@@ -60,7 +62,7 @@ def test_inner_step_named_is_the_first_that_is_not_finite():
     assert not finite[4]
     loop = experiment.trainer
     with pytest.raises(TrainingError, match=f"after inner step {finite.index(False)} the parameter"):
-        loop.fit(sampler, loop.start(0))
+        loop.fit(sampler, loop.start())
 
 
 def test_update_that_breaks_a_parameter_is_named_before_it_is_kept():
@@ -71,7 +73,7 @@ def test_update_that_breaks_a_parameter_is_named_before_it_is_kept():
     with pytest.raises(
         TrainingError, match="step 4: after its update the meta-parameter 'theta' has entries that"
     ):
-        loop.fit(TargetSampler(), loop.start(0), checkpoint=lambda state, validation: kept.append(state.step))
+        loop.fit(TargetSampler(), loop.start(), checkpoint=lambda state, validation: kept.append(state.step))
     assert kept == [2]
 
 
@@ -82,7 +84,7 @@ def test_parameter_broken_between_checkpoints_is_blamed_in_place_of_a_task():
     with pytest.raises(
         TrainingError, match=r"step 4: the meta-parameter 'theta' has entries that .* since the update"
     ):
-        loop.fit(TargetSampler(), loop.start(0))
+        loop.fit(TargetSampler(), loop.start())
 
 
 def test_optimizer_state_that_is_infinite_is_named():
@@ -90,41 +92,40 @@ def test_optimizer_state_that_is_infinite_is_named():
     with pytest.raises(
         TrainingError, match=r"step 3: after its update the optimiser's state 'square\.theta' has"
     ):
-        expect_finite_state(3, {"theta": neo.LiteTensor([1.0])}, state)
+        expect_finite_state(3, {"theta": neo.LiteTensor([1.0])}, state, ())
 
 
 def test_gradient_of_one_task_is_named_with_that_task():
     class OneBad(Pull):
-        def meta_gradient(self, params, batch):
-            seen = super().meta_gradient(params, batch)
-            bad = TargetSampler().sample(0, [1]).query.y
-            if not any(torch.equal(y, bad[0]) for y in batch.query.y):
+        def task_gradient(self, params, task, step):
+            seen = super().task_gradient(params, task, step)
+            if step.slot != 1:
                 return seen
-            return seen._replace(gradient={"theta": neo.LiteTensor(seen.gradient["theta"].data * torch.nan)})
+            return replace(seen, gradient={"theta": neo.LiteTensor(seen.gradient["theta"].data * torch.nan)})
 
     loop = Trainer(OneBad(), neo.optim.sgd(0.1), iterations=2, meta_batch=3)
     with pytest.raises(
         TrainingError,
         match=r"step 1: the meta-gradient of 'theta' of task 1 \(iteration 0, slot 1\) has entries",
     ):
-        loop.fit(TargetSampler(), loop.start(0))
+        loop.fit(TargetSampler(), loop.start())
 
 
 def test_held_out_task_that_breaks_down_is_named_and_no_score_is_given():
     experiment = Experiment(tiny("algorithm.inner_lr=1e38", "evaluation.inner_steps=4"))
-    params = experiment.learner.init(0)
+    state = experiment.trainer.start()
     with pytest.raises(
         TrainingError,
         match=r"val task \d+ \(iteration 0, slot \d+\): its query loss is \S+, .*after inner step \d the parameter",
     ):
-        experiment.evaluate(params, experiment.sampler("val"), 3)
+        experiment.evaluate(state, experiment.sampler("val"), 3)
 
 
 def test_finite_results_pass():
     experiment = Experiment(tiny())
-    params, sampler = experiment.learner.init(0), experiment.sampler("val")
-    results = experiment.evaluate(params, sampler, 2)
-    expect_finite_results("val", results, experiment.learner, params, sampler, None)
+    state, sampler = experiment.trainer.start(), experiment.sampler("val")
+    results = experiment.evaluate(state, sampler, 2)
+    expect_finite_results("val", results, experiment.trained(state), sampler, None)
 
 
 def test_last_good_checkpoint_is_kept_and_can_be_resumed(tmp_path, monkeypatch):
@@ -156,7 +157,7 @@ def test_last_good_checkpoint_is_kept_and_can_be_resumed(tmp_path, monkeypatch):
 def assert_same_parameters(one: Path, other: Path) -> None:
     states = []
     for folder in (one, other):
-        like = Experiment(tiny()).trainer.start(0)
+        like = Experiment(tiny()).trainer.start()
         states.append(checkpoint.load(Checkpoints(folder / "checkpoints").last(), like))
     for name, leaf in states[0].params.items():
         assert torch.equal(leaf.data, states[1].params[name].data), name

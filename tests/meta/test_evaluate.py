@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import neo
-from meta import ANIL, MAML, MetaLearner, MetaSGD, Reptile, evaluate
+from meta import ANIL, MAML, MetaLearner, MetaSGD, Predictor, Reptile, Step, evaluate
 from meta.batch_norm import policy
 from meta.evaluate import half_width
 from tasks import Glyphs
@@ -34,6 +34,11 @@ def sampler(glyphs):
     return glyphs.sampler("test", ways=WAYS, shots=2, queries=4, seed=0)
 
 
+def predictions(name, model, params, task, x):
+    """By a batch-norm policy, of a model with its parameters."""
+    return policy(name)(Predictor.of_model(model, [params]), task.support)(x)
+
+
 def conv4(**options) -> neo.nn.Conv4:
     return neo.nn.Conv4(WAYS, hidden=4, **options)
 
@@ -42,10 +47,10 @@ def conv4(**options) -> neo.nn.Conv4:
 def test_record_has_what_evaluating_with_each_number_of_steps_has(sampler, algorithm):
     learner = algorithm(conv4(), inner_steps=2)
     params = learner.init(seed=0)
-    record = evaluate(learner, params, sampler, 5, steps=3, batch=2, record=True).record
+    record = evaluate(learner, params, sampler, 5, inner_steps=3, batch=2, record=True).record
     assert record.scores.shape == record.losses.shape == (5, 4)
     for steps in range(4):
-        alone = evaluate(learner, params, sampler, 5, steps=steps)
+        alone = evaluate(learner, params, sampler, 5, inner_steps=steps)
         assert torch.equal(record.scores[:, steps], alone.scores)
         assert torch.equal(record.losses[:, steps], alone.losses)
     assert not torch.equal(record.losses[:, 0], record.losses[:, 3])
@@ -55,26 +60,37 @@ def test_trajectory_takes_each_inner_step_once(sampler):
     calls = []
 
     class Counting(MAML):
-        def _support_loss(self, params, support):
+        def support_loss(self, params, support):
             calls.append(1)
-            return super()._support_loss(params, support)
+            return super().support_loss(params, support)
 
     learner = Counting(conv4())
-    assert len(list(learner.trajectory(learner.init(0), sampler.sample(0, 1)[0].support, 4))) == 5
+    support = sampler.sample(0, 1)[0].support
+    found = learner.adapt(learner.init(0), support, Step(inner_steps=4))
+    assert len(found.trajectory) == 5
+    assert found.trajectory[-1].params is found.params
     assert len(calls) == 4
 
 
-def test_algorithm_that_adapts_in_its_own_way_is_never_given_another_ones_trajectory(sampler):
-    class Doubled(MAML):
-        def adapt(self, params, support, steps=None):
-            return super().adapt(params, support, 2 * (self.inner_steps if steps is None else steps))
+def test_predictor_of_any_kind_is_evaluated_and_recorded_once_where_it_has_no_steps(sampler):
+    class Nearest(MetaLearner):
+        """Nearest class mean of the pixels: no parameters, no model, no inner steps."""
 
-    learner, support = Doubled(conv4()), sampler.sample(0, 1)[0].support
-    params = learner.init(0)
-    assert Doubled.trajectory is MetaLearner.trajectory
-    for steps, adapted in enumerate(learner.trajectory(params, support, 2)):
-        expected = MAML(learner.model).adapt(params, support, 2 * steps)
-        assert all(torch.equal(adapted[name].data, expected[name].data) for name in params)
+        def init(self, seed, device="cpu"):
+            return {"unused": neo.LiteTensor([0.0])}
+
+        def adapt(self, params, support, step):
+            means = torch.stack([support.x[support.y == label].mean(0).flatten() for label in range(WAYS)])
+            return lambda x: -torch.cdist(x.flatten(1), means)
+
+        def task_gradient(self, params, task, step):
+            raise NotImplementedError
+
+    learner = Nearest()
+    found = evaluate(learner, learner.init(0), sampler, 5, inner_steps=3, record=True)
+    assert found.mean > 1.2 / WAYS
+    assert found.record.scores.shape == (5, 1)
+    assert torch.equal(found.record.scores[:, 0], found.scores)
 
 
 def test_checksum_is_of_the_task_and_not_of_where_it_was_drawn(glyphs, sampler):
@@ -105,18 +121,18 @@ def test_query_s_prediction_does_not_depend_on_the_other_queries(sampler, name, 
     model, task = conv4(**options), sampler.sample(0, 1)[0]
     params = model.init(seed=2)
     x = task.query.x
-    both = policy(name)(model, params, task.support.x, x[:2])
-    torch.testing.assert_close(both[:1], policy(name)(model, params, task.support.x, x[:1]))
-    torch.testing.assert_close(both, policy(name)(model, params, task.support.x, x)[:2])
-    together = policy("batch")(model, params, task.support.x, x)
-    assert (together[:2] - policy("batch")(model, params, task.support.x, x[:2])).abs().max() > 1e-3
+    both = predictions(name, model, params, task, x[:2])
+    torch.testing.assert_close(both[:1], predictions(name, model, params, task, x[:1]))
+    torch.testing.assert_close(both, predictions(name, model, params, task, x)[:2])
+    together = predictions("batch", model, params, task, x)
+    assert (together[:2] - predictions("batch", model, params, task, x[:2])).abs().max() > 1e-3
 
 
 def test_single_is_the_last_prediction_of_the_support_set_with_the_query(sampler):
     model, task = conv4(), sampler.sample(0, 1)[0]
     params = model.init(seed=2)
     expected = model(params, torch.cat([task.support.x, task.query.x[3:4]])).data[-1]
-    assert torch.equal(policy("single")(model, params, task.support.x, task.query.x)[3], expected)
+    assert torch.equal(predictions("single", model, params, task, task.query.x)[3], expected)
 
 
 def test_support_equals_batch_norms_that_are_given_the_support_set_s_statistics(sampler):
@@ -132,7 +148,7 @@ def test_support_equals_batch_norms_that_are_given_the_support_set_s_statistics(
         norm = (mean, variance, w[f"norm{i}.weight"], w[f"norm{i}.bias"], False, 0.0, 1e-5)
         ahead, x = F.relu(F.batch_norm(ahead, *norm)), F.relu(F.batch_norm(x, *norm))
     expected = x.mean((2, 3)) @ w["head.weight"].T + w["head.bias"]
-    found = policy("support")(model, params, task.support.x, task.query.x)
+    found = predictions("support", model, params, task, task.query.x)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -140,7 +156,7 @@ def test_policies_agree_where_there_is_no_batch_norm(sampler):
     model, task = neo.nn.MLP(784, 8, WAYS), sampler.sample(0, 1)[0]
     params = model.init(seed=2)
     together, *others = (
-        policy(name)(model, params, task.support.x, task.query.x) for name in ("batch", "single", "support")
+        predictions(name, model, params, task, task.query.x) for name in ("batch", "single", "support")
     )
     for other in others:
         torch.testing.assert_close(other, together)
@@ -153,7 +169,7 @@ def test_support_policy_refuses_a_model_that_it_cannot_follow(sampler):
 
     task = sampler.sample(0, 1)[0]
     with pytest.raises(ValueError, match=r"batch_norm='support' .* Opaque is none .* expected 'single'"):
-        policy("support")(Opaque(), {}, task.support.x, task.query.x)
+        predictions("support", Opaque(), {}, task, task.query.x)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +177,8 @@ def test_support_policy_refuses_a_model_that_it_cannot_follow(sampler):
     [
         ({"tasks": 0}, "tasks must be an integer of 1 or more, got 0"),
         ({"batch": "many"}, "batch must be an integer of 1 or more, got 'many'"),
-        ({"steps": -1}, "steps must be an integer of 0 or more, got -1"),
-        ({"batch_norm": "running"}, r"evaluation\.batch_norm='running' is no policy"),
-        ({"record": True}, "record=True needs to know the inner steps"),
+        ({"inner_steps": -1}, "inner_steps must be an integer of 0 or more, got -1"),
+        ({"batch_norm": "running"}, r"unknown evaluation\.batch_norm='running'"),
     ],
 )
 def test_settings_out_of_range_are_refused(sampler, settings, sentence):

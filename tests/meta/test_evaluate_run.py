@@ -14,7 +14,7 @@ from meta.evaluate import evaluate
 from meta.evaluate_run import evaluate_run
 from meta.paired import difference
 from meta.results import load as load_results
-from meta.run import train
+from tests.meta.runs import train
 from tests.meta.test_run import tiny
 
 
@@ -82,9 +82,9 @@ def test_fewer_ways_equal_a_head_made_so_small(run, batch_norm):
     config = tiny("task.ways=2")
     built = experiment.Experiment(config)
     trained = experiment.Experiment(tiny("task.ways=4"))
-    state = load(Checkpoints(run / "checkpoints").last(), trained.trainer.start(0, "cpu"))
+    state = load(Checkpoints(run / "checkpoints").last(), trained.trainer.start("cpu"))
     small = {name: leaf[:2] if name.startswith("head.") else leaf for name, leaf in state.params.items()}
-    expected = evaluate(built.learner, small, built.sampler("test"), 6, steps=1, batch_norm=batch_norm)
+    expected = evaluate(built.learner, small, built.sampler("test"), 6, inner_steps=1, batch_norm=batch_norm)
     assert result["test/accuracy"] == expected.mean
     assert result["test/loss"] == pytest.approx(expected.loss, rel=1e-5)
 
@@ -120,9 +120,9 @@ def test_queries_of_the_test_are_those_that_are_changed(sinusoids):
         ({"overrides": {"ways": "five"}}, r"ways='five' must be an integer"),
         ({"overrides": {"shots": 40}}, r"ask for 42 drawings of a class"),
         ({"overrides": {"evaluation.inner_steps": -1}}, r"steps must be an integer of 0 or more, got -1"),
-        ({"overrides": {"evaluation.batch_norm": "mine"}}, r"evaluation\.batch_norm='mine' is no policy"),
-        ({"part": "train"}, r"part='train' is no part to evaluate on"),
-        ({"which": "first"}, r"checkpoint='first' is none that is kept"),
+        ({"overrides": {"evaluation.batch_norm": "mine"}}, r"unknown evaluation\.batch_norm='mine'"),
+        ({"part": "train"}, r"unknown part='train'"),
+        ({"which": "first"}, r"unknown checkpoint='first'"),
         ({"name": "../x"}, r"name='\.\./x' cannot name an evaluation's files"),
         ({"name": "result"}, r"name='result' cannot name"),
         ({"tasks": 0}, r"tasks must be an integer of 1 or more"),

@@ -12,13 +12,14 @@ from hydra import compose, initialize_config_module
 
 import meta
 import neo
+from meta import Step
 from meta.experiment import Experiment
-from tests.meta.quadratic import Problem
+from tests.meta.quadratic import Tasks
 
 CLIP = 0.5
 
 
-def torchs_meta_gradient(problem: Problem, rate: float, steps: int, clip: float | None) -> torch.Tensor:
+def torchs_meta_gradient(problem: Tasks, rate: float, steps: int, clip: float | None) -> torch.Tensor:
     """By torch's double backward through clip_grad_norm_'s formula, θ as one vector."""
     start = torch.cat([value.data for value in problem.params().values()])
     total = torch.zeros_like(start)
@@ -41,44 +42,42 @@ def flat(gradient: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("clip", [None, CLIP, 1e6])
 def test_meta_gradient_goes_through_clipped_inner_steps(clip: float | None) -> None:
-    problem = Problem()
-    learner = meta.MAML(
-        problem.model, inner_lr=0.07, inner_steps=3, objective=problem.objective, inner_clip=clip
-    )
-    got = flat(learner.meta_gradient(problem.params(), problem.batch()).gradient)
+    problem = Tasks()
+    learner = meta.MAML(problem.model, inner_lr=0.07, inner_steps=3, problem=problem.problem, inner_clip=clip)
+    got = flat(meta.meta_gradient(learner, problem.params(), problem.batch()).gradient)
     torch.testing.assert_close(got, torchs_meta_gradient(problem, 0.07, 3, clip), rtol=1e-10, atol=1e-10)
     if clip == CLIP:
         assert (got - torchs_meta_gradient(problem, 0.07, 3, None)).norm() > 1e-3 * got.norm()
 
 
 LEARNERS: dict[str, Any] = {
-    "MAML": lambda p, **options: meta.MAML(p.model, objective=p.objective, **options),
-    "ANIL": lambda p, **options: meta.ANIL(p.model, objective=p.objective, **options),
-    "MetaSGD": lambda p, **options: meta.MetaSGD(p.model, objective=p.objective, **options),
-    "Reptile": lambda p, **options: meta.Reptile(p.model, objective=p.objective, **options),
+    "MAML": lambda p, **options: meta.MAML(p.model, problem=p.problem, **options),
+    "ANIL": lambda p, **options: meta.ANIL(p.model, problem=p.problem, **options),
+    "MetaSGD": lambda p, **options: meta.MetaSGD(p.model, problem=p.problem, **options),
+    "Reptile": lambda p, **options: meta.Reptile(p.model, problem=p.problem, **options),
 }
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_adapted_parameters_stay_within_the_clip(name: str) -> None:
-    problem = Problem()
+    problem = Tasks()
     params: Any = problem.params()
     start = flat(params)
     if name == "MetaSGD":
         params = {"params": params, "rates": {key: value * 0 + 1.0 for key, value in params.items()}}
     support = next(iter(problem.batch())).support
     learner = LEARNERS[name](problem, inner_lr=1.0, inner_clip=CLIP)
-    moved = flat(learner.adapt(params, support, 1)) - start
+    moved = flat(learner.adapt(params, support, Step(inner_steps=1)).params) - start
     assert float(moved.norm()) == pytest.approx(CLIP, rel=1e-5)
     free = LEARNERS[name](problem, inner_lr=1.0)
-    assert float((flat(free.adapt(params, support, 1)) - start).norm()) > 2 * CLIP
+    assert float((flat(free.adapt(params, support, Step(inner_steps=1)).params) - start).norm()) > 2 * CLIP
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_clip_out_of_range_is_refused(name: str, clip: float) -> None:
     with pytest.raises(ValueError, match=f"{name}: inner_clip must be greater than 0"):
-        LEARNERS[name](Problem(), inner_clip=clip)
+        LEARNERS[name](Tasks(), inner_clip=clip)
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml", "anil", "meta_sgd", "reptile"])
@@ -88,8 +87,8 @@ def test_clip_is_set_from_the_command_line(algorithm: str) -> None:
             config = compose("train", [f"algorithm={algorithm}", "model.hidden=4", *overrides])
         return Experiment(config).learner
 
-    assert learner().inner_clip is None
-    assert learner("algorithm.inner_clip=1.5").inner_clip == 1.5
+    assert learner().inner.clip is None
+    assert learner("algorithm.inner_clip=1.5").inner.clip == 1.5
     with pytest.raises(ValueError, match="inner_clip must be greater than 0"):
         learner("algorithm.inner_clip=0")
 
@@ -97,14 +96,15 @@ def test_clip_is_set_from_the_command_line(algorithm: str) -> None:
 @pytest.mark.parametrize("how", ["pickle", "deepcopy"])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_learners_pickle_and_copy(name: str, how: str) -> None:
-    problem = Problem()
-    learner = LEARNERS[name](problem, inner_lr=0.1, inner_clip=CLIP, workers=1)
+    problem = Tasks()
+    learner = LEARNERS[name](problem, inner_lr=0.1, inner_clip=CLIP)
     again = pickle.loads(pickle.dumps(learner)) if how == "pickle" else copy.deepcopy(learner)
     params: Any = problem.params()
     if name == "MetaSGD":
         params = {"params": params, "rates": {key: value * 0 + 0.1 for key, value in params.items()}}
     support = next(iter(problem.batch())).support
-    assert torch.equal(flat(again.adapt(params, support, 2)), flat(learner.adapt(params, support, 2)))
+    ends = [flat(one.adapt(params, support, Step(inner_steps=2)).params) for one in (again, learner)]
+    assert torch.equal(*ends)
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,4 @@ def test_learners_pickle_with_their_models_and_optimizers(model: Any, optimizer:
     for again in (pickle.loads(pickle.dumps(learner)), copy.deepcopy(learner)):
         params, others = learner.init(seed=3), again.init(seed=3)
         assert all(torch.equal(params[name].data, others[name].data) for name in params)
-        assert repr(again.inner_optimizer) == repr(learner.inner_optimizer)
+        assert repr(again.inner.optimizer) == repr(learner.inner.optimizer)

@@ -15,9 +15,10 @@ from meta.experiment import Experiment
 from meta.interruption import Interrupted, Interruptions
 from meta.loggers import Logger
 from meta.metrics import read_metrics
-from meta.run import resumed_config, train
+from meta.run import resumed_config
 from meta.trainer import Trainer
 from neo.optim import sgd
+from tests.meta.runs import train
 from tests.meta.test_run import assert_same_run, tiny
 from tests.meta.toy import Pull, TargetSampler
 

@@ -10,7 +10,7 @@ import torch
 
 import neo
 import neo.kernels
-from meta import ANIL, MAML, Classification, MetaGradient, Reptile, adapt
+from meta import ANIL, MAML, Classification, MetaGradient, Reptile, Step, adapt, meta_gradient
 from neo.optim import sgd
 from tasks import Batch, Glyphs, Omniglot, Task
 from tests.peers import learn2learn_reference, torch_reference
@@ -86,7 +86,7 @@ def neo_and_reference(
     params = model.init(seed=5, dtype=dtype)
     maml = MAML(model, inner_lr=0.4, inner_steps=steps, first_order=first_order)
     with contextlib.nullcontext() if own_kernels else neo.kernels.switched_off():
-        result = maml.meta_gradient(params, batch)
+        result = meta_gradient(maml, params, batch)
     got = {name: gradient.data for name, gradient in result.gradient.items()}
     raw = {name: value.data for name, value in params.items()}
     loss, expected, _ = reference.meta_gradient(raw, as_tuples(batch), 0.4, steps, first_order, **options)
@@ -182,16 +182,16 @@ def test_omniglot_meta_gradient_matches_learn2learn(omniglot: Omniglot) -> None:
 def test_inner_reduction_by_shots_is_ways_times_the_mean() -> None:
     model = neo.nn.Conv4(ways=3, hidden=4)
     params, batch = model.init(seed=0, dtype=torch.float64), random_tasks(3, 1, torch.float64)
-    by_shots = MAML(model, inner_lr=0.1, objective=Classification(inner_reduction="shots"))
+    by_shots = MAML(model, inner_lr=0.1, problem=Classification(inner_reduction="shots"))
     by_mean = MAML(model, inner_lr=0.3)
-    for name, gradient in by_shots.meta_gradient(params, batch).gradient.items():
-        torch.testing.assert_close(gradient.data, by_mean.meta_gradient(params, batch).gradient[name].data)
+    for name, gradient in meta_gradient(by_shots, params, batch).gradient.items():
+        torch.testing.assert_close(gradient.data, meta_gradient(by_mean, params, batch).gradient[name].data)
 
 
 def test_zero_inner_steps_leave_params_alone() -> None:
     model = neo.nn.Conv4(ways=3, hidden=4)
     params, batch = model.init(seed=0), random_tasks(3, 1, torch.float32)
-    adapted = MAML(model, inner_steps=0).adapt(params, batch[0].support)
+    adapted = MAML(model, inner_steps=0).adapt(params, batch[0].support, Step()).params
     assert all(adapted[name] is params[name] for name in params)
 
 
@@ -204,7 +204,7 @@ def test_meta_gradient_never_meets_torch_autograd(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.Tensor, "backward", refuse)
     monkeypatch.setattr(torch.autograd.Function, "apply", refuse)
     model = neo.nn.Conv4(ways=3, hidden=4)
-    result = MAML(model).meta_gradient(model.init(seed=0), random_tasks(3, 1, torch.float32))
+    result = meta_gradient(MAML(model), model.init(seed=0), random_tasks(3, 1, torch.float32))
     assert all(not g.data.requires_grad and g.data.grad_fn is None for g in result.gradient.values())
 
 
@@ -214,4 +214,4 @@ def test_rate_beside_an_optimizer_of_another_rate_is_refused(algorithm):
     model = neo.nn.MLP(1, 2, 1)
     with pytest.raises(ValueError, match=r"inner_lr=0\.3 is the rate of SGD, and nothing would read it"):
         algorithm(model, inner_lr=0.3, inner_optimizer=neo.optim.adam(0.1))
-    assert algorithm(model, inner_optimizer=neo.optim.adam(0.1)).inner_steps >= 1
+    assert algorithm(model, inner_optimizer=neo.optim.adam(0.1)).inner.steps >= 1

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 import neo
-from meta import MAML, MetaSGD
+from meta import MAML, MetaSGD, meta_gradient
 from neo import LiteTensor
-from tests.meta.quadratic import BODY, SIZE, Problem, flat
+from tests.meta.quadratic import BODY, SIZE, Tasks, flat
 from tests.meta.test_maml import random_tasks
 
 
 def test_meta_gradient_matches_closed_form_on_quadratics():
     """One step, θ′ = θ − a ∘ A (θ − c): the gradient is (I − A diag(a)) (θ′ − q) for θ, −A (θ − c) ∘ (θ′ − q) for a."""
-    problem = Problem()
+    problem = Tasks()
     rates = torch.linspace(-0.05, 0.1, SIZE, dtype=torch.float64)
     params = {"params": problem.params(), "rates": split(rates)}
-    result = MetaSGD(problem.model, objective=problem.objective).meta_gradient(params, problem.batch())
+    result = meta_gradient(MetaSGD(problem.model, problem=problem.problem), params, problem.batch())
     for_theta, for_rates = torch.zeros(2, SIZE, dtype=torch.float64)
     for c, q in problem.tasks():
         descent = problem.A @ (problem.theta() - c)
@@ -32,11 +32,11 @@ def test_meta_gradient_matches_closed_form_on_quadratics():
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 def test_meta_gradient_matches_torch_double_backward(first_order):
     """Three steps with the same rates, written out in torch."""
-    problem, steps = Problem(), 3
+    problem, steps = Tasks(), 3
     rates = torch.linspace(-0.05, 0.1, SIZE, dtype=torch.float64)
     params = {"params": problem.params(), "rates": split(rates)}
-    learner = MetaSGD(problem.model, inner_steps=steps, first_order=first_order, objective=problem.objective)
-    got = learner.meta_gradient(params, problem.batch()).gradient
+    learner = MetaSGD(problem.model, inner_steps=steps, first_order=first_order, problem=problem.problem)
+    got = meta_gradient(learner, params, problem.batch()).gradient
 
     theta, a = problem.theta().requires_grad_(), rates.clone().requires_grad_()
     total = torch.zeros((), dtype=torch.float64)
@@ -58,8 +58,8 @@ def test_equal_rates_are_maml():
     batch = random_tasks(3, 2, torch.float32)
     ours = MetaSGD(model, inner_lr=0.3, inner_steps=2)
     params = ours.init(seed=5)
-    maml = MAML(model, inner_lr=0.3, inner_steps=2).meta_gradient(params["params"], batch)
-    result = ours.meta_gradient(params, batch)
+    maml = meta_gradient(MAML(model, inner_lr=0.3, inner_steps=2), params["params"], batch)
+    result = meta_gradient(ours, params, batch)
     torch.testing.assert_close(result.loss, maml.loss)
     for name, gradient in maml.gradient.items():
         torch.testing.assert_close(result.gradient["params"][name].data, gradient.data, atol=1e-5, rtol=1e-4)

@@ -8,22 +8,26 @@ import pytest
 import torch
 
 from meta.problems import ACCURACY, MSE, Classification, Metric, Regression, metric_of
+from tasks import Batch
 
 
 def test_regression_loss_is_the_mean_of_the_scores():
     generator = torch.Generator().manual_seed(0)
     prediction, y = torch.randn(2, 6, 3, generator=generator)
-    objective = Regression()
-    scores = objective.score(prediction, y)
+    problem = Regression()
+    scores = problem.score(prediction, y)
     assert scores.shape == (6,)
     torch.testing.assert_close(scores, ((prediction - y) ** 2).sum(1) / 3)
-    torch.testing.assert_close(objective.query_loss(prediction, y), scores.mean())
-    torch.testing.assert_close(objective.support_loss(prediction, y), scores.mean())
+    examples = Batch(torch.zeros(6, 1), y)
+    loss, score = problem.query_loss(lambda x: prediction, examples)
+    torch.testing.assert_close(loss, scores.mean())
+    torch.testing.assert_close(score, scores.mean())
+    torch.testing.assert_close(problem.support_loss(lambda x: prediction, examples), scores.mean())
 
 
 def test_regression_refuses_shapes_that_would_broadcast():
     with pytest.raises(ValueError, match=r"targets \(6, 1\), got \(6, 5\); give the model"):
-        Regression().query_loss(torch.zeros(6, 5), torch.zeros(6, 1))
+        Regression().loss(torch.zeros(6, 5), torch.zeros(6, 1))
 
 
 def test_more_accuracy_and_less_error_are_better_and_nan_never_is():
@@ -49,6 +53,14 @@ def test_metric_is_said_as_people_read_it(metric, digits, said):
 
 
 def test_metrics_are_found_by_the_names_that_results_have():
-    assert metric_of("accuracy") is Classification.metric
-    assert metric_of("mse") is Regression.metric
-    assert metric_of("perplexity") == Metric("perplexity", "perplexity")
+    assert metric_of({"metric": "accuracy"}) is Classification.metric
+    assert metric_of({"metric": "mse"}) is Regression.metric
+    mae = metric_of({"metric": "mae", "higher_is_better": False})
+    assert mae == Metric("mae", "mae", higher_is_better=False)
+
+
+@pytest.mark.parametrize("make", [lambda: Metric("mae", "error"), lambda: metric_of({"metric": "mae"})])
+def test_metric_of_unknown_direction_is_asked_for(make):
+    """A search would maximise the error."""
+    with pytest.raises(ValueError, match="is more 'mae' better or worse"):
+        make()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import neo
-from meta import ANIL, MAML, MetaSGD, Reptile, evaluate
+from meta import ANIL, MAML, MetaSGD, Reptile, evaluate, meta_gradient
 from meta.parallel import Batched, Workers
 from tasks import Glyphs
 
@@ -24,8 +24,8 @@ def sampler():
 def test_meta_gradient_is_bit_for_bit_the_same_on_any_number_of_threads(sampler, count: int) -> None:
     model = neo.nn.Conv4(ways=5, hidden=8)
     params, batch = model.init(seed=0), sampler.sample(0, 7)
-    alone = MAML(model, workers=1).meta_gradient(params, batch)
-    together = MAML(model, workers=count).meta_gradient(params, batch)
+    alone = meta_gradient(MAML(model), params, batch, workers=Workers(1))
+    together = meta_gradient(MAML(model), params, batch, workers=Workers(count))
     assert torch.equal(alone.loss, together.loss)
     assert torch.equal(alone.score, together.score)
     for name, gradient in alone.gradient.items():
@@ -36,8 +36,10 @@ def test_tasks_on_other_threads_run_under_the_autocast_of_the_caller(sampler) ->
     model = neo.nn.Conv4(ways=5, hidden=4)
     params, batch = model.init(seed=0), sampler.sample(0, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        alone, together = (MAML(model, workers=count).meta_gradient(params, batch) for count in (1, 2))
-    plain = MAML(model, workers=2).meta_gradient(params, batch)
+        alone, together = (
+            meta_gradient(MAML(model), params, batch, workers=Workers(count)) for count in (1, 2)
+        )
+    plain = meta_gradient(MAML(model), params, batch, workers=Workers(2))
     assert torch.equal(alone.loss, together.loss)
     assert not torch.equal(alone.loss, plain.loss)
     for name, gradient in alone.gradient.items():
@@ -48,7 +50,9 @@ def test_tasks_on_other_threads_run_under_the_autocast_of_the_caller(sampler) ->
 def test_evaluation_is_the_same_on_any_number_of_threads(sampler) -> None:
     model = neo.nn.Conv4(ways=5, hidden=4)
     params = model.init(seed=0)
-    alone, together = (evaluate(MAML(model, workers=count), params, sampler, 6, batch=4) for count in (1, 3))
+    alone, together = (
+        evaluate(MAML(model), params, sampler, 6, batch=4, workers=Workers(count)) for count in (1, 3)
+    )
     assert torch.equal(alone.losses, together.losses)
 
 
@@ -129,10 +133,8 @@ def test_meta_gradient_of_all_tasks_at_once_is_that_of_each(sampler, learner) ->
     params, batch = (optree.tree_map(double, tree) for tree in (learner.init(0), sampler.sample(0, 5)))
     if isinstance(learner.model, neo.nn.MLP):
         batch = optree.tree_map(lambda x: x.flatten(2) if x.ndim > 2 else x, batch)
-    learner.workers = Workers(1)
-    apart = learner.meta_gradient(params, batch)
-    learner.workers = Batched(1)
-    at_once = learner.meta_gradient(params, batch)
+    apart = meta_gradient(learner, params, batch, workers=Workers(1))
+    at_once = meta_gradient(learner, params, batch, workers=Batched(1))
     assert at_once.loss.shape == at_once.score.shape == (5,)
     for one, other in zip(optree.tree_leaves(apart), optree.tree_leaves(at_once), strict=True):
         one, other = (leaf.data if isinstance(leaf, neo.LiteTensor) else leaf for leaf in (one, other))
@@ -143,8 +145,7 @@ def test_batched_tasks_are_evaluated_one_by_one(sampler) -> None:
     learner = MAML(neo.nn.Conv4(ways=5, hidden=4))
     params = learner.init(0)
     expected = evaluate(learner, params, sampler, 3)
-    learner.workers = Batched()
-    assert torch.equal(evaluate(learner, params, sampler, 3).losses, expected.losses)
+    assert torch.equal(evaluate(learner, params, sampler, 3, workers=Batched()).losses, expected.losses)
 
 
 def test_a_path_that_depends_on_numbers_is_refused() -> None:

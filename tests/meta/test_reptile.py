@@ -7,27 +7,28 @@ import torch
 from torch.nn import functional as F
 
 import neo
-from meta import Reptile
+from meta import Reptile, Step, TaskResult, meta_gradient
 from meta.algorithms.reptile import minibatches
 from tasks import Batch, Task
-from tests.meta.quadratic import SIZE, Problem, flat
+from tests.meta.quadratic import SIZE, Tasks, flat
 from tests.meta.test_maml import random_tasks
 
 
 class Whole(Reptile):
     """Reptile that takes every step on the support set, as in the paper's analysis (section 5)."""
 
-    def _train(self, params, task):
-        loss = self.objective.query_loss(self.model(params, task.query.x), task.query.y).data
-        return self.adapt(params, task.support), loss, loss
+    def task_gradient(self, params, task, step):
+        loss, score = self.problem.query_loss(lambda x: self.model(params, x), task.query)
+        trained = self.adapt(params, task.support, step).params
+        return TaskResult({name: params[name] - trained[name] for name in params}, loss, score)
 
 
 @pytest.mark.parametrize("steps", [2, 5])
 def test_meta_gradient_matches_closed_form_on_quadratics(steps):
     """W = c + (I − αA)ᵏ (φ − c), so that φ − mean W = mean (I − (I − αA)ᵏ) (φ − c)."""
-    problem, alpha = Problem(), 0.07
-    learner = Whole(problem.model, inner_lr=alpha, inner_steps=steps, objective=problem.objective)
-    got = flat(learner.meta_gradient(problem.params(), problem.batch()).gradient)
+    problem, alpha = Tasks(), 0.07
+    learner = Whole(problem.model, inner_lr=alpha, inner_steps=steps, problem=problem.problem)
+    got = flat(meta_gradient(learner, problem.params(), problem.batch()).gradient)
     identity = torch.eye(SIZE, dtype=torch.float64)
     way = torch.linalg.matrix_power(identity - alpha * problem.A, steps)
     expected = sum((identity - way) @ (problem.theta() - c) for c, _ in problem.tasks()) / 2
@@ -47,7 +48,7 @@ def test_meta_gradient_matches_training_in_torch(ours, theirs):
     model = neo.nn.MLP(16, 8, 3)
     params = model.init(seed=2, dtype=torch.float64)
     batch = random_tasks(3, 2, torch.float64, size=4)
-    result = Reptile(model, inner_steps=3, inner_optimizer=ours).meta_gradient(params, batch)
+    result = meta_gradient(Reptile(model, inner_steps=3, inner_optimizer=ours), params, batch)
 
     ends, losses = [], []
     for task in batch:
@@ -70,12 +71,12 @@ def test_meta_gradient_matches_training_in_torch(ours, theirs):
 
 
 def test_outer_sgd_moves_by_epsilon_towards_the_trained_parameters():
-    problem = Problem(tasks=1)
-    learner = Whole(problem.model, inner_lr=0.05, inner_steps=2, objective=problem.objective)
+    problem = Tasks(tasks=1)
+    learner = Whole(problem.model, inner_lr=0.05, inner_steps=2, problem=problem.problem)
     params, epsilon = problem.params(), 0.3
     step = neo.optim.sgd(epsilon).step
-    after, _ = step(params, learner.meta_gradient(params, problem.batch()).gradient, None)
-    trained = flat(learner.adapt(params, problem.batch()[0].support))
+    after, _ = step(params, meta_gradient(learner, params, problem.batch()).gradient, None)
+    trained = flat(learner.adapt(params, problem.batch()[0].support, Step()).params)
     torch.testing.assert_close(flat(after), problem.theta() + epsilon * (trained - problem.theta()))
 
 

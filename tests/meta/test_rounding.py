@@ -83,8 +83,9 @@ def test_fused_and_plain_agree_where_no_decision_is_close(pool: str) -> None:
             continue
         compared += 1
         params, batch = plain.init(seed), cast(tasks, torch.float32)
-        alone, side_by_side = meta.MAML(plain, inner_lr=LR), meta.MAML(fused, inner_lr=LR)
-        alone.workers, side_by_side.workers = Workers(1), Workers(2)
-        expected, found = (maml.meta_gradient(params, batch).gradient for maml in (alone, side_by_side))
+        expected, found = (
+            meta.meta_gradient(meta.MAML(model, inner_lr=LR), params, batch, workers=Workers(count)).gradient
+            for model, count in ((plain, 1), (fused, 2))
+        )
         assert relative_difference(*({n: g.data for n, g in of.items()} for of in (found, expected))) < 1e-5
     assert compared >= len(SEEDS) // 4, "too few tasks without a close decision: this would say nothing"

@@ -18,7 +18,8 @@ from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.evaluate_run import evaluate_run
 from meta.files import lock_dir
 from meta.metrics import read_metrics
-from meta.run import resumed_config, sentence, train
+from meta.run import resumed_config, sentence
+from tests.meta.runs import train
 
 TINY = [
     "task.dataset.alphabets=4",
@@ -350,5 +351,5 @@ def test_device_that_is_not_there_is_refused(device):
 
 
 def test_batch_norm_policy_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match=r"evaluation\.batch_norm='running' is no policy"):
+    with pytest.raises(ValueError, match=r"unknown evaluation\.batch_norm='running'"):
         experiment.Experiment(tiny("evaluation.batch_norm=running"))

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import neo
-from meta import MAML
+from meta import MAML, meta_gradient
 from meta.experiment import Experiment
 from meta.models import picked, torch_model
 from neo.errors import ConversionError
@@ -77,7 +77,7 @@ def task_for(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
 
 
 def meta_gradient_by_torch(
-    module: torch.nn.Module, params: dict[str, torch.Tensor], task: Task, model: Any, objective: Any
+    module: torch.nn.Module, params: dict[str, torch.Tensor], task: Task, model: Any, problem: Any
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """∇ L_query(θ − α ∇ L_support(θ)) by torch's double backward; channels and output as the model has them."""
 
@@ -87,12 +87,12 @@ def meta_gradient_by_torch(
         return picked(torch.func.functional_call(module, params, (x,)), model.output)
 
     theta = {name: value.clone().requires_grad_() for name, value in params.items()}
-    loss = objective.support_loss(predict(theta, task.support.x), task.support.y)
+    loss = problem.inner_loss(predict(theta, task.support.x), task.support.y)
     gradients = torch.autograd.grad(
         loss, list(theta.values()), create_graph=True, allow_unused=True, materialize_grads=True
     )
     adapted = {n: p - ALPHA * g for (n, p), g in zip(theta.items(), gradients, strict=True)}
-    value = objective.query_loss(predict(adapted, task.query.x), task.query.y)
+    value = problem.loss(predict(adapted, task.query.x), task.query.y)
     gradients = torch.autograd.grad(value, list(theta.values()), allow_unused=True, materialize_grads=True)
     return value.detach(), dict(zip(theta, gradients, strict=True))
 
@@ -152,13 +152,13 @@ def test_meta_gradient_of_a_configured_module_is_torchs(name, here, right_weight
     assert isinstance(learner, MAML)
     params = learner.init(seed=3)
     batch = task_for(name, net.shape, torch.Generator().manual_seed(1))
-    found = learner.meta_gradient(params, batch)
+    found = meta_gradient(learner, params, batch)
 
     module = differentiable_twice(built(learner.model.factory, seed=3))
     raw = {name: value.data for name, value in params.items()}
     right_weight_norm()
     with sdpa_kernel(SDPBackend.MATH):
-        value, expected = meta_gradient_by_torch(module, raw, batch[0], learner.model, learner.objective)
+        value, expected = meta_gradient_by_torch(module, raw, batch[0], learner.model, learner.problem)
     assert list(found.gradient) == list(expected)
     torch.testing.assert_close(found.loss[0], value, rtol=TOLERANCE, atol=TOLERANCE)
     largest = max(float(gradient.abs().max()) for gradient in expected.values())

@@ -19,7 +19,8 @@ import pytest
 
 from meta.loggers import Wandb, has_key
 from meta.metrics import read_metrics
-from meta.run import resumed_config, train
+from meta.run import resumed_config
+from tests.meta.runs import train
 from tests.meta.test_run import tiny
 from tests.meta.wandb_server import serve
 

@@ -1,4 +1,4 @@
-"""Networks, an objective and their configuration files, as someone new to Neo writes them into a folder of their own.
+"""Networks, a problem and their configuration files, as someone new to Neo writes them into a folder of their own.
 
 Each is a file of Python and a file of conf/model; what is not needed for either stays out.
 """
@@ -247,7 +247,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
-from meta.problems import Metric
+from meta import Metric, Supervised
 from tasks import Batch, Task
 from tasks.hashing import derive, stream, uniform
 
@@ -261,17 +261,14 @@ class Policy(nn.Module):
         return self.net(x)
 
 
-class Reinforce:
+class Reinforce(Supervised):
     \"\"\"-E[log p(action) * reward], less an entropy bonus; y holds (action, reward).\"\"\"
 
-    metric = Metric("reward", "mean reward")
+    metric = Metric("reward", "mean reward", higher_is_better=True)
 
-    def support_loss(self, prediction, y):
+    def loss(self, prediction, y):
         policy = Categorical(logits=prediction)
         return -(policy.log_prob(y[:, 0]) * y[:, 1]).mean() - 0.1 * policy.entropy().mean()
-
-    def query_loss(self, prediction, y):
-        return self.support_loss(prediction, y)
 
     def score(self, prediction, y):
         return torch.where(prediction.argmax(1) == y[:, 0], y[:, 1], 0.0)
@@ -311,7 +308,7 @@ class BanditSampler:
     (6,),
     """
 dataset: {_target_: nets.Bandits}
-objective: {_target_: nets.Reinforce}
+problem: {_target_: nets.Reinforce}
 picture: null
 pulls: 6
 seed: ${seed}

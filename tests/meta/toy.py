@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 import neo
-from meta import MetaGradient, MetaLearner
+from meta import MetaLearner, Predictor, Step, TaskResult
 from neo.typing import Params
 from tasks import Batch, Task
 
@@ -25,25 +25,27 @@ class TargetSampler:
 
 
 class Pull(MetaLearner):
-    """Mean over tasks of ½ |θ − target|², whose gradient is θ − mean target. Nothing is adapted."""
+    """Mean over tasks of ½ |θ − target|², whose gradient is θ − mean target. Nothing is adapted.
 
-    def __init__(self, spoil: Callable[[int, torch.Tensor], torch.Tensor] = lambda call, loss: loss) -> None:
-        self.spoil, self.calls = spoil, 0
+    spoil: (step, loss) → loss.
+    """
+
+    def __init__(self, spoil: Callable[[Step, torch.Tensor], torch.Tensor] = lambda step, loss: loss) -> None:
+        self.spoil = spoil
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> Params:
         return {"theta": neo.LiteTensor(torch.full((SIZE,), float(seed)))}
 
-    def adapt(self, params: Params, support: Batch, steps: int | None = None) -> Params:
-        return params
+    def adapt(self, params: Params, support: Batch, step: Step) -> Predictor:
+        return Predictor(lambda x: params["theta"], params)
 
-    def meta_gradient(self, params: Params, batch: Task) -> MetaGradient:
-        self.calls += 1
-        targets = batch.query.y[..., 0]
+    def task_gradient(self, params: Params, task: Task, step: Step) -> TaskResult:
+        target = task.query.y[..., 0]
 
-        def loss(params: Params) -> neo.LiteTensor:
-            difference = params["theta"] - targets
-            return (difference * difference).sum() * (0.5 / len(targets))
+        def half_square(params: Params) -> neo.LiteTensor:
+            difference = params["theta"] - target
+            return 0.5 * (difference * difference).sum()
 
-        gradient = neo.grad(loss, argnums=0)(params)
-        losses = 0.5 * ((params["theta"].data - targets) ** 2).sum(1)
-        return MetaGradient(gradient, self.spoil(self.calls, losses), torch.exp(-losses))
+        loss, gradient = neo.value_and_grad(half_square, argnums=0)(params)
+        spoilt = self.spoil(step, loss.data)
+        return TaskResult(gradient, spoilt, torch.exp(-spoilt))

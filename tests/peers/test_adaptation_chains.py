@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import neo
-from meta import ANIL, MAML, MetaSGD
-from meta.adapt import adapt
-from meta.parallel import Batched
+from meta import ANIL, MAML, Batched, MetaSGD, Step, Supervised, adapt, meta_gradient
+from meta.problems import MSE
 from tasks import Batch, Task
 
 ALPHA = 0.1
@@ -22,13 +21,12 @@ TOLERANCE = {"rtol": 1e-8, "atol": 1e-10}
 Tensors = dict[str, torch.Tensor]
 
 
-class ByNorm:
+class ByNorm(Supervised):
     """The norm of the predictions as loss, as learn2learn's own tests have it; y plays no part."""
 
-    def support_loss(self, prediction: Any, y: torch.Tensor) -> Any:
-        return prediction.norm()
+    metric = MSE
 
-    def query_loss(self, prediction: Any, y: torch.Tensor) -> Any:
+    def loss(self, prediction: Any, y: torch.Tensor) -> Any:
         return prediction.norm()
 
     def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -152,8 +150,8 @@ def norm_of(model: Any) -> Callable[[Any, torch.Tensor], Any]:
 def test_meta_gradient_after_steps_on_one_batch_is_torchs(name, steps, first_order):
     module, batch = module_of(name), task()
     model, params = neo.nn.from_torch(module)
-    learner = MAML(model, inner_lr=ALPHA, inner_steps=steps, first_order=first_order, objective=ByNorm())
-    found = learner.meta_gradient(params, batch)
+    learner = MAML(model, inner_lr=ALPHA, inner_steps=steps, first_order=first_order, problem=ByNorm())
+    found = meta_gradient(learner, params, batch)
     first = adapted = leaves(module)
     for _ in range(steps):
         adapted = stepped(module, adapted, batch.support.x[0], first_order)
@@ -166,16 +164,16 @@ def test_meta_gradient_after_steps_on_one_batch_is_torchs(name, steps, first_ord
 def test_first_order_gradient_is_that_at_the_adapted_parameters(name):
     module, batch = module_of(name), task()
     model, params = neo.nn.from_torch(module)
-    learner = MAML(model, inner_lr=ALPHA, inner_steps=3, first_order=True, objective=ByNorm())
-    adapted = learner.adapt(params, batch[0].support)
+    learner = MAML(model, inner_lr=ALPHA, inner_steps=3, first_order=True, problem=ByNorm())
+    adapted = learner.adapt(params, batch[0].support, Step()).params
     at = {key: value.data.clone().requires_grad_() for key, value in adapted.items()}
     agree(
-        learner.meta_gradient(params, batch).gradient,
+        meta_gradient(learner, params, batch).gradient,
         gradients(call(module, at, batch.query.x[0]).norm(), at),
     )
-    exact = MAML(model, inner_lr=ALPHA, inner_steps=3, objective=ByNorm()).meta_gradient(params, batch)
+    exact = meta_gradient(MAML(model, inner_lr=ALPHA, inner_steps=3, problem=ByNorm()), params, batch)
     with pytest.raises(AssertionError):
-        agree(learner.meta_gradient(params, batch).gradient, {n: g.data for n, g in exact.gradient.items()})
+        agree(meta_gradient(learner, params, batch).gradient, {n: g.data for n, g in exact.gradient.items()})
 
 
 @pytest.mark.parametrize("name", ["softmax", "two ways"])
@@ -228,9 +226,9 @@ def test_detached_learner_gives_its_parent_no_gradient():
 def test_gradient_of_the_rates_of_meta_sgd_is_torchs(steps):
     module, batch = module_of("softmax"), task()
     model, _ = neo.nn.from_torch(module)
-    learner = MetaSGD(model, inner_lr=ALPHA, inner_steps=steps, objective=ByNorm())
+    learner = MetaSGD(model, inner_lr=ALPHA, inner_steps=steps, problem=ByNorm())
     params = {"params": model.params(), "rates": learner.init(seed=0)["rates"]}
-    found = learner.meta_gradient(params, batch)
+    found = meta_gradient(learner, params, batch)
     first = adapted = leaves(module)
     rates = {name: torch.full_like(p, ALPHA).requires_grad_() for name, p in first.items()}
     for _ in range(steps):
@@ -268,19 +266,19 @@ def test_frozen_parameters_neither_adapt_nor_get_a_gradient(frozen):
     module.get_parameter(frozen).requires_grad_(False)
     model, params = neo.nn.from_torch(module)
     assert frozen not in params
-    learner = MAML(model, inner_lr=ALPHA, inner_steps=2, objective=ByNorm())
+    learner = MAML(model, inner_lr=ALPHA, inner_steps=2, problem=ByNorm())
     first = adapted = leaves(module)
     for _ in range(2):
         adapted = stepped(module, adapted, batch.support.x[0])
     loss = call(module, adapted, batch.query.x[0]).norm()
-    agree(learner.meta_gradient(params, batch).gradient, gradients(loss, first))
+    agree(meta_gradient(learner, params, batch).gradient, gradients(loss, first))
 
 
 def test_head_alone_adapts_and_everything_gets_a_gradient():
     module, batch = module_of("two ways"), task()
     model, params = neo.nn.from_torch(module)
     assert {name.split(".")[0] for name in params} == {"body", "head"}
-    learner = ANIL(model, inner_lr=ALPHA, inner_steps=2, objective=ByNorm())
+    learner = ANIL(model, inner_lr=ALPHA, inner_steps=2, problem=ByNorm())
     first = adapted = leaves(module)
     for _ in range(2):
         head = {name: p for name, p in adapted.items() if name.startswith("head.")}
@@ -288,7 +286,7 @@ def test_head_alone_adapts_and_everything_gets_a_gradient():
         grads = torch.autograd.grad(loss, list(head.values()), create_graph=True)
         adapted = adapted | {n: p - ALPHA * g for (n, p), g in zip(head.items(), grads, strict=True)}
     loss = call(module, adapted, batch.query.x[0]).norm()
-    agree(learner.meta_gradient(params, batch).gradient, gradients(loss, first))
+    agree(meta_gradient(learner, params, batch).gradient, gradients(loss, first))
 
 
 # --- updates that are learned ----------------------------------------------------------------------------------------
@@ -410,10 +408,9 @@ def test_tasks_side_by_side_and_in_one_call_give_the_same_gradient():
     xs = inputs(6)
     y = torch.zeros(3, 6, dtype=torch.int64)
     batch = Task(Batch(torch.stack(xs[:3]), y), Batch(torch.stack(xs[3:]), y))
-    learner = MAML(model, inner_lr=ALPHA, inner_steps=2, objective=ByNorm())
-    found = learner.meta_gradient(params, batch).gradient
-    learner.workers = Batched(None)
-    at_once = learner.meta_gradient(params, batch).gradient
+    learner = MAML(model, inner_lr=ALPHA, inner_steps=2, problem=ByNorm())
+    found = meta_gradient(learner, params, batch).gradient
+    at_once = meta_gradient(learner, params, batch, workers=Batched(None)).gradient
     first = leaves(module)
     loss = torch.zeros((), dtype=torch.float64)
     for support, query in zip(batch.support.x, batch.query.x, strict=True):

@@ -28,7 +28,7 @@ LISTS = [
     "algorithm.adapt='[hn]ead.*'",
     "optimizer.betas=[0,0.999]",
     "task.dataset.seed=3",
-    "task.objective={inner_reduction: shots}",
+    "task.problem={inner_reduction: shots}",
     "task.picture=null",
 ]
 
@@ -56,7 +56,7 @@ def test_list_is_taken_where_the_configuration_promises_one(override):
         ),
         ("optimizer.betas=[0.9,high]", "in it, high is not a number"),
         ("optimizer.betas=null", "optimizer.betas=null is not a list"),
-        ("task.objective=5", "task.objective=5 is not a group of keys"),
+        ("task.problem=5", "task.problem=5 is not a group of keys"),
     ],
 )
 def test_value_of_another_type_is_refused(override, sentence):

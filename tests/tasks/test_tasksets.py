@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_module
 
 import neo
 from meta import MAML, Trainer, evaluate
-from meta.run import train
 from tasks import DataError, Tasksets, TaskSource
+from tests.meta.runs import train
 from tests.peers.learn2learn_reference import import_learn2learn
 
 CLASSES, DRAWINGS = 12, 8

@@ -13,7 +13,7 @@ import pytest
 from meta.problems import ACCURACY, MSE
 from meta.report import page, read
 from meta.report.figures import Scale, running_mean
-from meta.report.page import difference_said
+from meta.report.page import format_difference
 from tests.meta.report.folders import TASKS, write_run, write_sweep
 
 NOW = datetime(2026, 1, 31, 12)
@@ -194,5 +194,5 @@ def test_running_mean_keeps_a_constant():
 
 
 def test_differences_are_said_in_points_of_a_fraction():
-    assert difference_said(ACCURACY, -0.0123, 0.004) == "−1.23 ± 0.40"
-    assert difference_said(MSE, 0.5, None) == "+0.500"
+    assert format_difference(ACCURACY, -0.0123, 0.004) == "−1.23 ± 0.40"
+    assert format_difference(MSE, 0.5, None) == "+0.500"
