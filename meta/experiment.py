@@ -109,9 +109,10 @@ class Experiment:
     def sampler(self, part: str) -> TaskSampler:
         """The tasks of "train" (by task.seed), or of "val" and "test" (by evaluation.seed, the same for every run).
 
-        What else config.task says is passed on; test_<name> takes the place of <name> in validation and test.
+        What else config.task says is passed on; test_<name>, unless null, takes the place of <name> in validation and
+        test.
         """
-        task = {key: value for key, value in self._plain("task").items() if key not in OF_A_FAMILY}
+        task = self._task_settings()
         seed = task.pop("seed") if part == "train" else self.config.evaluation.seed
         settings = {
             key: value for key, value in task.items() if not key.startswith("test_") and key != "seed"
@@ -181,9 +182,9 @@ class Experiment:
         calls evaluation.inner_steps is test_inner_steps here, and so on.
         """
         task, algorithm, evaluation = (self._plain(name) for name in ("task", "algorithm", "evaluation"))
-        named = {"algorithm": algorithm.pop("_target_"), "task_seed": task.pop("seed")}
+        settings = self._task_settings()
+        named = {"algorithm": algorithm.pop("_target_"), "task_seed": settings.pop("seed")}
         problem = {key: value for key, value in task["problem"].items() if key != "_target_"}
-        settings = {key: value for key, value in task.items() if key not in OF_A_FAMILY}
         tested = {
             "batch_norm": evaluation["batch_norm"],
             "evaluation_seed": evaluation["seed"],
@@ -193,6 +194,14 @@ class Experiment:
         trained = {key: self.config.trainer[key] for key in ("meta_batch", "iterations")}
         source = {"dataset": self.dataset.name, "split": self.dataset.split}
         return settings | algorithm | problem | named | trained | tested | source
+
+    def _task_settings(self) -> dict[str, Any]:
+        """What config.task says of its samplers; a test_<name> that is null says nothing."""
+        return {
+            key: value
+            for key, value in self._plain("task").items()
+            if key not in OF_A_FAMILY and not (key.startswith("test_") and value is None)
+        }
 
     def _plain(self, node: str) -> dict[str, Any]:
         plain = OmegaConf.to_container(self.config[node], resolve=True)

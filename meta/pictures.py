@@ -17,9 +17,12 @@ __all__ = ["Picture", "characters", "fits"]
 
 
 class Picture(Protocol):
-    """Draws the first tasks of a sampler into a file. title: of the run; steps: inner steps of its evaluation."""
+    """Draws the first tasks of a sampler into a file. title: of the run; steps: inner steps of its evaluation, None for
+    the algorithm's own."""
 
-    def __call__(self, trained: Trained, sampler: Sampler, path: Path, *, title: str, steps: int) -> None: ...
+    def __call__(
+        self, trained: Trained, sampler: Sampler, path: Path, *, title: str, steps: int | None
+    ) -> None: ...
 
 
 def characters(
@@ -28,7 +31,7 @@ def characters(
     path: Path,
     *,
     title: str,
-    steps: int,
+    steps: int | None,
     tasks: int = 2,
 ) -> None:
     """Classified images: support and queries of each class, right or wrong. See plots.tasks."""
@@ -45,7 +48,7 @@ def fits(
     path: Path,
     *,
     title: str,
-    steps: int,
+    steps: int | None,
     tasks: int = 3,
     most: int = 5,
     averaged: int = 100,
@@ -53,13 +56,13 @@ def fits(
     """Functions of one number: the fit before and after each gradient step. Finn et al. 2017, figures 2 and 3.
 
     Args:
-        most: gradient steps drawn, or `steps` where that is more.
+        most: gradient steps drawn, or `steps` where that is more; where `steps` is None, those of the algorithm.
         averaged: tasks over which the error after each step is averaged.
     """
-    most = max(most, steps)
+    drawn_steps = None if steps is None else max(most, steps)
 
     def after(slot: int, support: Any, x: torch.Tensor) -> list[torch.Tensor]:
-        found = trained.adapt(support, most, slot)
+        found = trained.adapt(support, drawn_steps, slot)
         return [constant(stage(x)) for stage in found.trajectory or (found,)]
 
     def error(prediction: torch.Tensor, task: Task) -> torch.Tensor:

@@ -123,15 +123,16 @@ def fits(
     steps = len(errors) - 1
     shades = [shade(k, steps) for k in range(steps + 1)]
     figure = Figure(figsize=(3.4 * (len(drawn) + 1), 3.6), layout="constrained")
-    figure.suptitle(f"{title}: test tasks before and after each gradient step", fontsize=12)
+    when = "before and after each gradient step" if steps else "after adaptation"
+    figure.suptitle(f"{title}: test tasks {when}", fontsize=12)
     *panels, last = figure.subplots(1, len(drawn) + 1, squeeze=False)[0]
     for number, (axes, (task, grid, after)) in enumerate(zip(panels, drawn, strict=True)):
         order = task.query.x[:, 0].argsort().cpu()
         x, y = (part[:, 0].cpu()[order].numpy() for part in (task.query.x, task.query.y))
         axes.plot(x, y, ".", color=GREY, markersize=4, label="queries")
         for k, (fit, colour) in enumerate(zip(after, shades, strict=True)):
-            style = ":" if k == 0 else "-"
-            label = {0: "before", 1: "1 step"}.get(k, f"{k} steps")
+            style = ":" if k == 0 < steps else "-"
+            label = {0: "before", 1: "1 step"}.get(k, f"{k} steps") if steps else "adapted"
             axes.plot(
                 grid[:, 0].cpu().numpy(),
                 fit[:, 0].cpu().numpy(),

@@ -72,7 +72,7 @@ def render(results: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]]) -> st
             name,
             result["iterations"],
             protocol["meta_batch"],
-            f"{protocol['inner_steps']} / {protocol['test_inner_steps']}",
+            _inner_steps(protocol),
             f"{result['seconds'] / 60:.1f}",
             metric.format(result[f"test/{metric.name}"], result["test/ci95"]),
             metric.format(result["test/chance"], digits=0 if metric.fraction else 2),
@@ -92,6 +92,12 @@ def render(results: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]]) -> st
             "```",
         ]
     )
+
+
+def _inner_steps(protocol: Mapping[str, Any]) -> str:
+    """In training and in testing: "1 / 3"; "none" for an algorithm that takes none."""
+    steps = protocol.get("inner_steps"), protocol["test_inner_steps"]
+    return "none" if steps == (None, None) else " / ".join(map(str, steps))
 
 
 def insert(page: Path, title: str, text: str) -> None:

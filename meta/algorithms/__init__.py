@@ -3,6 +3,7 @@
 from meta.algorithms.anil import ANIL
 from meta.algorithms.maml import MAML
 from meta.algorithms.meta_sgd import MetaSGD
+from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.reptile import Reptile
 
-__all__ = ["ANIL", "MAML", "MetaSGD", "Reptile"]
+__all__ = ["ANIL", "MAML", "MetaSGD", "ProtoNet", "Reptile"]

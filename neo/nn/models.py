@@ -42,10 +42,12 @@ class MLP(Sequential):
 class Conv4(Sequential):
     """Four blocks of 3x3 convolution, batch norm and ReLU, then a linear head: x (n, channels, size, size) → (n, ways).
 
+    Without the head it is an embedding: x → (n, features), 64 of 28x28 images with the defaults.
+
     Vinyals et al. 2016, arXiv:1606.04080; MAML's variants: Finn et al. 2017, arXiv:1703.03400, section 5.2.
 
     Args:
-        ways: classes of a task, the outputs of the head.
+        ways: classes of a task, the outputs of the head. None: no head, the outputs are what it would see.
         channels: of the images (1 for Omniglot).
         size: height and width of the images in pixels.
         hidden: filters of each convolution.
@@ -57,12 +59,13 @@ class Conv4(Sequential):
             torch's functions plainly on contiguous images: the same function, slower. In float32 the two round apart,
             and where that turns a ReLU or a maximum over, a meta-gradient moves by some 1e-4 of its size.
         scale: whether batch norm learns a scale γ (the MAML paper's Omniglot net learns the shift alone).
-    Params: conv0.weight (hidden, channels, 3, 3), conv0.bias, norm0.weight, norm0.bias, ..., head.weight, head.bias.
+    Params: conv0.weight (hidden, channels, 3, 3), conv0.bias, norm0.weight, norm0.bias, ..., head.weight, head.bias
+        where there is a head.
     """
 
     def __init__(
         self,
-        ways: int,
+        ways: int | None,
         channels: int = 1,
         size: int = 28,
         hidden: int = 64,
@@ -72,7 +75,7 @@ class Conv4(Sequential):
         blocks: int = 4,
         fused: bool = True,
     ):
-        if min(ways, channels, hidden, blocks) < 1:
+        if min(1 if ways is None else ways, channels, hidden, blocks) < 1:
             raise ValueError(
                 f"Conv4: ways, channels, hidden and blocks must be at least 1, got ways={ways}, channels={channels}, "
                 f"hidden={hidden}, blocks={blocks}"
@@ -100,7 +103,8 @@ class Conv4(Sequential):
         self._fused = [[name.format(i) for name in BLOCK_PARAMS] for i in range(blocks)] if fused else []
         features = hidden if head == "mean" else hidden * size * size
         layers.append(("features", SpatialMean() if head == "mean" else Flatten()))
-        layers.append(("head", Linear(features, ways)))
+        if ways is not None:
+            layers.append(("head", Linear(features, ways)))
         super().__init__(layers)
 
     def __call__(self, params: Params, x: Any) -> Any:
