@@ -1,6 +1,6 @@
 """Meta-learning: algorithms, the meta-training loop, evaluation on unseen tasks."""
 
-from meta.algorithms import ANIL, MAML, MetaSGD, ProtoNet, Reptile
+from meta.algorithms import ANIL, MAML, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile
 from meta.estimators import FirstOrder, Reverse, Truncated
 from meta.evaluate import Evaluation, evaluate
 from meta.inner_loop import InnerLoop, adapt
@@ -20,6 +20,7 @@ __all__ = [
     "Evaluation",
     "FirstOrder",
     "InnerLoop",
+    "MAMLPlusPlus",
     "MetaGradient",
     "MetaLearner",
     "MetaSGD",

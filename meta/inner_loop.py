@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import neo
@@ -58,43 +58,63 @@ class InnerLoop:
 
     def iterates(
         self,
-        loss: Loss,
+        loss: Callable[..., Any],
         params: PyTree,
         support: Any,
         *,
         steps: int | None = None,
         estimator: Estimator | None = None,
         optimizer: Optimizer | None = None,
+        at_step: Callable[[int], dict[str, Any]] | None = None,
     ) -> Iterator[PyTree]:
         """The parameters after 0, 1, ..., `steps` inner steps, one after the other.
 
         Args:
-            loss: (params, support) → scalar.
+            loss: (params, support) → scalar; with at_step (params, support, inner steps taken) → scalar.
             steps: None for the loop's own.
             estimator: which inner gradients are constants to an outer session; exact by default.
             optimizer: in the place of the loop's own, clipped as that: for rates that are meta-parameters.
+            at_step: inner steps taken → parameters by name that do not adapt, and are others after each step: for what
+                is learned a step, as MAML++'s batch norm is.
         Cost: as adapt() has it.
         """
         steps = self.steps if steps is None else steps
         descent = self.optimizer if optimizer is None else self._clipped(optimizer)
         estimator = estimator or Reverse()
-        if self.patterns == ("*",):
+        if self.patterns == ("*",) and at_step is None:
             return _iterates(loss, params, support, descent, steps, estimator)
-        return self._of_some(loss, params, support, descent, steps, estimator)
+        told = (lambda params, support, step: loss(params, support)) if at_step is None else loss
+        return self._of_some(told, params, support, descent, steps, estimator, at_step or (lambda step: {}))
+
+    def adapting(self, params: PyTree, besides: Collection[str] = ()) -> PyTree:
+        """Those of the parameters that adapt: all, or by name those that a pattern matches, `besides` left out."""
+        if self.patterns == ("*",) and not besides:
+            return params
+        named: Any = params
+        names = matching(self.owner, "adapt", self.patterns, named)
+        return {name: named[name] for name in names if name not in besides}
 
     def _of_some(
-        self, loss: Loss, params: Any, support: Any, optimizer: Optimizer, steps: int, estimator: Estimator
+        self,
+        loss: Callable[..., Any],
+        params: Any,
+        support: Any,
+        optimizer: Optimizer,
+        steps: int,
+        estimator: Estimator,
+        at_step: Callable[[int], dict[str, Any]],
     ) -> Iterator[PyTree]:
-        names = matching(self.owner, "adapt", self.patterns, params)
         stopped = neo.stop_gradient(params)
 
-        def of_adapting(adapting: PyTree, support: Any, constant: bool) -> Any:
+        def of_adapting(adapting: PyTree, support: Any, step: int, constant: bool) -> Any:
             # A constant gradient is a constant in the parameters that stay as much as in those that adapt.
-            return loss({**(stopped if constant else params), **adapting}, support)
+            of_step = at_step(step)
+            kept = {**stopped, **neo.stop_gradient(of_step)} if constant else {**params, **of_step}
+            return loss({**kept, **adapting}, support, step)
 
-        adapting = {name: params[name] for name in names}
+        adapting = self.adapting(params, besides=at_step(0))
         iterates = _iterates(of_adapting, adapting, support, optimizer, steps, estimator, tell=True)
-        return ({**params, **adapted} for adapted in iterates)
+        return ({**params, **at_step(step), **adapted} for step, adapted in enumerate(iterates))
 
     def _clipped(self, optimizer: Optimizer) -> Optimizer:
         return optimizer if self.clip is None else neo.optim.clipped(optimizer, norm=self.clip)
@@ -141,14 +161,14 @@ def _iterates(
     estimator: Estimator,
     tell: bool = False,
 ) -> Iterator[PyTree]:
-    """tell: loss takes a third argument, whether this step's gradient is a constant."""
+    """tell: loss is told more: how many steps have been taken, and whether this step's gradient is a constant."""
     gradient = neo.grad(loss, argnums=0)
     state = optimizer.init(params)
     yield params
     for step in range(steps):
         constant = estimator.is_constant(step, steps)
         at = neo.stop_gradient(params) if constant else params
-        found = gradient(at, support, constant) if tell else gradient(at, support)
+        found = gradient(at, support, step, constant) if tell else gradient(at, support)
         params, state = optimizer.step(params, found, state)
         yield params
 

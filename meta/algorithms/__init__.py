@@ -2,8 +2,9 @@
 
 from meta.algorithms.anil import ANIL
 from meta.algorithms.maml import MAML
+from meta.algorithms.maml_plus_plus import MAMLPlusPlus
 from meta.algorithms.meta_sgd import MetaSGD
 from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.reptile import Reptile
 
-__all__ = ["ANIL", "MAML", "MetaSGD", "ProtoNet", "Reptile"]
+__all__ = ["ANIL", "MAML", "MAMLPlusPlus", "MetaSGD", "ProtoNet", "Reptile"]

@@ -101,8 +101,12 @@ class BatchNorm2d(Module):
         return F.batch_norm(x, None, None, params.get("weight"), params["bias"], training=True, eps=self.eps)
 
     def by_statistics_of(self, params: Any, reference: Any, x: Any) -> Any:
-        """x by the mean and variance of `reference` in place of its own; both (batch, channels, height, width)."""
-        variance, mean = torch.var_mean(reference, dim=(0, 2, 3), unbiased=False)
+        """x by the mean and variance of `reference` in place of its own; both (batch, channels, *space)."""
+        variance, mean = torch.var_mean(reference, dim=(0, *range(2, reference.ndim)), unbiased=False)
+        return self.by_statistics(params, mean, variance, x)
+
+    def by_statistics(self, params: Any, mean: Any, variance: Any, x: Any) -> Any:
+        """x by a given mean and variance (channels,), running ones say."""
         return F.batch_norm(
             x, mean, variance, params.get("weight"), params["bias"], training=False, eps=self.eps
         )
@@ -123,8 +127,8 @@ class BatchNormReLU(BatchNorm2d):
             return batch_norm_relu(x, params.get("weight"), params["bias"], self.eps)
         return batch_norm_relu_max_pool(x, params.get("weight"), params["bias"], self.pool, self.eps)
 
-    def by_statistics_of(self, params: Any, reference: Any, x: Any) -> Any:
-        y = torch.relu(super().by_statistics_of(params, reference, x))
+    def by_statistics(self, params: Any, mean: Any, variance: Any, x: Any) -> Any:
+        y = torch.relu(super().by_statistics(params, mean, variance, x))
         return y if self.pool is None else F.max_pool2d(y, self.pool)
 
 
