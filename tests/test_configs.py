@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 import meta
 import neo
 import tasks
+from meta.cli import configs, sweeps
+from meta.cli.configs import CONF
+from meta.cli.overrides import ConfigError, check, groups, leaves, parse
 from meta.experiment import Experiment, build
 from meta.loggers import Logger, Wandb
 from meta.run import train
 from meta.trainer import Trainer
-from scripts import _sweep
-from scripts._overrides import ConfigError, check, groups, leaves, parse
 
-CONF = Path(__file__).parents[1] / "conf"
 COMMANDS = ("train", "evaluate", "mnist", "compare")
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_module("conf", version_base="1.3"):
-        return compose(name, list(overrides))
+    return configs.composed(name, overrides)
 
 
 def checked(name: str, *overrides: str, sweeping: bool = False) -> None:
@@ -42,9 +39,9 @@ def test_command_composes(name):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_choice_composes_and_resolves(group, choice):
-    if group == "sweep" and not _sweep.installed(_sweep.PLUGINS.get(choice, ("hydra", ""))[0]):
+    if group == "sweep" and not sweeps.installed(sweeps.PLUGINS.get(choice, ("hydra", ""))[0]):
         pytest.skip(
-            f"sweep={choice} needs a plugin that is not installed; tests/scripts/test_sweep.py says which"
+            f"sweep={choice} needs a plugin that is not installed; tests/meta/cli/test_sweep.py says which"
         )
     config = composed("train", f"{group}={choice}")
     resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

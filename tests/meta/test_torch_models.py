@@ -22,14 +22,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import neo
 from meta import MAML
+from meta.cli.overrides import check, parse, searching
 from meta.experiment import Experiment
 from meta.models import picked, torch_model
 from neo.errors import ConversionError
 from neo.nn._torch.weights import built
-from scripts._overrides import check, parse, searching
 from tasks import Batch, Task
+from tests.meta.cli.test_commands import TINY, call, start
 from tests.meta.torch_nets import HEAD, NETS, Net
-from tests.scripts.test_commands import TINY, call, start
 
 ALPHA = 0.1
 TOLERANCE = 1e-8
