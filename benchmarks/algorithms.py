@@ -27,7 +27,7 @@ def job(config: DictConfig) -> None:
     known = sorted({name for table in tables.values() for name in table["runs"]})
     unknown = sorted(set(config.only) - set(known))
     if unknown:
-        raise ConfigError(f"only={unknown} are no runs; choose some of {', '.join(known)}.")
+        raise ConfigError(f"unknown runs only={unknown}; choose some of {', '.join(known)}.")
     for title, table in tables.items():
         results = {}
         for name, own in table["runs"].items():

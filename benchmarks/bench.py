@@ -33,8 +33,8 @@ def job(config: DictConfig) -> None:
     absent = [peer for peer in config.peers if not any(peer in contenders(work) for work in works)]
     if absent:
         raise ValueError(
-            f"peers={list(config.peers)}: {', '.join(absent)} has no part in any of works={list(config.works)}; add a "
-            "work that it has, or leave it out."
+            f"peers={list(config.peers)}: {', '.join(absent)} takes part in none of works={list(config.works)}; add a "
+            "work that includes it, or leave it out."
         )
     kind = torch.device(options.device).type
     recorded = record.read(Path(config.record)) if config.guard else {}

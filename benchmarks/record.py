@@ -72,7 +72,7 @@ def row(
 
 
 def read(path: Path) -> dict[str, dict[str, Found]]:
-    """Kind of device → name of the work → what was found. Raises: ValueError for a file that is no such record."""
+    """Kind of device → name of the work → what was found. Raises: ValueError for a file that is not such a record."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         return {
@@ -80,7 +80,7 @@ def read(path: Path) -> dict[str, dict[str, Found]]:
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: no record of scripts/bench.py ({error}); write it anew with one."
+            f"{path}: not a record of scripts/bench.py ({error}); run the benchmark again to write one."
         ) from None
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from meta.cli.configs import CONF
 
-__all__ = ["Arm", "arms", "in_sweeps_of_their_own", "leaves"]
+__all__ = ["Arm", "arms", "leaves", "separate_sweeps"]
 
 FOLDER = "hydra.sweep.dir"
 MOST = 16  # arms that are composed, a sixth of a second each, before groups are varied one at a time
@@ -91,7 +91,7 @@ def leaves(config: DictConfig) -> dict[str, Any]:
     return found
 
 
-def in_sweeps_of_their_own(key: str, found: Sequence[Arm], overrides: Sequence[Override]) -> str:
+def separate_sweeps(key: str, found: Sequence[Arm], overrides: Sequence[Override]) -> str:
     """What to type where only some arms of a sweep have a key: arms that have the same of the keys go together."""
     group, values = _deciding(key, found)
     given = {override.key_or_group for override in overrides if override.key_or_group != group}
@@ -116,8 +116,9 @@ def in_sweeps_of_their_own(key: str, found: Sequence[Arm], overrides: Sequence[O
         ]
         commands.append(f"-m {shlex.join([*typed, f'{FOLDER}={folder}/{number}'])}")
     return (
-        f"{key} is no key of {' and '.join(lacking)}, where it would do nothing. Sweep over what has it and what has "
-        f"not in commands of their own: {' and '.join(commands)}. One page shows them all: scripts/report.py {folder}."
+        f"unknown key {key!r} for {' and '.join(lacking)}, where it would do nothing. Run one sweep over the choices "
+        f"that have it and one over the others: {' and '.join(commands)}. One page shows them all: "
+        f"scripts/report.py {folder}."
     )
 
 

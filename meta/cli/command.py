@@ -128,7 +128,7 @@ def _import_from(folders: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def report_errors() -> Iterator[None]:
-    """What a command does that hydra has no part in: exit 1 with a sentence where it fails."""
+    """Print an error as one sentence and exit with 1: for commands without hydra, as run() does it for the others."""
     try:
         yield
     except KeyboardInterrupt as interrupt:

@@ -13,13 +13,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.errors import HydraException
 
-from meta.cli.arms import Arm, arms, in_sweeps_of_their_own, leaves
+from meta.cli.arms import Arm, arms, leaves, separate_sweeps
 from meta.cli.configs import CONF
 from meta.cli.value_types import ConfigError, expect_type
 
 __all__ = ["ConfigError", "check", "groups", "leaves", "parse", "quoted", "searching", "value_of"]
 
 SEARCHPATH = "hydra.searchpath"
+RENAMED = {
+    "task.dataset.drawings": "task.dataset.images_per_class"
+}  # keys of earlier versions, for the error alone
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:
@@ -31,7 +34,7 @@ def parse(arguments: Sequence[str]) -> list[Override]:
             overrides.append(parser.parse_override(argument))
         except HydraException:
             raise ConfigError(
-                f"{argument!r} is no override; write key=value, and quote a value with odd characters in it: key='...'."
+                f"invalid override {argument!r}; write key=value, and quote a value with special characters: key='...'."
             ) from None
     return overrides
 
@@ -83,7 +86,7 @@ def check(
         if not having or (override.is_add() and not opened):
             raise ConfigError(_unknown(config_name, key, found[-1], choices, searched))
         if len(having) < len(found):
-            raise ConfigError(in_sweeps_of_their_own(key, found, overrides))
+            raise ConfigError(separate_sweeps(key, found, overrides))
         for arm in having:
             for value in _values(override, sweeping):
                 expect_type(arm.config, key, value)
@@ -154,7 +157,7 @@ def _expect_choice(group: str, value: Any, choices: Sequence[str]) -> None:
         return
     near = _nearest(str(value), choices)
     raise ConfigError(
-        f"{group}={value} is no choice that there is{near}; expected one of {', '.join(choices) or 'none'}."
+        f"invalid {group} {str(value)!r}{near}; expected one of {', '.join(choices) or 'none'}."
     )
 
 
@@ -162,16 +165,18 @@ def _unknown(
     config_name: str, key: str, arm: Arm, choices: Mapping[str, Sequence[str]], searched: Sequence[str]
 ) -> str:
     """What to do about a key that the configuration lacks: another choice of its group may have it."""
+    if key in RENAMED:
+        return f"unknown key {key!r}; its name is {RENAMED[key]} now."
     group = key.split(".")[0]
     if "." in key and group in choices and group in arm.keys:
         others = arms(config_name, {**arm.chosen, group: list(choices[group])}, searched)
         having = [str(other.chosen[group][0]) for other in others if other.has(key)]
         if having:
             return (
-                f"{key} is no key of {group}={arm.choice(group)}; "
+                f"unknown key {key!r} for {group}={arm.choice(group)}; "
                 f"{' and '.join(f'{group}={name}' for name in having)} {'have' if having[1:] else 'has'} it."
             )
-    return f"{key} is no key of this configuration{_nearest(key, [*arm.keys, *choices])}; --cfg job prints them all."
+    return f"unknown key {key!r}{_nearest(key, [*arm.keys, *choices])}; --cfg job prints all keys."
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ def _files(runs: list[Path], name: str | None) -> list[Path]:
         return runs
     for run in runs:
         if not run.is_dir():
-            raise ResultsError(f"{run} is no folder; name the folders of two runs.")
+            raise ResultsError(f"{run} is not a folder; name the folders of two runs.")
     for candidate in NAMES if name is None else (name,):
         found = [run / f"{candidate}.safetensors" for run in runs]
         if all(path.is_file() for path in found):

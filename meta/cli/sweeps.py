@@ -17,7 +17,7 @@ from meta.cli.overrides import ConfigError, quoted, value_of
 from meta.files import write_json
 from meta.report.arms import FAILURE
 
-__all__ = ["RECORD", "begun", "expect_none", "failure_noted", "prepare", "require"]
+__all__ = ["RECORD", "expect_no_sweep", "holds_this_run", "prepare", "record_failure", "require"]
 
 RECORD = "sweep.json"  # in a sweep's folder: what its arms have in common, and what was searched
 
@@ -46,7 +46,7 @@ def installed(module: str) -> bool:
         return False
 
 
-def expect_none(overrides: Sequence[Override]) -> None:
+def expect_no_sweep(overrides: Sequence[Override]) -> None:
     """Raise ConfigError where a single run was told how to sweep."""
     chosen = value_of(overrides, "sweep")
     if chosen in PLUGINS:
@@ -75,7 +75,7 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
     return further
 
 
-def begun(folder: Path, config: DictConfig) -> bool:
+def holds_this_run(folder: Path, config: DictConfig) -> bool:
     """Whether an arm's folder holds a run of this very configuration, to be gone on with, or given if it is finished.
 
     Raises: ConfigError where it holds another.
@@ -90,7 +90,7 @@ def begun(folder: Path, config: DictConfig) -> bool:
 
 
 @contextlib.contextmanager
-def failure_noted(folder: Path) -> Iterator[None]:
+def record_failure(folder: Path) -> Iterator[None]:
     """Leave the error that ends a run in its folder, where a report finds it; one that goes on has none any more."""
     note = folder / FAILURE
     note.unlink(missing_ok=True)

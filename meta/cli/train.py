@@ -55,12 +55,12 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
             folder, {key: OmegaConf.select(config, key) for key in given if key != "resume"}
         )
     else:
-        resume = sweeping and sweeps.begun(folder, config)
+        resume = sweeping and sweeps.holds_this_run(folder, config)
         if (folder / ".hydra").is_dir():  # config.yaml there has references
             OmegaConf.save(config, folder / ".hydra" / "resolved.yaml", resolve=True)
     ranks.told((config, folder, resume))
     try:
-        with sweeps.failure_noted(folder):
+        with sweeps.record_failure(folder):
             result = train(config, folder, resume=resume, ranks=ranks)
     except FileExistsError as error:
         raise ConfigError(_taken(folder)) from error
@@ -96,7 +96,7 @@ def before(config_name: str, overrides: Sequence[Override], sweeping: bool) -> S
     if resume is None:
         if sweeping:
             return sweeps.prepare(config_name, overrides)
-        sweeps.expect_none(overrides)
+        sweeps.expect_no_sweep(overrides)
         taken = value_of(overrides, "hydra.run.dir")
         if isinstance(taken, str) and holds_run(Path(taken)):
             raise ConfigError(_taken(Path(taken)))

@@ -11,10 +11,10 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-__all__ = ["ConfigError", "expect_type", "said"]
+__all__ = ["ConfigError", "expect_type", "format_value"]
 
-WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
-# Words may look like numbers (data_dir=2024), and a whole number is a number too.
+WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+# A string may look like a number (data_dir=2024), and a whole number is a number too.
 FITTING: dict[type, tuple[type, ...]] = {
     int: (int,),
     float: (int, float),
@@ -48,7 +48,7 @@ def expect_type(config: DictConfig, key: str, value: Any) -> None:
                 _expect_scalar(key, value, one, wanted.copy().pop(), default)
     elif isinstance(default, DictConfig):
         if not isinstance(value, dict | None):
-            raise _wrong(key, value, "a group of keys", None)
+            raise _wrong(key, value, "a mapping", None)
     elif isinstance(value, list) and _annotated(config, key) & {Sequence, list, tuple}:
         if not value:
             raise _wrong(key, value, "a list of one or more", [default])
@@ -63,14 +63,18 @@ def _expect_scalar(key: str, value: Any, one: Any, wanted: type, default: Any) -
         return
     if not isinstance(one, FITTING[wanted]) or (isinstance(one, bool) and wanted is not bool):
         within = (
-            f": in it, {said(one)} is not {WORDS[wanted]}" if one is not value else f" is not {WORDS[wanted]}"
+            f": in it, {format_value(one)} is not {WORDS[wanted]}"
+            if one is not value
+            else f" is not {WORDS[wanted]}"
         )
-        raise ConfigError(f"{key}={said(value)}{within}; expected one like {key}={said(default)}.")
+        raise ConfigError(
+            f"{key}={format_value(value)}{within}; expected one like {key}={format_value(default)}."
+        )
 
 
 def _wrong(key: str, value: Any, kind: str, default: Any) -> ConfigError:
-    like = "" if default is None else f"; expected one like {key}={said(default)}"
-    return ConfigError(f"{key}={said(value)} is not {kind}{like}.")
+    like = "" if default is None else f"; expected one like {key}={format_value(default)}"
+    return ConfigError(f"{key}={format_value(value)} is not {kind}{like}.")
 
 
 def _refers(value: Any) -> bool:
@@ -99,12 +103,12 @@ def _annotated(config: DictConfig, key: str) -> set[Any]:
     return {typing.get_origin(one) or one for one in members}
 
 
-def said(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as it is typed on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple | ListConfig):
-        return f"[{','.join(said(one) for one in value)}]"
+        return f"[{','.join(format_value(one) for one in value)}]"
     return str(value)

@@ -86,7 +86,7 @@ def test_page_without_a_place_for_the_table_is_left_alone(tmp_path):
 
 
 def test_unknown_run_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"only=\['mammal'\] are no runs; choose some of maml"):
+    with pytest.raises(ConfigError, match=r"unknown runs only=\['mammal'\]; choose some of maml"):
         algorithms.job(config(tmp_path, only=["mammal"]))
 
 

@@ -181,7 +181,7 @@ def test_record_survives_the_file_and_merging_keeps_other_works(tmp_path):
 def test_damaged_record_is_refused_by_name(tmp_path):
     path = tmp_path / "benchmarks.json"
     path.write_text('{"cpu": {"W1": {"name": "W1"}}}')
-    with pytest.raises(ValueError, match=r"benchmarks\.json: no record of scripts/bench\.py"):
+    with pytest.raises(ValueError, match=r"benchmarks\.json: not a record of scripts/bench\.py"):
         record.read(path)
 
 

@@ -121,7 +121,7 @@ def test_train_continues_a_finished_run_with_more_iterations(finished, tmp_path)
         (
             "train",
             ["task.wayss=3"],
-            "error: task.wayss is no key of this configuration; did you mean task.ways?",
+            "error: unknown key 'task.wayss'; did you mean task.ways?",
         ),
         (
             "train",
@@ -135,7 +135,7 @@ def test_train_continues_a_finished_run_with_more_iterations(finished, tmp_path)
             "error: step 1: the query loss of task 0 (iteration 0, slot 0) is",
         ),
         ("train", ["device=cuda:99"], "error: device=cuda:99 was asked for, but torch"),
-        ("train", ["notanoverride"], "error: 'notanoverride' is no override; write key=value"),
+        ("train", ["notanoverride"], "error: invalid override 'notanoverride'; write key=value"),
         ("train", ["resume=nowhere"], "error: resume=nowhere is not the folder of a run"),
         ("evaluate", [], "error: run_dir is missing"),
         ("evaluate", ["run_dir=nowhere"], "error: nowhere/checkpoints holds no checkpoint"),

@@ -163,7 +163,7 @@ def test_another_torch_is_named_and_the_run_goes_on(run, monkeypatch):
         (["algorithm.inner_lr=0.1"], "algorithm.inner_lr cannot change when a run is resumed"),
         (
             ["trainer.iteration=5"],
-            "trainer.iteration is no key of this configuration; did you mean trainer.iterations?",
+            "unknown key 'trainer.iteration'; did you mean trainer.iterations?",
         ),
         (["trainer.iterations=2"], "trainer.iterations=2 is less than the 3 steps"),
         (["-m", "trainer.iterations=4,5"], "resume continues one run, -m starts several"),
@@ -190,7 +190,7 @@ def test_resume_takes_what_changes_no_number(run, override):
 def small_omniglot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with the two zips of an Omniglot of four characters, two drawings each, all that is expected."""
     monkeypatch.setattr("tasks.omniglot.CHARACTERS", {half: len(names) for half, names in DRAWN.items()})
-    monkeypatch.setattr("tasks.omniglot.DRAWINGS", 2)
+    monkeypatch.setattr("tasks.omniglot.IMAGES_PER_CLASS", 2)
     for half in HALVES:
         write_zip(tmp_path / "data" / f"{half}.zip", entries(half, DRAWN[half]))
     return tmp_path / "data"
@@ -198,14 +198,14 @@ def small_omniglot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_class_with_too_few_images_for_the_task_is_refused(tmp_path):
     done = call(tmp_path, "train", *TINY, "task.shots=10", "task.queries=15")
-    one_sentence(done, "shots=10 and queries=15 ask for 25 drawings of a class, glyphs has 20")
+    one_sentence(done, "shots=10 and queries=15 need 25 images of each class, and glyphs has 20")
 
 
 def test_class_with_too_few_images_in_its_archive_is_refused_by_name(small_omniglot):
     held = entries(HALVES[1], DRAWN[HALVES[1]])
     write_zip(small_omniglot / f"{HALVES[1]}.zip", dict(list(held.items())[:-1]))
     done = call(small_omniglot.parent, "train", *TINY[3:], "task=omniglot", f"data_dir={small_omniglot}")
-    one_sentence(done, "Omniglot: ULOG/character01 has 1 drawings, expected 2")
+    one_sentence(done, "Omniglot: ULOG/character01 has 1 images, expected 2")
 
 
 @pytest.mark.parametrize("name", ["../outside.png", "/outside.png", "images_evaluation/../../outside.png"])

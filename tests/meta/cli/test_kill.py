@@ -21,7 +21,7 @@ from tests.meta.cli import victim
 TINY = [
     "task.dataset.alphabets=3",
     "task.dataset.characters=3",
-    "task.dataset.drawings=4",
+    "task.dataset.images_per_class=4",
     "task.ways=2",
     "task.queries=2",
     "model.hidden=2",

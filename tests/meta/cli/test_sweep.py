@@ -127,7 +127,7 @@ def test_failed_arm_leaves_its_reason(tmp_path):
             ["-m", "sweep=optuna", "algorithm.inner_steps=1,2", "trainer.val_every=0"],
             "error: sweep=optuna looks for the best validation score, and trainer.val_every=0 leaves none",
         ),
-        (["-m", "sweep=jobs"], "error: sweep=jobs is no choice that there is; did you mean joblib?"),
+        (["-m", "sweep=jobs"], "error: invalid sweep 'jobs'; did you mean joblib?"),
     ],
 )
 def test_sweep_that_cannot_be_is_refused_in_one_sentence(tmp_path, arguments, sentence):

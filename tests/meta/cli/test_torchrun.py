@@ -136,7 +136,7 @@ def in_a_rank(monkeypatch):
             ["-m", "seed=0,1"],
             "-m starts one run after another, torchrun shares out one run; use either.",
         ),
-        ("train", ["seeed=1"], "seeed is no key of this configuration; did you mean seed?"),
+        ("train", ["seeed=1"], "unknown key 'seeed'; did you mean seed?"),
         ("train", ["rank_timeout_s=0"], "rank_timeout_s=0 is no time to wait; choose rank_timeout_s > 0."),
         (
             "evaluate",
