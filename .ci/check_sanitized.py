@@ -21,6 +21,7 @@ COPIED = (
     "tasks",
     "conf",
     "scripts",
+    "benchmarks",
     "tests",
     "setup.py",
     "pyproject.toml",

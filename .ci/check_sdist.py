@@ -27,16 +27,18 @@ IN_SDIST = (
     "neo/kernels/_direct.cpp",
 )
 SMOKE = """
-import importlib.machinery, importlib.resources, pathlib, sys
-import neo, meta, tasks, scripts.train, scripts.evaluate
+import importlib.machinery, importlib.util, pathlib, sys
+import neo, meta, tasks, meta.cli.train, meta.cli.evaluate
 import neo.autograd._tape as tape
-for module in (neo, meta, tasks, scripts.train, tape):
+for module in (neo, meta, tasks, meta.cli.train, tape):
     assert pathlib.Path(module.__file__).is_relative_to(sys.prefix), f"{module} is not the installed one"
 assert tape.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)), tape.__file__
 folder = pathlib.Path(neo.__file__).parent
 assert (folder / "py.typed").exists(), "py.typed did not travel"
-conf = importlib.resources.files("conf")
+conf = meta.cli.configs.CONF
 assert (conf / "train.yaml").is_file() and (conf / "evaluate.yaml").is_file(), "conf did not travel"
+for name in ("benchmarks", "scripts"):
+    assert importlib.util.find_spec(name) is None, f"{name} is of the checkout, and was installed"
 assert not list(folder.rglob("*.c")), "generated C travelled"
 x = neo.LiteTensor([1.0, 2.0])
 out, grads = neo.value_and_grad(lambda x: (x * x).sum())(x)
@@ -58,6 +60,30 @@ def build_sdist(folder: Path) -> Path:
     return sdist
 
 
+def check_commands(folder: Path, programs: Path, environment: dict[str, str]) -> None:
+    """The installed commands, called where the user has a package named conf: neither reads nor imports the other's."""
+    (folder / "project" / "conf").mkdir(parents=True)
+    (folder / "project" / "conf" / "__init__.py").write_text(
+        "raise ImportError('the package conf of the user')\n"
+    )
+    environment = {**environment, "PYTHONPATH": str(folder / "project")}
+    for command, code, said in (
+        ("neo-train", 0, "inner_lr"),
+        ("neo-evaluate", 0, "run_dir"),
+        ("neo-bench", 1, "run it in a checkout"),
+    ):
+        done = subprocess.run(
+            [programs / command, "--cfg", "job"],
+            cwd=folder / "project",
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != code or said not in done.stdout + done.stderr:
+            raise SystemExit(f"check_sdist: {command} --cfg job: exit code {done.returncode}\n{done.stderr}")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -72,6 +98,7 @@ def main() -> None:
         subprocess.run([*pip, "install", "-q", "--no-deps", "--force-reinstall", sdist], check=True)
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         subprocess.run([python, "-c", SMOKE], cwd=folder, check=True, env=environment)
+        check_commands(folder, python.parent, environment)
         print(f"check_sdist: {sdist.name} builds, installs and works")
 
 

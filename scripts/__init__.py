@@ -1,1 +1,1 @@
-"""The commands: each composes its configuration and calls what does the work."""
+"""Entry points of a checkout. What they run is in meta/cli/ (installed with the packages) and in benchmarks/."""

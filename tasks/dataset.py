@@ -13,9 +13,9 @@ from tasks.sampler import EpisodeSampler
 
 
 class CharacterSet:
-    """Images of characters, some drawings of each, and which of them meta-train, meta-val and meta-test use.
+    """Images of characters, some of each, and which of them meta-train, meta-val and meta-test use.
 
-    images: (characters, drawings, height, width), uint8, strokes 255 on paper 0; on the CPU.
+    images: (characters, images_per_class, height, width), uint8, strokes 255 on paper 0; on the CPU.
     names: one per character, "Alphabet/character01".
     parts: "train", "val", "test" → int64 indices of their characters; no character is in two of them.
     checksum: SHA-256 of images and names, the same wherever and however they were read.
@@ -34,7 +34,7 @@ class CharacterSet:
     ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(names):
             raise DataError(
-                f"{name}: expected uint8 images (characters, drawings, height, width) with a name for each "
+                f"{name}: expected uint8 images (characters, images_per_class, height, width) with a name for each "
                 f"character, got {images.dtype} {tuple(images.shape)} and {len(names)} names."
             )
         self.name, self.split, self.source = name, split, source
@@ -71,7 +71,7 @@ class CharacterSet:
             "dataset": self.name,
             "split": self.split,
             "characters": len(self.names),
-            "drawings": self.images.shape[1],
+            "images_per_class": self.images.shape[1],
             **{part: len(chosen) for part, chosen in self.parts.items()},
             "checksum": self.checksum,
             "source": self.source,

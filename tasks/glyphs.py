@@ -46,26 +46,26 @@ class Glyphs(CharacterSet):
     Args:
         alphabets: how many, ≥ 3.
         characters: in each alphabet, 1 to 60.
-        drawings: of each character, ≥ 1.
+        images_per_class: drawings of each character, ≥ 1.
         seed: which family; part of the data, not of a run. Comparable results share it.
     Raises: ValueError where a count is out of its range.
     Cost: about 1 s and 12 MB for the 750 x 20 drawings of the defaults.
     """
 
     def __init__(
-        self, *, alphabets: int = 30, characters: int = 25, drawings: int = 20, seed: int = 0
+        self, *, alphabets: int = 30, characters: int = 25, images_per_class: int = 20, seed: int = 0
     ) -> None:
         for name, value, least, most in (
             ("alphabets", alphabets, 3, 999),
             ("characters", characters, 1, 60),
-            ("drawings", drawings, 1, 999),
+            ("images_per_class", images_per_class, 1, 999),
         ):
             if not least <= value <= most:
                 raise ValueError(
                     f"Glyphs: {name}={value} is out of range; choose {name} from {least} to {most}."
                 )
         keys = [stream("glyphs", seed, alphabet) for alphabet in range(alphabets)]
-        made = [draw_alphabet(key, characters, drawings) for key in keys]
+        made = [draw_alphabet(key, characters, images_per_class) for key in keys]
         names = [
             f"Alphabet{alphabet + 1:02}/character{character + 1:02}"
             for alphabet in range(alphabets)
@@ -79,7 +79,8 @@ class Glyphs(CharacterSet):
         }
         super().__init__(
             "glyphs",
-            f"alphabets={alphabets},characters={characters},drawings={drawings},seed={seed}",
+            # The sampler hashes this text: another wording would draw other tasks.
+            f"alphabets={alphabets},characters={characters},drawings={images_per_class},seed={seed}",
             torch.from_numpy(np.concatenate(made)),
             names,
             parts,
@@ -99,14 +100,14 @@ class Programs:
     present: np.ndarray
 
 
-def draw_alphabet(key: int, characters: int, drawings: int) -> np.ndarray:
-    """All drawings of one alphabet: (characters, drawings, SIDE, SIDE) uint8, strokes 255 on paper 0."""
+def draw_alphabet(key: int, characters: int, images_per_class: int) -> np.ndarray:
+    """All drawings of one alphabet: (characters, images_per_class, SIDE, SIDE) uint8, strokes 255 on paper 0."""
     programs = invent(derive(key, 0), characters)
-    control, radius = scribble(derive(key, 1), programs, drawings)
+    control, radius = scribble(derive(key, 1), programs, images_per_class)
     which = np.nonzero(np.broadcast_to(programs.present[:, None], control.shape[:3]))
-    image = (which[0] * drawings + which[1]).astype(np.int64)  # each stroke goes on its drawing
-    ink = render(control[which], radius.reshape(-1)[image], image, characters * drawings)
-    return ink.reshape(characters, drawings, SIDE, SIDE)
+    image = (which[0] * images_per_class + which[1]).astype(np.int64)  # each stroke goes on its drawing
+    ink = render(control[which], radius.reshape(-1)[image], image, characters * images_per_class)
+    return ink.reshape(characters, images_per_class, SIDE, SIDE)
 
 
 def invent(key: int, characters: int) -> Programs:
@@ -156,14 +157,15 @@ def unlikeness(programs: Programs) -> np.ndarray:
     return differing / (ink[:, None] + ink)
 
 
-def scribble(key: int, programs: Programs, drawings: int) -> tuple[np.ndarray, np.ndarray]:
-    """Run each program `drawings` times with an unsteady hand.
+def scribble(key: int, programs: Programs, images_per_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """Run each program `images_per_class` times with an unsteady hand.
 
     Control points, strokes and the whole character move, the page leans, the pen is finer or broader.
-    Returns: control (characters, drawings, MOST_STROKES, 4, 2) in pixels, radius (characters, drawings) in pixels.
+    Returns: control (characters, images_per_class, MOST_STROKES, 4, 2) and radius (characters, images_per_class), in
+        pixels.
     """
     draw = _Draws(key)
-    shape = (len(programs.control), drawings)
+    shape = (len(programs.control), images_per_class)
     wobble = 0.09 * draw.centred(*shape, MOST_STROKES, 4, 2) + 0.05 * draw.centred(*shape, MOST_STROKES, 1, 2)
     control = programs.control[:, None] + wobble - np.float32(0.5)
     lean = 0.3 * draw.centred(*shape, 1, 1, 4)  # of a 2x2 matrix, what differs from the identity

@@ -29,7 +29,7 @@ from tasks.errors import DataError
 from tasks.splits import SPLITS, split_characters
 
 SIDE, DRAWN_SIDE = 28, 105  # pixels: as kept, as drawn
-DRAWINGS = 20  # of each character
+IMAGES_PER_CLASS = 20
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 ENTRY = re.compile(r"images_(?:background|evaluation)/([^/]+)/(character\d\d)/\d{4}_\d\d\.png")
 LARGEST_PNG = 1 << 16  # bytes; the real ones have some hundred
@@ -73,7 +73,7 @@ class Omniglot(CharacterSet):
         download: bool = True,
     ) -> None:
         if split not in SPLITS:  # before any reading: it may take a while
-            raise ValueError(f"Omniglot: split={split!r} is no split; expected one of {', '.join(SPLITS)}.")
+            raise ValueError(f"Omniglot: unknown split {split!r}; expected one of {', '.join(SPLITS)}.")
         images, names, source = load(
             Path(data_dir).expanduser(), None if cache_dir is None else Path(cache_dir).expanduser(), download
         )
@@ -82,7 +82,7 @@ class Omniglot(CharacterSet):
 
 
 def load(data_dir: Path, cache_dir: Path | None, download: bool) -> tuple[np.ndarray, list[str], str]:
-    """Images (characters, drawings, 28, 28) uint8, their sorted names, and the SHA-256 of what they were read from."""
+    """Images (characters, 20, 28, 28) uint8, their sorted names, and the SHA-256 of what they were read from."""
     halves = find(data_dir)
     if halves is None and download:
         fetch(data_dir)
@@ -164,8 +164,8 @@ def checksum(halves: Iterable[Path]) -> str:
 
 
 def convert(halves: Iterable[Path]) -> tuple[np.ndarray, list[str]]:
-    """Read every PNG: images (characters, drawings, 28, 28) uint8 and the characters' names, both sorted by name."""
-    drawings: dict[str, list[np.ndarray]] = {}
+    """Read every PNG: images (characters, 20, 28, 28) uint8 and the characters' names, both sorted by name."""
+    images: dict[str, list[np.ndarray]] = {}
     for half in halves:
         for path, png in _folder_entries(half) if half.is_dir() else _zip_entries(half):
             match = ENTRY.fullmatch(path)
@@ -174,10 +174,10 @@ def convert(halves: Iterable[Path]) -> tuple[np.ndarray, list[str]]:
                     f"Omniglot: {half} holds {path!r}, expected images_background/<alphabet>/character01/0001_01.png "
                     "and the like; get the published archives."
                 )
-            drawings.setdefault("/".join(match.groups()), []).append(decode(png, f"{half}: {path}"))
-    check_complete({name: len(images) for name, images in drawings.items()})
-    names = sorted(drawings)
-    return np.stack([np.stack(drawings[name]) for name in names]), names
+            images.setdefault("/".join(match.groups()), []).append(decode(png, f"{half}: {path}"))
+    check_complete({name: len(found) for name, found in images.items()})
+    names = sorted(images)
+    return np.stack([np.stack(images[name]) for name in names]), names
 
 
 def decode(png: bytes, where: str) -> np.ndarray:
@@ -195,13 +195,13 @@ def decode(png: bytes, where: str) -> np.ndarray:
             strokes = ImageChops.invert(image.convert("L"))
             return np.asarray(strokes.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
     except UnidentifiedImageError as error:
-        raise DataError(f"{where} is no PNG; get that file again.") from error
+        raise DataError(f"{where} is not a PNG; get that file again.") from error
     except BROKEN_PNG as error:
         raise DataError(f"{where} is a damaged PNG ({error}); get that file again.") from error
 
 
 def check_complete(counts: dict[str, int]) -> None:
-    """Raise DataError unless there are as many characters as Omniglot has, each with its 20 drawings."""
+    """Raise DataError unless there are as many characters as Omniglot has, each with its 20 images."""
     expected = sum(CHARACTERS.values())
     if len(counts) != expected:
         raise DataError(
@@ -209,9 +209,10 @@ def check_complete(counts: dict[str, int]) -> None:
             "half-way. Get images_background.zip and images_evaluation.zip again."
         )
     for name, count in counts.items():
-        if count != DRAWINGS:
+        if count != IMAGES_PER_CLASS:
             raise DataError(
-                f"Omniglot: {name} has {count} drawings, expected {DRAWINGS}. Get the archive that holds it again."
+                f"Omniglot: {name} has {count} images, expected {IMAGES_PER_CLASS}. Get the archive that holds it "
+                "again."
             )
 
 

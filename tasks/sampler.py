@@ -11,7 +11,7 @@ import torch
 from tasks.hashing import derive, stream
 from tasks.task import Batch, Task
 
-TURNS = 4  # rotations by 0, 90, 180 and 270 degrees
+ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
 
 
 class CharacterImages(Protocol):
@@ -28,19 +28,19 @@ class EpisodeSampler:
     """Draws meta-batches of tasks from one part of a character set.
 
     A class is a character in one rotation by a multiple of 90 degrees (`rotations=False`: upright only), so each class
-    of a task has a rotation of its own and a character may come twice, turned differently (Santoro et al. 2016,
+    of a task has a rotation of its own and a character may come twice, rotated differently (Santoro et al. 2016,
     arXiv:1605.06065; Finn et al. 2017). In a task the classes are `ways` different ones, class j has label j, and its
-    shots + queries drawings are all different, the first `shots` of them the support set.
+    shots + queries images are all different, the first `shots` of them the support set.
 
     **A task is a pure function of (seed, split, iteration, slot)**, whatever else is drawn, before or beside it, and on
-    whatever device: every class (and drawing) gets a word of a counter-based hash, and the largest words win. So the
+    whatever device: every class (and image) gets a word of a counter-based hash, and the largest words win. So the
     classes of a 5-way task are the first five of the 20-way task in its place.
 
     Args:
         part: "train", "val" or "test": the characters to draw from.
         ways, shots, queries: classes in a task (≥ 2), support images (≥ 1) and query images (≥ 1) of each class.
         seed: any integer.
-        device: where the images live, as uint8, once per rotation: 69 MB for 1100 characters of 20 drawings.
+        device: where the images live, as uint8, once per rotation: 69 MB for 1100 characters of 20 images.
     Raises: ValueError naming the argument, at construction and in sample().
     """
 
@@ -58,8 +58,7 @@ class EpisodeSampler:
     ) -> None:
         if part not in dataset.parts:
             raise ValueError(
-                f"EpisodeSampler: part={part!r} is no part of {dataset.name}; expected one of "
-                f"{', '.join(dataset.parts)}."
+                f"EpisodeSampler: unknown part {part!r} of {dataset.name}; expected one of {', '.join(dataset.parts)}."
             )
         self.dataset, self.part, self.rotations = dataset, part, rotations
         self.ways = _at_least(2, "ways", ways)
@@ -69,17 +68,17 @@ class EpisodeSampler:
         self.device = _device(device)
 
         self._characters = dataset.parts[part]
-        self._turns = TURNS if rotations else 1
-        self._drawings = dataset.images.shape[1]
+        self._rotations = ROTATIONS if rotations else 1
+        self._images_per_class = dataset.images.shape[1]
         self._check_supply()
 
-        # Class number = rotation * characters + character; a row is one drawing of one class.
+        # Class number = rotation * characters + character; a row is one image of one class.
         upright = dataset.images[self._characters].to(self.device)
-        turned = torch.stack([torch.rot90(upright, k, dims=(-2, -1)) for k in range(self._turns)])
-        self._item = (1, *turned.shape[-2:])
-        self._rows = turned.reshape(self.classes * self._drawings, -1)
+        rotated = torch.stack([torch.rot90(upright, k, dims=(-2, -1)) for k in range(self._rotations)])
+        self._item = (1, *rotated.shape[-2:])
+        self._rows = rotated.reshape(self.classes * self._images_per_class, -1)
         self._class_numbers = torch.arange(self.classes, device=self.device)
-        self._drawing_numbers = torch.arange(self._drawings, device=self.device)
+        self._image_numbers = torch.arange(self._images_per_class, device=self.device)
         self._support_y = self._class_numbers[: self.ways].repeat_interleave(self.shots)
         self._query_y = self._class_numbers[: self.ways].repeat_interleave(self.queries)
         self._key = stream(self.seed, dataset.name, dataset.split, part)
@@ -87,7 +86,7 @@ class EpisodeSampler:
     @property
     def classes(self) -> int:
         """How many classes there are to draw from: characters x rotations."""
-        return len(self._characters) * self._turns
+        return len(self._characters) * self._rotations
 
     @property
     def title(self) -> str:
@@ -108,8 +107,8 @@ class EpisodeSampler:
             in [0, ways), query likewise; both class by class: label 0 first, then label 1.
         Cost: one hash of every class per slot, one gather of the images; no synchronisation with the device.
         """
-        classes, drawings = self.draw(iteration, slots)
-        rows = classes.unsqueeze(-1) * self._drawings + drawings
+        classes, images = self.draw(iteration, slots)
+        rows = classes.unsqueeze(-1) * self._images_per_class + images
         # Support rows first, query rows behind: one gather, of which both sets are contiguous pieces.
         support, query = rows.split([self.shots, self.queries], dim=-1)
         chosen = torch.cat([support.reshape(-1), query.reshape(-1)])
@@ -125,24 +124,24 @@ class EpisodeSampler:
     def draw(
         self, iteration: int | torch.Tensor, slots: int | Sequence[int] | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What sample() gathers: classes (slots, ways) and drawings (slots, ways, shots + queries), int64.
+        """What sample() gathers: classes (slots, ways) and images (slots, ways, shots + queries), int64.
 
         classes: numbers in [0, self.classes), by label; class_name() says which they are.
-        drawings: of each class, the support set's first.
+        images: numbers of the class's images, the support set's first.
         """
         iteration_key = derive(self._key, self._iteration(iteration))
         task_keys = derive(iteration_key, self._slots(slots))
         class_words = derive(derive(task_keys, 0).unsqueeze(-1), self._class_numbers)
         classes = class_words.topk(self.ways).indices  # words of one stream never tie
         class_keys = derive(derive(task_keys, 1).unsqueeze(-1), classes)
-        drawing_words = derive(class_keys.unsqueeze(-1), self._drawing_numbers)
-        return classes, drawing_words.topk(self.shots + self.queries).indices
+        image_words = derive(class_keys.unsqueeze(-1), self._image_numbers)
+        return classes, image_words.topk(self.shots + self.queries).indices
 
     def class_name(self, number: int) -> str:
-        """Of a class number of draw(): "Alphabet/character01", and "rot90" and so on behind it when turned."""
-        turn, position = divmod(number, len(self._characters))
+        """Of a class number of draw(): "Alphabet/character01", and "rot90" and so on behind it when rotated."""
+        rotation, position = divmod(number, len(self._characters))
         name = self.dataset.names[int(self._characters[position])]
-        return f"{name} rot{90 * turn}" if turn else name
+        return f"{name} rot{90 * rotation}" if rotation else name
 
     def __repr__(self) -> str:
         return (
@@ -152,16 +151,16 @@ class EpisodeSampler:
 
     def _check_supply(self) -> None:
         if self.ways > self.classes:
-            turned = f"{len(self._characters)} characters x {self._turns} rotations"
+            supply = f"{len(self._characters)} characters x {self._rotations} rotations"
             raise ValueError(
                 f"EpisodeSampler: ways={self.ways} is more than the {self.classes} classes of {self.dataset.name} "
-                f"{self.part} ({turned}); choose ways from 2 to {self.classes}."
+                f"{self.part} ({supply}); choose ways from 2 to {self.classes}."
             )
-        if self.shots + self.queries > self._drawings:
+        if self.shots + self.queries > self._images_per_class:
             raise ValueError(
-                f"EpisodeSampler: shots={self.shots} and queries={self.queries} ask for {self.shots + self.queries} "
-                f"drawings of a class, {self.dataset.name} has {self._drawings}; "
-                f"choose shots + queries up to {self._drawings}."
+                f"EpisodeSampler: shots={self.shots} and queries={self.queries} need {self.shots + self.queries} "
+                f"images of each class, and {self.dataset.name} has {self._images_per_class}; "
+                f"choose shots + queries up to {self._images_per_class}."
             )
 
     def _iteration(self, iteration: int | torch.Tensor) -> int | torch.Tensor:
@@ -197,9 +196,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise ValueError(
-            f"EpisodeSampler: device={device!r} is no device; choose cpu, cuda or cuda:1."
-        ) from None
+        raise ValueError(f"EpisodeSampler: invalid device {device!r}; choose cpu, cuda or cuda:1.") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"EpisodeSampler: device={str(device)!r} was asked for, but torch {torch.__version__} finds "

@@ -86,7 +86,7 @@ class SinusoidSampler:
         device: str | torch.device = "cpu",
     ) -> None:
         if part not in PARTS:
-            raise ValueError(f"SinusoidSampler: part={part!r} is none; expected one of {', '.join(PARTS)}.")
+            raise ValueError(f"SinusoidSampler: unknown part {part!r}; expected one of {', '.join(PARTS)}.")
         self.source, self.part = source, part
         self.shots = _at_least(1, "shots", shots)
         self.queries = _at_least(1, "queries", queries)
@@ -160,7 +160,7 @@ def _range(name: str, bounds: Sequence[float]) -> tuple[float, float]:
     low, high = (float(bound) for bound in bounds) if len(bounds) == 2 else (math.nan, math.nan)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ValueError(
-            f"Sinusoid: {name}={list(bounds)} is no range; choose {name}=[least, most] with least ≤ most."
+            f"Sinusoid: {name}={list(bounds)} is not a range; choose {name}=[least, most] with least ≤ most."
         )
     return low, high
 

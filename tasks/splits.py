@@ -36,9 +36,7 @@ def split_characters(split: str, names: Sequence[str]) -> dict[str, list[int]]:
     Raises: ValueError for an unknown split; DataError where `names` are not the complete, sorted 1623 characters.
     """
     if split not in SPLITS:
-        raise ValueError(
-            f"split_characters: split={split!r} is no split of Omniglot; expected one of {', '.join(SPLITS)}."
-        )
+        raise ValueError(f"split_characters: unknown split {split!r}; expected one of {', '.join(SPLITS)}.")
     if len(names) != sum(MAML_COUNTS) or list(names) != sorted(set(names)):
         raise DataError(
             f"split_characters: the splits are of all {sum(MAML_COUNTS)} characters of Omniglot in sorted order, got "

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 import meta
 import neo
 import tasks
+from meta.cli import configs, sweeps
+from meta.cli.configs import CONF
+from meta.cli.overrides import ConfigError, check, groups, leaves, parse
 from meta.experiment import Experiment, build
 from meta.loggers import Logger, Wandb
 from meta.trainer import Trainer
-from scripts import _sweep
-from scripts._overrides import ConfigError, check, groups, leaves, parse
 from tests.meta.runs import train
 
-CONF = Path(__file__).parents[1] / "conf"
 COMMANDS = ("train", "evaluate", "mnist", "compare")
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_module("conf", version_base="1.3"):
-        return compose(name, list(overrides))
+    return configs.composed(name, overrides)
 
 
 def checked(name: str, *overrides: str, sweeping: bool = False) -> None:
@@ -42,9 +39,9 @@ def test_command_composes(name):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_choice_composes_and_resolves(group, choice):
-    if group == "sweep" and not _sweep.installed(_sweep.PLUGINS.get(choice, ("hydra", ""))[0]):
+    if group == "sweep" and not sweeps.installed(sweeps.PLUGINS.get(choice, ("hydra", ""))[0]):
         pytest.skip(
-            f"sweep={choice} needs a plugin that is not installed; tests/scripts/test_sweep.py says which"
+            f"sweep={choice} needs a plugin that is not installed; tests/meta/cli/test_sweep.py says which"
         )
     config = composed("train", f"{group}={choice}")
     resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -153,21 +150,25 @@ def test_overrides_of_the_design_are_all_known():
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("task.wayss=5", r"task\.wayss is no key of this configuration; did you mean task\.ways\?"),
-        ("inner_lr=0.1", r"inner_lr is no key .* did you mean algorithm\.inner_lr\?"),
-        ("tsk=omniglot", r"tsk is no key .* did you mean task\?"),
-        ("+trainer.epochs=3", r"trainer\.epochs is no key"),
-        ("protocol.ways=20", r"protocol\.ways is no key"),
+        ("task.wayss=5", r"unknown key 'task\.wayss'; did you mean task\.ways\?"),
+        ("inner_lr=0.1", r"unknown key 'inner_lr'.* did you mean algorithm\.inner_lr\?"),
+        ("tsk=omniglot", r"unknown key 'tsk'.* did you mean task\?"),
+        (
+            "task.dataset.drawings=4",
+            r"unknown key 'task\.dataset\.drawings'; its name is task\.dataset\.images_per_class",
+        ),
+        ("+trainer.epochs=3", r"unknown key 'trainer\.epochs'"),
+        ("protocol.ways=20", r"unknown key 'protocol\.ways'"),
         (
             "task=omniglto",
-            r"task=omniglto is no choice .* did you mean omniglot\?; expected one of glyphs, omniglot",
+            r"invalid task 'omniglto'; did you mean omniglot\?; expected one of glyphs, omniglot",
         ),
         ("task.ways=five", r"task\.ways=five is not an integer; expected one like task\.ways=5"),
         ("seed=1.5", r"seed=1\.5 is not an integer"),
         ("algorithm.inner_lr=high", r"algorithm\.inner_lr=high is not a number"),
         ("algorithm.first_order=1", r"algorithm\.first_order=1 is not true or false"),
         ("seed=1,2", r"seed=1,2 gives several values; add -m"),
-        ("seed", r"'seed' is no override; write key=value"),
+        ("seed", r"invalid override 'seed'; write key=value"),
     ],
 )
 def test_unknown_override_is_refused_with_the_nearest_known(override, sentence):
@@ -256,9 +257,7 @@ def test_experiment_gives_way_to_what_is_typed_after_it():
     config = composed("train", "experiment=maml_omniglot_5w1s", "algorithm=fomaml", "task.ways=7")
     assert (config.algorithm.first_order, config.algorithm.inner_lr, config.task.ways) == (True, 0.4, 7)
     checked("train", "experiment=maml_omniglot_5w1s", "trainer.iterations=3")
-    with pytest.raises(
-        ConfigError, match=r"experiment=maml_5w1s is no choice .* did you mean maml_omniglot_5w1s"
-    ):
+    with pytest.raises(ConfigError, match=r"invalid experiment 'maml_5w1s'; did you mean maml_omniglot_5w1s"):
         checked("train", "experiment=maml_5w1s")
 
 
@@ -276,7 +275,5 @@ def test_device_is_typed_as_one_word(name, device):
 
 
 def test_device_that_is_none_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"device=gpu is no choice that there is.*expected one of auto, cpu, cuda"
-    ):
+    with pytest.raises(ConfigError, match=r"invalid device 'gpu'; .*expected one of auto, cpu, cuda"):
         checked("train", "device=gpu")

@@ -14,8 +14,8 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 import neo.functions
+from meta.cli.overrides import check, parse
 from neo.functions import registry
-from scripts import _overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -93,7 +93,7 @@ def test_readme_has_snippets() -> None:
 @pytest.mark.parametrize(("config_name", "arguments"), commands())
 def test_command_has_keys_and_choices_that_exist(config_name: str, arguments: list[str]) -> None:
     parsed = get_args_parser().parse_args(arguments)
-    _overrides.check(config_name, _overrides.parse(parsed.overrides), parsed.multirun)
+    check(config_name, parse(parsed.overrides), parsed.multirun)
 
 
 def test_pages_have_commands() -> None:

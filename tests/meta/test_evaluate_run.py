@@ -118,7 +118,7 @@ def test_queries_of_the_test_are_those_that_are_changed(sinusoids):
     [
         ({"overrides": {"ways": 6}}, r"ways=6 is more than the 4 classes that the run's model tells apart"),
         ({"overrides": {"ways": "five"}}, r"ways='five' must be an integer"),
-        ({"overrides": {"shots": 40}}, r"ask for 42 drawings of a class"),
+        ({"overrides": {"shots": 40}}, r"need 42 images of each class"),
         ({"overrides": {"evaluation.inner_steps": -1}}, r"steps must be an integer of 0 or more, got -1"),
         ({"overrides": {"evaluation.batch_norm": "mine"}}, r"unknown evaluation\.batch_norm='mine'"),
         ({"part": "train"}, r"unknown part='train'"),

@@ -22,14 +22,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import neo
 from meta import MAML, meta_gradient
+from meta.cli.overrides import check, parse, searching
 from meta.experiment import Experiment
 from meta.models import picked, torch_model
 from neo.errors import ConversionError
 from neo.nn._torch.weights import built
-from scripts._overrides import check, parse, searching
 from tasks import Batch, Task
+from tests.meta.cli.test_commands import TINY, call, start
 from tests.meta.torch_nets import HEAD, NETS, Net
-from tests.scripts.test_commands import TINY, call, start
 
 ALPHA = 0.1
 TOLERANCE = 1e-8
@@ -370,7 +370,7 @@ def test_module_beside_the_folder_of_config_dir_is_imported(mine, tmp_path_facto
         ([*OWN[1:], "model.buffers=updated"], "model.buffers='updated' must be one of batch, frozen"),
         ([*OWN[1:], "model.dtype=float65"], "model.dtype=float65 must be a dtype of floating-point numbers"),
         ([*OWN[1:], "model.init=pretrained"], "model.init='pretrained' must be drawn or given"),
-        ([*OWN[1:], "model.widht=3"], "model.widht is no key"),
+        ([*OWN[1:], "model.widht=3"], "unknown key 'model.widht'"),
         (
             ["model.module=torchvision.models.mobilenet_v3_small", "model.options.num_clases=3"],
             "model.options.num_clases is read by nothing that torchvision.models.mobilenet_v3_small calls",

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import neo
+from benchmarks.triton import main as measure
+from benchmarks.triton import preferred
 from neo.kernels import dense, direct
-from scripts._bench.triton import main as measure
-from scripts._bench.triton import preferred
 
 ROOT = Path(__file__).parents[2]
 INTERPRETER = {"TRITON_INTERPRET": "1"}

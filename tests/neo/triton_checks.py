@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 import neo
+from benchmarks import triton as measurement
 from neo.kernels import dense, direct, triton_kernels
-from scripts._bench import triton as measurement
 from tests.neo.functions.orders import assert_orders_agree, neo_orders, torch_orders
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"

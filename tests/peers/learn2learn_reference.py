@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scripts._bench.conv4 import Downsample, Readout, conv4_like
+from benchmarks.conv4 import Downsample, Readout, conv4_like
 from tests.peers.build_learn2learn import UNAVAILABLE
 from tests.peers.torch_reference import Task
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scripts._bench.conv4 import Conv4
+from benchmarks.conv4 import Conv4
 from tests.peers import learn2learn_reference, torch_reference
 from tests.peers.torch_reference import Task, relative_difference
 

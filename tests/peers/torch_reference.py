@@ -11,7 +11,7 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from scripts._bench.conv4 import Downsample, Readout, conv4_like
+from benchmarks.conv4 import Downsample, Readout, conv4_like
 
 Task = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # support x, y, query x, y
 
@@ -32,7 +32,7 @@ def meta_gradient(
     mean cross-entropy. Finn et al. 2017, arXiv:1703.03400.
 
     Args:
-        params: of a Conv4, by name (see scripts/_bench/conv4.py); left unchanged.
+        params: of a Conv4, by name (see benchmarks/conv4.py); left unchanged.
         tasks: (support x, support y, query x, query y); x (n, channels, size, size) in the dtype of params, y int64.
         first_order: treat ∇ℓ as constant (FOMAML).
         downsample, readout: of the Conv4.

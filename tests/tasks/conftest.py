@@ -15,7 +15,7 @@ from tests.tasks.synthetic import HALVES, TINY, entries, write_zip
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
     """Writes the two zips of a tiny Omniglot into a folder, and makes tasks.omniglot expect no more than that."""
     monkeypatch.setattr("tasks.omniglot.CHARACTERS", {half: len(names) for half, names in TINY.items()})
-    monkeypatch.setattr("tasks.omniglot.DRAWINGS", 2)
+    monkeypatch.setattr("tasks.omniglot.IMAGES_PER_CLASS", 2)
 
     def write(place: Path) -> Path:
         for half in HALVES:
@@ -27,5 +27,5 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="session")
 def glyphs() -> tasks.Glyphs:
-    """A small family: 12 training, 6 validation and 6 test characters of 20 drawings."""
+    """A small family: 12 training, 6 validation and 6 test characters of 20 images."""
     return tasks.Glyphs(alphabets=4, characters=6)

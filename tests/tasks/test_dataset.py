@@ -18,7 +18,7 @@ def test_character_set_describes_itself():
     description = make().describe()
     assert description.pop("checksum") == make().checksum
     assert description == {
-        "dataset": "toy", "split": "all", "characters": 3, "drawings": 2,
+        "dataset": "toy", "split": "all", "characters": 3, "images_per_class": 2,
         "train": 1, "val": 1, "test": 1, "source": "typed in",
     }  # fmt: skip
     assert repr(make()) == "CharacterSet(3 characters, split all 1/1/1)"

@@ -33,7 +33,7 @@ def test_glyphs_have_the_documented_shape_and_parts(family):
 
 @pytest.mark.parametrize("alphabets", [3, 4, 7, 50])
 def test_glyphs_parts_share_no_alphabet(alphabets):
-    family = tasks.Glyphs(alphabets=alphabets, characters=1, drawings=1)
+    family = tasks.Glyphs(alphabets=alphabets, characters=1, images_per_class=1)
     owned = [{family.names[i].split("/")[0] for i in chosen} for chosen in family.parts.values()]
     assert all(owned)
     assert len(set.union(*owned)) == sum(len(alphabet) for alphabet in owned) == alphabets
@@ -67,12 +67,12 @@ def test_glyphs_can_be_told_apart_but_not_too_easily(family):
 
 
 def test_glyphs_first_alphabets_do_not_depend_on_how_many_follow():
-    few, more = (tasks.Glyphs(alphabets=alphabets, characters=5, drawings=3) for alphabets in (3, 5))
+    few, more = (tasks.Glyphs(alphabets=alphabets, characters=5, images_per_class=3) for alphabets in (3, 5))
     assert torch.equal(few.images, more.images[:15])
 
 
 def test_glyphs_differ_between_seeds():
-    one, other = (tasks.Glyphs(alphabets=3, characters=2, drawings=2, seed=seed) for seed in (0, 1))
+    one, other = (tasks.Glyphs(alphabets=3, characters=2, images_per_class=2, seed=seed) for seed in (0, 1))
     assert one.checksum != other.checksum
 
 
@@ -88,7 +88,7 @@ def test_render_draws_a_line_where_it_is():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("alphabets", 2), ("characters", 0), ("characters", 61), ("drawings", 0)]
+    ("name", "value"), [("alphabets", 2), ("characters", 0), ("characters", 61), ("images_per_class", 0)]
 )
 def test_glyphs_refuse_counts_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"Glyphs: {name}={value} is out of range; choose {name} from"):

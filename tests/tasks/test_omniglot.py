@@ -217,7 +217,7 @@ def test_decode_never_reads_a_damaged_png_as_pixels():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"hello", r"is no PNG; get that file again"),
+        (b"hello", r"is not a PNG; get that file again"),
         (png(1)[:-40], r"is a damaged PNG \(.*\); get that file again"),
         (png(1, side=28), r"is 28x28 pixels, expected 105x105"),
     ],
@@ -263,7 +263,7 @@ def test_load_refuses_a_set_that_is_not_complete(place):
     content = entries(HALVES[0], TINY[HALVES[0]])
     one_less = dict(list(content.items())[:-1])
     write_zip(place / f"{HALVES[0]}.zip", one_less)
-    with pytest.raises(DataError, match="Omniglot: Latin/character01 has 1 drawings, expected 2"):
+    with pytest.raises(DataError, match="Omniglot: Latin/character01 has 1 images, expected 2"):
         read(place)
     write_zip(place / f"{HALVES[0]}.zip", dict(list(content.items())[:-2]))
     with pytest.raises(DataError, match="Omniglot: expected 4 characters, found 3"):
@@ -331,7 +331,7 @@ def test_load_asks_for_no_connection_when_told_not_to(tmp_path, monkeypatch):
 
 def test_omniglot_refuses_an_unknown_split_before_it_reads(tmp_path):
     with pytest.raises(
-        ValueError, match="Omniglot: split='test' is no split; expected one of maml, vinyals, lake"
+        ValueError, match="Omniglot: unknown split 'test'; expected one of maml, vinyals, lake"
     ):
         tasks.Omniglot(tmp_path, "test")
 

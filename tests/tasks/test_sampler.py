@@ -21,11 +21,11 @@ def same(a: tasks.Task, b: tasks.Task) -> bool:
     return all(torch.equal(one.cpu(), other.cpu()) for one, other in pairs)
 
 
-def counted(characters: int = 6, drawings: int = 4) -> tasks.CharacterSet:
+def counted(characters: int = 6, images_per_class: int = 4) -> tasks.CharacterSet:
     """Images that say what they are: the corner pixels hold character, drawing, and a mark of the rotation."""
-    images = torch.zeros(characters, drawings, 28, 28, dtype=torch.uint8)
+    images = torch.zeros(characters, images_per_class, 28, 28, dtype=torch.uint8)
     images[:, :, 0, 0] = torch.arange(1, characters + 1)[:, None]
-    images[:, :, 0, 1] = torch.arange(1, drawings + 1)
+    images[:, :, 0, 1] = torch.arange(1, images_per_class + 1)
     names = [f"A/character{number:02}" for number in range(1, characters + 1)]
     return tasks.CharacterSet("counted", "all", images, names, {"train": range(characters)}, "a test")
 
@@ -223,7 +223,7 @@ def test_sample_does_not_wait_for_cuda(glyphs):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"part": "dev"}, "part='dev' is no part of glyphs; expected one of train, val, test"),
+        ({"part": "dev"}, "unknown part 'dev' of glyphs; expected one of train, val, test"),
         (
             {"ways": 49},
             r"ways=49 is more than the 48 classes of glyphs train \(12 characters x 4 rotations\)",
@@ -232,10 +232,13 @@ def test_sample_does_not_wait_for_cuda(glyphs):
         ({"ways": 1}, "ways=1 is too small; choose ways ≥ 2"),
         ({"shots": 0}, "shots=0 is too small; choose shots ≥ 1"),
         ({"queries": 0}, "queries=0 is too small"),
-        ({"shots": 6, "queries": 15}, "shots=6 and queries=15 ask for 21 drawings of a class, glyphs has 20"),
+        (
+            {"shots": 6, "queries": 15},
+            "shots=6 and queries=15 need 21 images of each class, and glyphs has 20",
+        ),
         ({"ways": 2.5}, "ways=2.5 must be an integer"),
         ({"seed": None}, "seed=None must be an integer"),
-        ({"device": "gpu"}, "device='gpu' is no device; choose cpu, cuda or cuda:1"),
+        ({"device": "gpu"}, "invalid device 'gpu'; choose cpu, cuda or cuda:1"),
         ({"device": "cuda:99"}, "device='cuda:99' was asked for, but torch .* finds"),
     ],
 )

@@ -100,12 +100,12 @@ def test_sinusoid_is_a_task_source():
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: Sinusoid(amplitude=(5.0, 0.1)), r"amplitude=\[5\.0, 0\.1\] is no range"),
-        (lambda: Sinusoid(x=(0.0, math.inf)), "x=.* is no range"),
-        (lambda: Sinusoid(x=(0.0,)), "x=.* is no range"),
+        (lambda: Sinusoid(amplitude=(5.0, 0.1)), r"amplitude=\[5\.0, 0\.1\] is not a range"),
+        (lambda: Sinusoid(x=(0.0, math.inf)), "x=.* is not a range"),
+        (lambda: Sinusoid(x=(0.0,)), "x=.* is not a range"),
         (lambda: sampler(shots=0), "shots=0 is too small"),
         (lambda: sampler(queries=1.5), r"queries=1\.5 must be an integer"),
-        (lambda: sampler("dev"), "part='dev' is none"),
+        (lambda: sampler("dev"), "unknown part 'dev'"),
         (lambda: sampler().sample(-1, 1), "iteration=-1 is too small"),
         (lambda: sampler().sample(0, [0, -2]), "slot=-2 is too small"),
     ],

@@ -1,0 +1,72 @@
+"""The settings each contender is tried at; the fastest counts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from benchmarks.step import Setting
+from benchmarks.works import Work
+
+__all__ = ["ALLOCATOR", "contenders", "describe", "environment", "settings"]
+
+# glibc gives a freed block above the first threshold back to the kernel at once, and the top of its heap above the
+# second; the page faults of fetching them anew cost more than the arithmetic. As neo.runtime.keep_freed_memory.
+ALLOCATOR: dict[str, dict[str, str]] = {
+    "default": {},
+    "raised": {
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+        "MALLOC_ARENA_MAX": "1",
+    },
+}
+Options = dict[str, tuple[str, ...]]  # option → values
+LAYOUT: Options = {"layout": ("contiguous", "channels_last")}
+GRIDS: dict[str, dict[str, Options]] = {  # kind of work → contender
+    "meta_step": {
+        "neo": LAYOUT,
+        "learn2learn": LAYOUT,
+        "higher": LAYOUT,
+        "torch": LAYOUT,
+        "torch_func_loop": LAYOUT,
+        "torch_func_vmap": {**LAYOUT, "chunk": ("4", "all")},  # tasks batched into one kernel call
+        "jax": {**LAYOUT, "tasks": ("map", "vmap")},
+    },
+    "training": {"neo": {}, "torch": {"sgd": ("loop", "foreach", "fused")}},
+    "chain": {"neo": {}, "neo_functions": {}, "torch": {"call": ("grad", "backward")}},
+    "draws": {"neo": {}, "learn2learn": {}, "learn2learn_in_memory": {}},
+    "unroll": {"neo": {}},
+}
+
+
+def contenders(work: Work) -> list[str]:
+    """Who takes part in a work, Neo first."""
+    return list(GRIDS[work.kind])
+
+
+def settings(work: Work, peer: str, device: str, quick: bool = False) -> list[Setting]:
+    """Every combination of a contender's options; quick: the first alone."""
+    options = dict(GRIDS[work.kind][peer])
+    if device == "cpu" and peer != "jax":  # JAX brings its own allocator
+        options["allocator"] = tuple(ALLOCATOR)
+    if work.kind == "meta_step" and peer == "neo":
+        # none: one task at a time, on the kernels' own threads; a number: so many at once, with one kernel thread each;
+        # batched: all in one call of each kernel, which on a CPU costs conv-4 Neo's own kernels.
+        options["workers"] = ("none", str(os.cpu_count() or 1)) if device == "cpu" else ("none", "batched")
+    grid: list[Setting] = [
+        dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
+    ]
+    return grid[:1] if quick else grid
+
+
+def environment(setting: Setting) -> dict[str, str]:
+    """The environment variables that a setting asks for."""
+    return ALLOCATOR[setting.get("allocator", "default")]
+
+
+def describe(setting: Setting) -> str:
+    """{"layout": "channels_last", "allocator": "raised"} → "layout channels-last, allocator raised"."""
+    return (
+        ", ".join(f"{option} {value}".replace("_", "-") for option, value in setting.items())
+        or "the only one"
+    )

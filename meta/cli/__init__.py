@@ -1,0 +1,1 @@
+"""The commands: composing a configuration, checking what was typed, sweeps, and what each command then calls."""

@@ -1,0 +1,74 @@
+"""Evaluate a run on unseen tasks: python scripts/evaluate.py run_dir=outputs/... inner_steps=10 batch_norm=support
+
+Prints mean and 95% interval after each inner step, and leaves them in the run's folder, with every task's results, for
+scripts/paired.py to compare two runs task by task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from meta.cli import command
+from meta.cli.overrides import ConfigError
+from meta.evaluate_run import evaluate_run
+from meta.problems import metric_of
+from meta.run import sentence
+
+# Values of conf/evaluate.yaml that take the place of the run's own where they are given.
+PROTOCOL = {
+    "ways": "ways",
+    "shots": "shots",
+    "queries": "queries",
+    "rotations": "rotations",
+    "inner_steps": "evaluation.inner_steps",
+    "seed": "evaluation.seed",
+    "batch_norm": "evaluation.batch_norm",
+    "batch": "evaluation.batch",
+    "device": "device",
+    "workers": "workers",
+    "data_dir": "data_dir",
+}
+
+
+def job(config: DictConfig) -> None:
+    if OmegaConf.is_missing(config, "run_dir"):
+        raise ConfigError("run_dir is missing; name the folder of a run: run_dir=outputs/...")
+    folder = Path(str(config.run_dir))
+    result = evaluate_run(
+        folder,
+        tasks=config.tasks,
+        part=config.part,
+        which=config.checkpoint,
+        name=config.name,
+        overrides={place: config[key] for key, place in PROTOCOL.items() if config[key] is not None},
+    )
+    print(f"{sentence(result, config.part)}, {result['checkpoint']} after {result['iterations']} iterations")
+    print(table(result, config.part))
+    print(
+        "written: "
+        + "\n         ".join(str(folder / f"{config.name}{end}") for end in (".json", ".safetensors"))
+    )
+    print(f"         {folder / 'plots' / config.name}.png")
+
+
+def table(result: Mapping[str, Any], part: str) -> str:
+    """A line for each number of inner steps."""
+    metric = metric_of(result)
+    lines = [f"{'inner steps':>11}  {metric.name:>16}  {'loss':>8}"]
+    for step, at in enumerate(result[f"{part}/steps"]):
+        said = "not finite" if at[metric.name] is None else metric.format(at[metric.name], at["ci95"] or 0.0)
+        loss = "not finite" if at["loss"] is None else f"{at['loss']:.4f}"
+        lines.append(f"{step:>11}  {said:>16}  {loss:>8}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    command.run("evaluate", job)
+
+
+if __name__ == "__main__":
+    main()

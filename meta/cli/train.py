@@ -1,0 +1,143 @@
+"""Meta-train, test on unseen tasks, and leave a run folder: python scripts/train.py task=omniglot seed=1
+
+Everything in conf/train.yaml and its groups can be overridden. To continue a run that was stopped:
+python scripts/train.py resume=RUN_DIR
+On several processes, which share each meta-batch: torchrun --nproc-per-node=4 scripts/train.py task=omniglot seed=1
+
+-m sweeps: python scripts/train.py -m algorithm.inner_lr=0.1,0.4 seed=0,1,2
+See conf/sweep/ for several arms at a time, on one machine or many, and for searches.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from meta.cli import command, sweeps
+from meta.cli.overrides import ConfigError, quoted, value_of
+from meta.distributed import Ranks, launched
+from meta.divergence import TrainingError
+from meta.resume import RESUMABLE, holds_run, may_change
+from meta.run import Run, resumed_config, sentence, validation_score
+
+
+def job(config: DictConfig) -> float | None:
+    """Train, and give the last validation score for a search to maximise: of an error, its negative."""
+    ranks = launched(os.environ)
+    with ranks.connected(config.rank_timeout_s):
+        if ranks.first:
+            return lead(config, ranks)
+        follow(ranks)
+        return None
+
+
+def follow(ranks: Ranks) -> None:
+    """What the other ranks do: as the first says, which alone has a folder."""
+    config, folder, resume = ranks.broadcast_object()
+    Run(config, folder, resume=resume, ranks=ranks).train()
+
+
+def lead(config: DictConfig, ranks: Ranks) -> float | None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    resume = config.resume is not None
+    if resume:
+        given = [override.split("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
+        config = resumed_config(
+            folder, {key: OmegaConf.select(config, key) for key in given if key != "resume"}
+        )
+    else:
+        resume = sweeping and sweeps.holds_this_run(folder, config)
+        if (folder / ".hydra").is_dir():  # config.yaml there has references
+            OmegaConf.save(config, folder / ".hydra" / "resolved.yaml", resolve=True)
+    ranks.broadcast_object((config, folder, resume))
+    try:
+        with sweeps.record_failure(folder):
+            result = Run(config, folder, resume=resume, ranks=ranks).train()
+    except FileExistsError as error:
+        raise ConfigError(_taken(folder)) from error
+    except TrainingError as error:
+        raise TrainingError(f"{error} The checkpoints before it are in {folder / 'checkpoints'}.") from error
+    except OSError as error:
+        if not holds_run(folder):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise OSError(
+            f"{where}{error.strerror}. What was written before is whole; when there is room or leave to write again, "
+            f"continue with: {_resume(folder)}"
+        ) from error
+    except KeyboardInterrupt:
+        if holds_run(folder):
+            command.print_error(f"\nstopped; continue with: {_resume(folder)}")
+        raise
+    arm = f"arm {folder.name}: " if sweeping else ""
+    print(f"{arm}{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
+    if not sweeping:
+        print("pictures: " + "\n          ".join(map(str, sorted((folder / "plots").glob("*.png")))))
+    return validation_score(folder)
+
+
+def before(config_name: str, overrides: Sequence[Override], sweeping: bool) -> Sequence[str]:
+    """Point hydra at the folder of a run to be resumed, and away from one that another run or sweep has filled.
+
+    Of several ranks only the first has a folder, and so agrees with itself on the time in its name.
+    """
+    if not launched(os.environ).first:
+        return "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"
+    resume = value_of(overrides, "resume")
+    if resume is None:
+        if sweeping:
+            return sweeps.prepare(config_name, overrides)
+        sweeps.expect_no_sweep(overrides)
+        taken = value_of(overrides, "hydra.run.dir")
+        if isinstance(taken, str) and holds_run(Path(taken)):
+            raise ConfigError(_taken(Path(taken)))
+        return ()
+    if sweeping:
+        raise ConfigError(
+            "resume continues one run, -m starts several; leave -m out. A sweep goes on when its command is given "
+            "again."
+        )
+    folder = Path(str(resume))
+    if not (folder / "checkpoints").is_dir():
+        raise ConfigError(
+            f"resume={folder} is not the folder of a run: it has no checkpoints/. Name one that has; a run that was "
+            "stopped before its first checkpoint is started again."
+        )
+    for override in overrides:
+        key = override.key_or_group
+        if not may_change(key) and key.split(".")[0] != "hydra" and not key.startswith("hydra/"):
+            raise ConfigError(
+                f"{key} cannot change when a run is resumed, for its past steps depended on it; leave it out, or "
+                f"start a new run. What may change: {', '.join(RESUMABLE[1:])}."
+            )
+    return f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"
+
+
+def _taken(folder: Path) -> str:
+    return (
+        f"{folder} holds a run already; continue it with {_resume(folder)}, or choose another hydra.run.dir."
+    )
+
+
+def _resume(folder: Path) -> str:
+    """The override that continues a run, as a shell takes it."""
+    if re.fullmatch(r"[\w./:@+-]+", str(folder), re.ASCII):
+        return f"resume={folder}"
+    return shlex.quote(f"resume={quoted(folder)}")
+
+
+def main() -> None:
+    command.run("train", job, before, in_ranks=True)
+
+
+if __name__ == "__main__":
+    main()

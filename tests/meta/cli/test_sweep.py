@@ -1,0 +1,240 @@
+"""Sweeps as a user runs them: arms meet the same tasks, a command goes on where it stopped, nothing is overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from meta.cli import sweeps
+from meta.cli.configs import composed
+from meta.cli.overrides import ConfigError, parse
+from meta.experiment import Experiment
+from meta.metrics import read_metrics
+from meta.paired import difference
+from meta.report import read
+from meta.results import load
+from tests.meta.cli.test_commands import TINY, call, start
+
+RATES = ("algorithm.inner_lr=0.1,0.4", "seed=0,1", "task.seed=0")
+
+
+def swept(cwd: Path, *arguments: str, timeout_s: float = 240) -> subprocess.Popen[str]:
+    """train -m in a process of its own; its output in .out and .err."""
+    process = start(cwd, "train", "-m", *TINY, *arguments)
+    process.out, process.err = process.communicate(timeout=timeout_s)
+    return process
+
+
+def checksums(folder: Path) -> list[int]:
+    return load(folder / "test.safetensors").record.checksums.tolist()
+
+
+def training_tasks(folder: Path) -> list[int]:
+    """Of the first meta-batches that the arm in this folder trained on, rebuilt from what it left."""
+    overrides = [
+        line[2:].strip().strip("'")
+        for line in (folder / ".hydra" / "overrides.yaml").read_text().splitlines()
+    ]
+    sampler = Experiment(composed("train", overrides)).sampler("train")
+    return [task.checksum() for step in range(3) for task in sampler.sample(step, 2)]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    """Two rates by two seeds of the initial parameters, two arms at a time."""
+    here = tmp_path_factory.mktemp("here")
+    process = swept(here, "sweep=joblib", "hydra.launcher.n_jobs=2", *RATES, "hydra.sweep.dir=a sweep")
+    assert process.returncode == 0, process.err
+    assert sorted(line.split(":")[0] for line in process.out.splitlines() if line.startswith("arm ")) == [
+        f"arm {number}" for number in range(4)
+    ]
+    return here / "a sweep"
+
+
+def test_all_arms_meet_the_same_tasks(sweep):
+    """In training and in test, whatever the seed of their initial parameters."""
+    arms = [sweep / str(number) for number in range(4)]
+    assert len({tuple(checksums(arm)) for arm in arms}) == 1
+    assert len({tuple(training_tasks(arm)) for arm in arms}) == 1
+    first_losses = {arm.name: read_metrics(arm / "metrics.jsonl")[0]["train/loss"] for arm in arms}
+    assert len(set(first_losses.values())) == 4  # and yet each is a run of its own
+
+
+def test_training_tasks_follow_the_seed_unless_they_have_one_of_their_own(sweep, tmp_path):
+    def drawn(*overrides: str) -> list[int]:
+        sampler = Experiment(composed("train", [*TINY, *overrides])).sampler("train")
+        return [task.checksum() for task in sampler.sample(0, 3)]
+
+    assert drawn("seed=1", "task.seed=0") == drawn("seed=0") != drawn("seed=1")
+
+
+def test_arms_are_compared_in_pairs(sweep):
+    one, other = (load(sweep / name / "test.safetensors") for name in ("0", "2"))
+    found = difference(one, other)
+    assert found.tasks == 4
+    assert found.mean == pytest.approx(float((other.record.scores - one.record.scores)[:, -1].mean()))
+    done = call(sweep, "paired", "0", "2")
+    assert done.code == 0, done.stderr
+    assert f"of {found.tasks} common tasks" in done.stdout
+    assert done.stdout.startswith("A  ")
+
+
+def test_same_command_again_goes_on_and_runs_nothing_twice(sweep):
+    """An arm that a kill cut off continues; the finished ones are left as they are."""
+    arm = sweep / "1"
+    whole = load(arm / "test.safetensors").record.scores
+    for path in (arm / "result.json", arm / "test.safetensors", *arm.glob("checkpoints/step-00000003*")):
+        path.unlink()
+    before = (sweep / "0" / "result.json").stat().st_mtime_ns
+    done = call(sweep.parent, "train", "-m", *TINY, *RATES, "hydra.sweep.dir='a sweep'")
+    assert done.code == 0, done.stderr
+    assert torch.equal(load(arm / "test.safetensors").record.scores, whole)
+    assert [line["step"] for line in read_metrics(arm / "metrics.jsonl")] == [1, 2, 3]
+    assert (sweep / "0" / "result.json").stat().st_mtime_ns == before
+
+
+def test_folder_of_another_command_is_refused_before_anything_is_written(sweep):
+    before = (sweep / "0" / ".hydra" / "config.yaml").read_text()
+    done = call(sweep.parent, "train", "-m", *TINY, "seed=5,6", "hydra.sweep.dir='a sweep'")
+    assert done.code == 1
+    assert "error: a sweep holds the sweep of another command (" in done.stderr
+    assert (sweep / "0" / ".hydra" / "config.yaml").read_text() == before
+
+
+def test_failed_arm_leaves_its_reason(tmp_path):
+    done = call(tmp_path, "train", "-m", *TINY, "algorithm.inner_lr=1e38,0.4", "hydra.sweep.dir=s")
+    assert done.code == 1
+    failure = json.loads((tmp_path / "s" / "0" / "failure.json").read_text())
+    assert failure["error"] == "TrainingError"
+    assert failure["sentence"].startswith("step 1: ")
+    assert not (tmp_path / "s" / "1" / "failure.json").exists()
+    assert [arm.status for arm in read(tmp_path / "s").arms] == ["failed", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sweep=joblib"], "error: sweep=joblib says how the arms of a sweep are run; add -m"),
+        (["-m", "sweep=optuna"], "error: sweep=optuna was given nothing to search"),
+        (
+            ["-m", "sweep=optuna", "algorithm.inner_steps=1,2", "trainer.val_every=0"],
+            "error: sweep=optuna looks for the best validation score, and trainer.val_every=0 leaves none",
+        ),
+        (["-m", "sweep=jobs"], "error: invalid sweep 'jobs'; did you mean joblib?"),
+    ],
+)
+def test_sweep_that_cannot_be_is_refused_in_one_sentence(tmp_path, arguments, sentence):
+    done = call(tmp_path, "train", *arguments)
+    assert done.code == 1
+    assert done.stderr.startswith(sentence)
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_plugin_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr(sweeps, "installed", lambda module: False)
+    for choice, extra in (("joblib", "sweep"), ("optuna", "sweep"), ("slurm", "slurm"), ("ray", "ray")):
+        with pytest.raises(ConfigError, match=rf"sweep={choice} needs .* pip install 'neo-meta\[{extra}\]'"):
+            sweeps.require(choice)
+
+
+@pytest.mark.parametrize(
+    ("choice", "launcher", "sweeper"),
+    [
+        ("grid", "BasicLauncher", "BasicSweeper"),
+        ("joblib", "JoblibLauncher", "BasicSweeper"),
+        ("optuna", "BasicLauncher", "OptunaSweeper"),
+        ("slurm", "SlurmLauncher", "BasicSweeper"),
+        ("ray", "RayLauncher", "BasicSweeper"),
+    ],
+)
+def test_choice_composes_its_launcher_and_sweeper(choice, launcher, sweeper):
+    module, extra = sweeps.PLUGINS.get(choice, ("hydra", ""))
+    if not sweeps.installed(module):
+        pytest.skip(f"{module} is not installed; pip install 'neo-meta[{extra}]'")
+    hydra = composed("train", [f"sweep={choice}"], with_hydra=True).hydra
+    assert hydra.launcher._target_.endswith(f".{launcher}")
+    assert hydra.sweeper._target_.endswith(f".{sweeper}")
+
+
+def test_launcher_of_the_command_line_wins_over_the_choice_s():
+    hydra = composed("train", ["sweep=optuna", "hydra/launcher=joblib"], with_hydra=True).hydra
+    assert (hydra.launcher._target_.endswith(".JoblibLauncher"), hydra.sweeper.direction) == (
+        True,
+        "maximize",
+    )
+
+
+def test_search_that_goes_on_numbers_its_arms_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = parse(["sweep=optuna", "algorithm.inner_lr=0.1,0.4", "seed=3"])
+    first = sweeps.prepare("train", command)
+    assert "hydra.sweep.subdir='${plus:${hydra.job.num},0}'" in first
+    for number in range(4):
+        (tmp_path / "multirun" / "study" / str(number) / ".hydra").mkdir(parents=True)
+    again = sweeps.prepare("train", command)
+    assert again[1:] == ["hydra.sweep.subdir='${plus:${hydra.job.num},4}'", "hydra.sweeper.sampler.seed=4"]
+
+
+@pytest.mark.slow
+def test_optuna_maximises_validation_and_goes_on_with_its_study(tmp_path):
+    search = (
+        "sweep=optuna",
+        "hydra.sweeper.n_trials=3",
+        "algorithm.inner_lr=tag(log, interval(0.01, 1))",
+        "algorithm=maml,fomaml",
+    )
+    for round_ in (1, 2):
+        process = swept(tmp_path, *search)
+        assert process.returncode == 0, process.err
+        arms = read(tmp_path / "multirun" / "study").arms
+        assert [arm.name for arm in arms] == [str(number) for number in range(3 * round_)]
+        assert all(arm.status == "finished" for arm in arms)
+    assert len({arm.settings["algorithm.inner_lr"] for arm in arms}) == 6  # none was proposed twice
+    with contextlib.closing(sqlite3.connect(tmp_path / "multirun" / "study" / "study.db")) as study:
+        values = dict(
+            study.execute("SELECT number, value FROM trials JOIN trial_values USING (trial_id)").fetchall()
+        )
+    assert values == {number: arm.validation[0] for number, arm in enumerate(arms)}
+    assert f"Best value: {max(values.values())}" in process.out + process.err
+
+
+@pytest.mark.slow
+def test_optuna_goes_on_after_a_trial_that_diverged(tmp_path):
+    process = swept(tmp_path, "sweep=optuna", "hydra.sweeper.n_trials=4", "algorithm.inner_lr=1e38,0.4")
+    assert process.returncode == 0, process.err
+    statuses = {arm.status for arm in read(tmp_path / "multirun" / "study").arms}
+    assert len(read(tmp_path / "multirun" / "study").arms) == 4
+    assert statuses == {"failed", "finished"}
+
+
+@pytest.mark.slow
+def test_submitit_runs_arms_on_its_local_executor(tmp_path):
+    """Slurm itself is not here; what is pickled, sent and unpickled is the same."""
+    if importlib.util.find_spec("submitit") is None:
+        pytest.skip("submitit is not installed; pip install 'neo-meta[slurm]'")
+    process = swept(
+        tmp_path,
+        "hydra/launcher=submitit_local",
+        "hydra.launcher.timeout_min=5",
+        *RATES[1:],
+        "hydra.sweep.dir=s",
+    )
+    assert process.returncode == 0, process.err
+    assert [arm.status for arm in read(tmp_path / "s").arms] == ["finished", "finished"]
+
+
+@pytest.mark.slow
+def test_ray_runs_arms_on_this_machine(tmp_path):
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed; pip install 'neo-meta[ray]'")
+    process = swept(tmp_path, "sweep=ray", *RATES[1:], "hydra.sweep.dir=s")
+    assert process.returncode == 0, process.err
+    assert [arm.status for arm in read(tmp_path / "s").arms] == ["finished", "finished"]
