@@ -14,6 +14,9 @@ from neo.typing import PyTree
 __all__ = ["InnerLoop", "adapt", "last"]
 
 Loss = Callable[[PyTree, Any], Any]  # (params, support) → scalar LiteTensor
+Differentiate = Callable[
+    [Callable[..., Any]], Callable[..., PyTree]
+]  # loss → its gradient with respect to params
 
 
 class InnerLoop:
@@ -65,6 +68,7 @@ class InnerLoop:
         steps: int | None = None,
         estimator: Estimator | None = None,
         optimizer: Optimizer | None = None,
+        differentiate: Differentiate | None = None,
     ) -> Iterator[PyTree]:
         """The parameters after 0, 1, ..., `steps` inner steps, one after the other.
 
@@ -73,17 +77,27 @@ class InnerLoop:
             steps: None for the loop's own.
             estimator: which inner gradients are constants to an outer session; exact by default.
             optimizer: in the place of the loop's own, clipped as that: for rates that are meta-parameters.
+            differentiate: loss → its gradient with respect to the first argument, in the place of neo.grad: for
+                gradients that are estimated from values (meta.evolution).
         Cost: as adapt() has it.
         """
         steps = self.steps if steps is None else steps
         descent = self.optimizer if optimizer is None else self._clipped(optimizer)
         estimator = estimator or Reverse()
+        differentiate = differentiate or _exactly
         if self.patterns == ("*",):
-            return _iterates(loss, params, support, descent, steps, estimator)
-        return self._of_some(loss, params, support, descent, steps, estimator)
+            return _iterates(differentiate(loss), params, support, descent, steps, estimator)
+        return self._of_some(differentiate, loss, params, support, descent, steps, estimator)
 
     def _of_some(
-        self, loss: Loss, params: Any, support: Any, optimizer: Optimizer, steps: int, estimator: Estimator
+        self,
+        differentiate: Differentiate,
+        loss: Loss,
+        params: Any,
+        support: Any,
+        optimizer: Optimizer,
+        steps: int,
+        estimator: Estimator,
     ) -> Iterator[PyTree]:
         names = matching(self.owner, "adapt", self.patterns, params)
         stopped = neo.stop_gradient(params)
@@ -93,7 +107,8 @@ class InnerLoop:
             return loss({**(stopped if constant else params), **adapting}, support)
 
         adapting = {name: params[name] for name in names}
-        iterates = _iterates(of_adapting, adapting, support, optimizer, steps, estimator, tell=True)
+        gradient = differentiate(of_adapting)
+        iterates = _iterates(gradient, adapting, support, optimizer, steps, estimator, tell=True)
         return ({**params, **adapted} for adapted in iterates)
 
     def _clipped(self, optimizer: Optimizer) -> Optimizer:
@@ -127,13 +142,18 @@ def adapt(
     """
     if steps < 0:
         raise ValueError(f"adapt: steps must be 0 or more, got {steps}")
+    gradient = neo.grad(loss, argnums=0)
     return last(
-        _iterates(loss, params, support, optimizer, steps, FirstOrder() if first_order else Reverse())
+        _iterates(gradient, params, support, optimizer, steps, FirstOrder() if first_order else Reverse())
     )
 
 
+def _exactly(loss: Callable[..., Any]) -> Callable[..., PyTree]:
+    return neo.grad(loss, argnums=0)
+
+
 def _iterates(
-    loss: Callable[..., Any],
+    gradient: Callable[..., PyTree],
     params: PyTree,
     support: Any,
     optimizer: Optimizer,
@@ -141,8 +161,7 @@ def _iterates(
     estimator: Estimator,
     tell: bool = False,
 ) -> Iterator[PyTree]:
-    """tell: loss takes a third argument, whether this step's gradient is a constant."""
-    gradient = neo.grad(loss, argnums=0)
+    """tell: gradient takes a third argument, whether it is a constant in this step."""
     state = optimizer.init(params)
     yield params
     for step in range(steps):

@@ -1,9 +1,10 @@
 """One paper a file. The loop, logging, evaluation and checkpoints know MetaLearner alone."""
 
 from meta.algorithms.anil import ANIL
+from meta.algorithms.es_maml import ESMAML
 from meta.algorithms.maml import MAML
 from meta.algorithms.meta_sgd import MetaSGD
 from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.reptile import Reptile
 
-__all__ = ["ANIL", "MAML", "MetaSGD", "ProtoNet", "Reptile"]
+__all__ = ["ANIL", "ESMAML", "MAML", "MetaSGD", "ProtoNet", "Reptile"]
