@@ -1,6 +1,6 @@
 """Meta-learning: algorithms, the meta-training loop, evaluation on unseen tasks."""
 
-from meta.algorithms import ANIL, MAML, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile
+from meta.algorithms import ANIL, ESMAML, MAML, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile
 from meta.estimators import FirstOrder, Reverse, Truncated
 from meta.evaluate import Evaluation, evaluate
 from meta.inner_loop import InnerLoop, adapt
@@ -14,6 +14,7 @@ from meta.trainer import State, Trainer, TrainingError
 
 __all__ = [
     "ANIL",
+    "ESMAML",
     "MAML",
     "Batched",
     "Classification",

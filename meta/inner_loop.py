@@ -14,6 +14,9 @@ from neo.typing import PyTree
 __all__ = ["InnerLoop", "adapt", "last"]
 
 Loss = Callable[[PyTree, Any], Any]  # (params, support) → scalar LiteTensor
+Differentiate = Callable[
+    [Callable[..., Any]], Callable[..., PyTree]
+]  # loss → its gradient with respect to params
 
 
 class InnerLoop:
@@ -66,6 +69,7 @@ class InnerLoop:
         estimator: Estimator | None = None,
         optimizer: Optimizer | None = None,
         at_step: Callable[[int], dict[str, Any]] | None = None,
+        differentiate: Differentiate | None = None,
     ) -> Iterator[PyTree]:
         """The parameters after 0, 1, ..., `steps` inner steps, one after the other.
 
@@ -76,15 +80,19 @@ class InnerLoop:
             optimizer: in the place of the loop's own, clipped as that: for rates that are meta-parameters.
             at_step: inner steps taken → parameters by name that do not adapt, and are others after each step: for what
                 is learned a step, as MAML++'s batch norm is.
+            differentiate: loss → its gradient with respect to the first argument, in the place of neo.grad: for
+                gradients that are estimated from values (meta.evolution).
         Cost: as adapt() has it.
         """
         steps = self.steps if steps is None else steps
         descent = self.optimizer if optimizer is None else self._clipped(optimizer)
         estimator = estimator or Reverse()
+        differentiate = differentiate or _exactly
         if self.patterns == ("*",) and at_step is None:
-            return _iterates(loss, params, support, descent, steps, estimator)
+            return _iterates(differentiate(loss), params, support, descent, steps, estimator)
         told = (lambda params, support, step: loss(params, support)) if at_step is None else loss
-        return self._of_some(told, params, support, descent, steps, estimator, at_step or (lambda step: {}))
+        of_step = at_step or (lambda step: {})
+        return self._of_some(differentiate, told, params, support, descent, steps, estimator, of_step)
 
     def adapting(self, params: PyTree, besides: Collection[str] = ()) -> PyTree:
         """Those of the parameters that adapt: all, or by name those that a pattern matches, `besides` left out."""
@@ -96,6 +104,7 @@ class InnerLoop:
 
     def _of_some(
         self,
+        differentiate: Differentiate,
         loss: Callable[..., Any],
         params: Any,
         support: Any,
@@ -113,7 +122,8 @@ class InnerLoop:
             return loss({**kept, **adapting}, support, step)
 
         adapting = self.adapting(params, besides=at_step(0))
-        iterates = _iterates(of_adapting, adapting, support, optimizer, steps, estimator, tell=True)
+        gradient = differentiate(of_adapting)
+        iterates = _iterates(gradient, adapting, support, optimizer, steps, estimator, tell=True)
         return ({**params, **at_step(step), **adapted} for step, adapted in enumerate(iterates))
 
     def _clipped(self, optimizer: Optimizer) -> Optimizer:
@@ -147,13 +157,18 @@ def adapt(
     """
     if steps < 0:
         raise ValueError(f"adapt: steps must be 0 or more, got {steps}")
+    gradient = neo.grad(loss, argnums=0)
     return last(
-        _iterates(loss, params, support, optimizer, steps, FirstOrder() if first_order else Reverse())
+        _iterates(gradient, params, support, optimizer, steps, FirstOrder() if first_order else Reverse())
     )
 
 
+def _exactly(loss: Callable[..., Any]) -> Callable[..., PyTree]:
+    return neo.grad(loss, argnums=0)
+
+
 def _iterates(
-    loss: Callable[..., Any],
+    gradient: Callable[..., PyTree],
     params: PyTree,
     support: Any,
     optimizer: Optimizer,
@@ -161,8 +176,7 @@ def _iterates(
     estimator: Estimator,
     tell: bool = False,
 ) -> Iterator[PyTree]:
-    """tell: loss is told more: how many steps have been taken, and whether this step's gradient is a constant."""
-    gradient = neo.grad(loss, argnums=0)
+    """tell: gradient is told more: how many steps have been taken, and whether it is a constant in this step."""
     state = optimizer.init(params)
     yield params
     for step in range(steps):

@@ -41,7 +41,7 @@ class ProtoNet(MetaLearner):
         distance: "euclidean" (squared; the paper's) or "cosine".
         scale: τ, finite; 1 for euclidean and 10 for cosine where None.
         learned_scale: τ is a meta-parameter, and `scale` what it begins at. Gidaris and Komodakis 2018,
-            arXiv:1804.09458, section 3.1, for cosine.
+            arXiv:1804.09458, for cosine.
         problem: losses and score of logits; cross-entropy by default. Its support loss is not used.
     Raises: ValueError naming the argument; in adapt() where support labels are no class numbers, a class up to the
         highest of them has no example, or an evaluation asks for inner steps.
