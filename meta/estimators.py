@@ -96,7 +96,7 @@ def estimator_named(
     if (meta_gradient == "truncated") != (truncated_steps is not None):
         raise ValueError(
             f"{owner}: truncated_steps={truncated_steps} with meta_gradient={meta_gradient!r}; it is how many of the "
-            "last inner steps meta_gradient='truncated' goes through exactly, which needs it, and nothing else reads it."
+            "last inner steps meta_gradient='truncated' goes through exactly, and nothing else reads it."
         )
     if truncated_steps is not None:
         return Truncated(truncated_steps)

@@ -155,7 +155,7 @@ def adapted(
     seed: int = 0,
     inner_steps: int | None = None,
 ) -> Predictor:
-    """What evaluate() scores for one task: the predictor, adapted and predicting with the same Step and random draws."""
+    """What evaluate() scores for one task: the predictor, with the same Step and random draws."""
     step = Step(iteration, slot, seed_of(seed, 0, slot), False, inner_steps, state)
     with neo.nn.draws(step.seed, dropout=False):
         return _drawing(as_predictor(learner.adapt(params, support, step)), step.seed)

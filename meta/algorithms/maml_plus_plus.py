@@ -60,7 +60,7 @@ class MAMLPlusPlus(MAML):
 
     Each part is a switch of its own; with all of them off this is MAML, bit for bit.
 
-    Meta-parameters: {"params": θ, "rates": {name: (inner_steps,)}} with rates of what adapts, and norm parameters stacked
+    Meta-parameters: {"params": θ, "rates": {name: (inner_steps,)}}, rates of what adapts, and norm parameters stacked
     in θ as (inner_steps + 1, *shape); without learned_rates θ alone.
 
     Args:

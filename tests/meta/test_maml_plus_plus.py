@@ -1,4 +1,4 @@
-"""MAML++ against an independent implementation in torch (double backward), and its weights against the authors' formula."""
+"""MAML++ against an independent implementation in torch (double backward); its weights against the authors' formula."""
 
 from __future__ import annotations
 

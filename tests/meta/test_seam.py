@@ -260,7 +260,7 @@ def test_predictor_gives_what_it_was_given():
     assert Predictor(abs).trajectory is None
 
 
-# --- estimators of the meta-gradient -----------------------------------------------------------------------------------
+# --- estimators of the meta-gradient ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kept", range(4))
@@ -299,7 +299,7 @@ def test_estimators_that_contradict_each_other_are_refused(options, sentence):
         MAML(neo.nn.MLP(1, 1), **options)
 
 
-# --- dropout, and a run's learner in a script ---------------------------------------------------------------------------
+# --- dropout, and a run in a script -----------------------------------------------------------------------------------
 
 DROPOUT = [
     "model=torch",

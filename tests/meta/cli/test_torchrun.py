@@ -137,7 +137,11 @@ def in_a_rank(monkeypatch):
             "-m starts one run after another, torchrun shares out one run; use either.",
         ),
         ("train", ["seeed=1"], "unknown key 'seeed'; did you mean seed?"),
-        ("train", ["rank_timeout_s=0"], "rank_timeout_s=0 is invalid; choose a number of seconds greater than 0."),
+        (
+            "train",
+            ["rank_timeout_s=0"],
+            "rank_timeout_s=0 is invalid; choose a number of seconds greater than 0.",
+        ),
         (
             "evaluate",
             ["run_dir=run"],
