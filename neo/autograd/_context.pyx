@@ -102,12 +102,7 @@ cdef class Context:
         if not self.readable:
             raise SavedTensorError(
                 f"{self.owner.__name__}: ctx.release belongs in backward; forward has its tensors at hand")
-        for i in range(len(saved)):
-            if self.versions[i] >= 0 and version_of(saved[i]) != self.versions[i]:
-                raise SavedTensorError(
-                    f"{self.owner.__name__}: saved tensor {i}, shape {tuple(saved[i].shape)}, was changed in place "
-                    f"after it was saved (version {self.versions[i]} then, {saved[i]._version} now). "
-                    f"Work on a clone, or save a clone.")
+        self.refuse_changed()
         if not self.lifted:
             return saved
         cdef list out = []
@@ -127,6 +122,22 @@ cdef class Context:
             else:
                 out.append(saved[i])
         return tuple(out)
+
+    cdef int refuse_changed(self) except -1:
+        """Rule 8: nothing that was saved may have been changed in place since."""
+        cdef Py_ssize_t i
+        for i in range(len(self.saved)):
+            if self.versions[i] >= 0 and version_of(self.saved[i]) != self.versions[i]:
+                raise SavedTensorError(
+                    f"{self.owner.__name__}: saved tensor {i}, shape {tuple(self.saved[i].shape)}, was changed in place "
+                    f"after it was saved (version {self.versions[i]} then, {self.saved[i]._version} now). "
+                    f"Work on a clone, or save a clone.")
+        return 0
+
+    def lifted_arguments(self):
+        """forward's arguments with each tensor as a LiteTensor, for the composition of a once_differentiable Policy."""
+        self.refuse_changed()
+        return lift(self.arguments)
 
     cdef int seal(self, tuple arguments, tuple inputs, tuple raw_inputs, tuple outputs, tuple raw_outputs) except -1:
         """After forward: find out which saved tensor is which input or output, and note its version.

@@ -9,7 +9,7 @@ import torch
 from neo.autograd.autocast import state as autocast_state
 from neo.errors import ComplexError, InPlaceError, SessionError
 from neo.autograd._context cimport (
-    Context, PolicyBase, alike, alone, autocast_on, contains, mixed, rebuilt, share, stashed, version_of)
+    Context, PolicyBase, alike, alone, autocast_on, contains, mixed, rebuilt, share, stashed, twins, version_of)
 from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, join, wrap
 from neo.autograd._numbers cimport Numbers
@@ -52,6 +52,7 @@ cdef class Function:
     cdef Numbers numbers            # which parameters take numbers, where tensors are read as such
     cdef bint broadcasts            # gradients are summed back to the shapes of the inputs
     cdef readonly bint verified     # a Policy of Neo's own, whose gradients' layouts the test suite checks
+    cdef bint once_differentiable   # an outer level differentiates the Policy's composition: keep the arguments
     cdef bint initialised           # the Policy has an __init__ to be called
     cdef readonly str name
     cdef public object autocast     # what torch.autocast does with its arguments, by device (neo.functions.autocasting)
@@ -64,6 +65,7 @@ cdef class Function:
         self.forward = policy.forward
         self.broadcasts = policy.broadcasts
         self.verified = policy.verified
+        self.once_differentiable = policy.once_differentiable
         self.initialised = policy.__init__ is not plain_init
         self.name = name or policy.__name__
         self.numbers = NO_NUMBERS
@@ -242,7 +244,9 @@ cdef class Function:
                 linked(<Handle> outputs[j], inputs, raw_inputs)
         if listening is not None:
             ctx.seal(args, inputs, raw_inputs, outputs, raw_outputs)
-            if not self.verified and stashed(policy) is not None:
+            if self.once_differentiable:
+                ctx.arguments = twins(args)
+            elif not self.verified and stashed(policy) is not None:
                 ctx.arguments = args        # so that the walk back sees whether a higher order would miss it
             self.record(policy, listening, inputs, raw_inputs, outputs)
             if stack.observer is not None:

@@ -366,7 +366,10 @@ cdef tuple run_rule(Node node, list bars):
         if blocks and not lifted and node.policy.verified:
             change = switch(False)
         try:
-            result = node.policy.backward(bars[0]) if node.outputs == 1 else node.policy.backward(*bars)
+            if lifted and node.policy.once_differentiable:
+                result = node.policy.composed_backward(*bars)
+            else:
+                result = node.policy.backward(bars[0]) if node.outputs == 1 else node.policy.backward(*bars)
         finally:        # put back, for this may be a walk inside a backward of the same op
             end_rule(outer)
             ctx.wanted, ctx.lifted, ctx.readable = was_wanted, was_lifted, was_readable
