@@ -6,6 +6,7 @@ cdef class Context:
     cdef tuple arguments            # forward's arguments, with LiteTensors: kept only if an intermediate was saved
                                     #   (a higher order replays forward) or stashed on self (it refuses), or if the
                                     #   Policy is once_differentiable (it differentiates the composition)
+    cdef list inputs                # of a once_differentiable Policy: (torch tensor, its in-place version) of each input
     cdef readonly tuple saved       # what forward gave to save(), as given: raw tensors and plain values
     cdef list handles               # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
     cdef int64_t *versions          # for each saved thing: its in-place version when saved, -1 for plain values
@@ -20,6 +21,7 @@ cdef class Context:
     cdef bint readable              # release is open: backward is about to run
 
     cdef int refuse_changed(self) except -1
+    cdef int keep_arguments(self, tuple arguments, tuple raw_inputs) except -1
     cdef int seal(self, tuple arguments, tuple inputs, tuple raw_inputs, tuple outputs, tuple raw_outputs) except -1
 
 

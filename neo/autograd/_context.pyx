@@ -134,9 +134,20 @@ cdef class Context:
                     f"Work on a clone, or save a clone.")
         return 0
 
+    cdef int keep_arguments(self, tuple arguments, tuple raw_inputs) except -1:
+        """Keep forward's arguments, for the composition of a once_differentiable Policy."""
+        self.arguments = twins(arguments)
+        self.inputs = [(raw, version_of(raw)) for raw in raw_inputs]
+        return 0
+
     def lifted_arguments(self):
-        """forward's arguments with each tensor as a LiteTensor, for the composition of a once_differentiable Policy."""
+        """What was kept of forward's arguments, each tensor as a LiteTensor. Rule 8: none may have been changed since."""
         self.refuse_changed()
+        for i, (raw, version) in enumerate(self.inputs):
+            if version_of(raw) != version:
+                raise SavedTensorError(
+                    f"{self.owner.__name__}: input {i}, shape {tuple(raw.shape)}, was changed in place after forward, and "
+                    f"its composition is differentiated now. Work on a clone.")
         return lift(self.arguments)
 
     cdef int seal(self, tuple arguments, tuple inputs, tuple raw_inputs, tuple outputs, tuple raw_outputs) except -1:

@@ -9,7 +9,7 @@ import torch
 from neo.autograd.autocast import state as autocast_state
 from neo.errors import ComplexError, InPlaceError, SessionError
 from neo.autograd._context cimport (
-    Context, PolicyBase, alike, alone, autocast_on, contains, mixed, rebuilt, share, stashed, twins, version_of)
+    Context, PolicyBase, alike, alone, autocast_on, contains, mixed, rebuilt, share, stashed, version_of)
 from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._handle cimport Handle, begin_answer, end_answer, is_handle, join, wrap
 from neo.autograd._numbers cimport Numbers
@@ -245,7 +245,7 @@ cdef class Function:
         if listening is not None:
             ctx.seal(args, inputs, raw_inputs, outputs, raw_outputs)
             if self.once_differentiable:
-                ctx.arguments = twins(args)
+                ctx.keep_arguments(args, raw_inputs)
             elif not self.verified and stashed(policy) is not None:
                 ctx.arguments = args        # so that the walk back sees whether a higher order would miss it
             self.record(policy, listening, inputs, raw_inputs, outputs)

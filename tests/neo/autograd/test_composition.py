@@ -142,6 +142,26 @@ def test_a_saved_tensor_changed_in_place_is_found_at_an_outer_level_too() -> Non
         neo.grad(changed, argnums=0)(x)
 
 
+def test_an_input_that_was_not_saved_must_not_change_either() -> None:
+    class Unsaved(ScaledSwish):
+        def forward(self, x, weight):
+            self.ctx.save(self.ctx.constant(torch.sigmoid(x)), weight)
+            return weight * x * torch.sigmoid(x)
+
+        def backward(self, y_bar):
+            return None, None
+
+    x, weight = numbers(3), neo.LiteTensor(1.0, dtype=torch.float64)
+
+    def changed(x):
+        _, pullback = neo.vjp(function(Unsaved), x, weight)
+        x.data.add_(1)
+        return pullback(torch.ones(3, dtype=torch.float64))[0].sum()
+
+    with pytest.raises(neo.SavedTensorError, match=r"Unsaved: input 0.*changed in place after forward"):
+        neo.grad(changed, argnums=0)(x)
+
+
 class WrongValue(ScaledSwish):
     def forward(self, x, weight):
         return super().forward(x, weight) + 1e-6
