@@ -4,7 +4,9 @@ from libc.stdint cimport int64_t
 cdef class Context:
     cdef object owner               # the Policy class, for messages and for replaying forward
     cdef tuple arguments            # forward's arguments, with LiteTensors: kept only if an intermediate was saved
-                                    #   (a higher order replays forward) or stashed on self (it refuses)
+                                    #   (a higher order replays forward) or stashed on self (it refuses), or if the
+                                    #   Policy is once_differentiable (it differentiates the composition)
+    cdef list inputs                # of a once_differentiable Policy: (torch tensor, its in-place version) of each input
     cdef readonly tuple saved       # what forward gave to save(), as given: raw tensors and plain values
     cdef list counterparts               # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
     cdef int64_t *versions          # for each saved thing: its in-place version when saved, -1 for plain values
@@ -18,6 +20,8 @@ cdef class Context:
     cdef bint recorded              # some tape will call backward: keep what is saved
     cdef bint readable              # release is open: backward is about to run
 
+    cdef int refuse_changed(self) except -1
+    cdef int keep_arguments(self, tuple arguments, tuple raw_inputs) except -1
     cdef int seal(self, tuple arguments, tuple inputs, tuple raw_inputs, tuple outputs, tuple raw_outputs) except -1
 
 

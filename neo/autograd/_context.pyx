@@ -102,12 +102,7 @@ cdef class Context:
         if not self.readable:
             raise SavedTensorError(
                 f"{self.owner.__name__}: ctx.release belongs in backward; forward has its tensors at hand")
-        for i in range(len(saved)):
-            if self.versions[i] >= 0 and version_of(saved[i]) != self.versions[i]:
-                raise SavedTensorError(
-                    f"{self.owner.__name__}: saved tensor {i}, shape {tuple(saved[i].shape)}, was changed in place "
-                    f"after it was saved (version {self.versions[i]} then, {saved[i]._version} now). "
-                    f"Work on a clone, or save a clone.")
+        self.refuse_changed()
         if not self.lite:
             return saved
         cdef list out = []
@@ -127,6 +122,33 @@ cdef class Context:
             else:
                 out.append(saved[i])
         return tuple(out)
+
+    cdef int refuse_changed(self) except -1:
+        """Rule 8: nothing that was saved may have been changed in place since."""
+        cdef Py_ssize_t i
+        for i in range(len(self.saved)):
+            if self.versions[i] >= 0 and version_of(self.saved[i]) != self.versions[i]:
+                raise SavedTensorError(
+                    f"{self.owner.__name__}: saved tensor {i}, shape {tuple(self.saved[i].shape)}, was changed in place "
+                    f"after it was saved (version {self.versions[i]} then, {self.saved[i]._version} now). "
+                    f"Work on a clone, or save a clone.")
+        return 0
+
+    cdef int keep_arguments(self, tuple arguments, tuple raw_inputs) except -1:
+        """Keep forward's arguments, for the composition of a once_differentiable Policy."""
+        self.arguments = shallow_copies(arguments)
+        self.inputs = [(raw, version_of(raw)) for raw in raw_inputs]
+        return 0
+
+    def lifted_arguments(self):
+        """What was kept of forward's arguments, each tensor as a LiteTensor. Rule 8: none may have been changed since."""
+        self.refuse_changed()
+        for i, (raw, version) in enumerate(self.inputs):
+            if version_of(raw) != version:
+                raise SavedTensorError(
+                    f"{self.owner.__name__}: input {i}, shape {tuple(raw.shape)}, was changed in place after forward, and "
+                    f"its composition is differentiated now. Work on a clone.")
+        return lift(self.arguments)
 
     cdef int seal(self, tuple arguments, tuple inputs, tuple raw_inputs, tuple outputs, tuple raw_outputs) except -1:
         """After forward: find out which saved tensor is which input or output, and note its version.

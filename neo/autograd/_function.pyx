@@ -52,6 +52,7 @@ cdef class Function:
     cdef Numbers numbers            # which parameters take numbers, where tensors are read as such
     cdef bint broadcasts            # gradients are summed back to the shapes of the inputs
     cdef readonly bint verified     # a Policy of Neo's own, whose gradients' layouts the test suite checks
+    cdef bint once_differentiable   # an outer level differentiates the Policy's composition: keep the arguments
     cdef bint initialised           # the Policy has an __init__ to be called
     cdef readonly str name
     cdef public object autocast     # what torch.autocast does with its arguments, by device (neo.functions.autocasting)
@@ -64,6 +65,7 @@ cdef class Function:
         self.forward = policy.forward
         self.broadcasts = policy.broadcasts
         self.verified = policy.verified
+        self.once_differentiable = policy.once_differentiable
         self.initialised = policy.__init__ is not plain_init
         self.name = name or policy.__name__
         self.numbers = NO_NUMBERS
@@ -224,7 +226,9 @@ cdef class Function:
                 linked(<TensorBase> outputs[j], inputs, raw_inputs)
         if tapes is not None:
             ctx.seal(args, inputs, raw_inputs, outputs, raw_outputs)
-            if not self.verified and stashed(policy) is not None:
+            if self.once_differentiable:
+                ctx.keep_arguments(args, raw_inputs)
+            elif not self.verified and stashed(policy) is not None:
                 ctx.arguments = args        # so that the walk back sees whether a higher order would miss it
             self.record(policy, tapes, inputs, raw_inputs, outputs)
             if stack.observer is not None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from neo.autograd._context import Context, PolicyBase
 from neo.autograd._function import function
+from neo.autograd._identity import fresh_tensor
+from neo.autograd._stack import TapeContext
+from neo.autograd._tape import Tape
+from neo.autograd._tensor import TensorBase
+from neo.errors import GradientError
 
 __all__ = ["Context", "Policy", "function"]
 
@@ -27,6 +33,10 @@ class Policy(PolicyBase):
     shape, dtype and device, or None for zero. It reads ctx.release like backward, and is the rule at every order
     likewise. Without one, the tangent comes of backward, run twice.
 
+    A fused Policy computes by a kernel what several ops would. It names those ops as its `composition`, which is its
+    oracle (autograd.check_composition holds it to it, to any order), and where backward is a kernel too, it is
+    `once_differentiable`: an outer session then differentiates the composition.
+
     self.ctx:
         save(*tensors)      in forward: keep for backward; inputs and outputs are best, intermediates cost a replay of
                             forward at higher orders
@@ -46,6 +56,14 @@ class Policy(PolicyBase):
     numbers: ClassVar[tuple[str, ...]] = ()
     """Of a verified Policy: parameters of forward that take numbers, where neither a default nor a usual name tells."""
 
+    composition: ClassVar[Callable[..., Any] | None] = None
+    """A static method of forward's arguments that returns what forward does, made of Neo's and torch's functions."""
+
+    once_differentiable: ClassVar[bool] = False
+    """backward gets torch.Tensors at every order, so that it may call a kernel; for an outer session the gradient is
+    that of the composition, computed anew from forward's arguments, which the tape keeps for it. Without a composition
+    a second order is refused. False: backward is the rule at every order, and a composition is for comparison alone."""
+
     materialize: bool = True
     """Whether backward gets zeros for an output that no cotangent came to; False: None, which spares making them."""
 
@@ -56,3 +74,57 @@ class Policy(PolicyBase):
 
     def backward(self, *cotangents: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no backward: it cannot be differentiated")
+
+    def composed_backward(self, *cotangents: Any) -> list[Any]:
+        """The gradient of each tensor input by the composition: what an outer session has in backward's place.
+
+        cotangents: a LiteTensor for each output of forward, None for zero. Gives a LiteTensor or None for each tensor
+        input, with all that led to it on the outer session's tape. Cost: the composition, forward and backward.
+        Raises: GradientError where the Policy names no composition, or one that returns something else than forward.
+        """
+        name, composition = type(self).__name__, type(self).composition
+        if composition is None:
+            raise GradientError(
+                f"{name}.backward is once_differentiable, and an outer session differentiates it: name a composition "
+                f"(composition = staticmethod(fn), fn of forward's arguments) to be differentiated in its place."
+            )
+        tape = Tape()  # before the tensors that it watches, which it then finds by index
+        inputs: list[Any] = []  # a fresh tensor for each, or None where nobody needs its gradient
+        arguments = _watched(self.ctx.lifted_arguments(), iter(self.ctx.needs_grad), inputs)
+        watched = [tensor for tensor in inputs if tensor is not None]
+        for tensor in watched:
+            tape.watch(tensor)
+        TapeContext.push(tape)
+        try:
+            outputs = composition(*arguments)
+        finally:
+            while TapeContext.pop() is not tape:
+                pass
+        outputs = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+        if len(outputs) != len(cotangents):
+            raise GradientError(
+                f"{name}.composition: expected {len(cotangents)} outputs, as forward has, got {len(outputs)}"
+            )
+        pairs: list[tuple[Any, Any]] = [
+            (out, bar)
+            for out, bar in zip(outputs, cotangents, strict=True)
+            if bar is not None and isinstance(out, TensorBase)
+        ]
+        gradients = iter(tape.gradients([out for out, _ in pairs], [bar for _, bar in pairs], watched))
+        return [None if tensor is None else next(gradients) for tensor in inputs]
+
+
+def _watched(values: Any, needs: Iterator[bool], inputs: list[Any]) -> list[Any]:
+    """`values` with a fresh tensor for each one that needs a gradient; adds it to `inputs`, None for the others."""
+    out: list[Any] = []
+    for value in values:
+        if isinstance(value, TensorBase):
+            tensor: Any = value
+            inputs.append(fresh_tensor(tensor) if next(needs) else None)
+            out.append(tensor if inputs[-1] is None else inputs[-1])
+        elif isinstance(value, tuple | list):
+            items = _watched(value, needs, inputs)
+            out.append(type(value)(*items) if hasattr(value, "_fields") else type(value)(items))
+        else:
+            out.append(value)
+    return out

@@ -1,16 +1,18 @@
 """A net's first block on constant images as Policies on Neo's own CPU kernels, first and second order by hand.
 
-It equals a composition of the functions in convolution.py, normalization.py, activations.py and pooling.py, which is
-its oracle in the tests. fused.py chooses it where the kernels are ready.
+fused.py chooses it where the kernels are ready. At third order the gradient's composition is differentiated, which is
+made of functions that each have their rule at every order.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
-from neo.autograd.session import vjp
-from neo.autograd.tensor import LiteTensor
+from neo.functions.activations import rectified
+from neo.functions.batch_normalization import at_places, composed_norm_relu_pool, windows_of
+from neo.functions.pooling import from_places
 from neo.kernels import first as first_kernels
 
 __all__ = ["first_block"]
@@ -24,6 +26,11 @@ class FirstBlock(Policy):
     """
 
     verified = True
+
+    @staticmethod
+    def composition(weight, bias, gamma, beta, eps, images):
+        z = F.conv2d(images.x, weight, bias, images.stride, 1)
+        return composed_norm_relu_pool(z, gamma, beta, eps, images.window)
 
     def forward(self, weight, bias, gamma, beta, eps, images):
         y, place = first_kernels.first(images, weight, gamma, beta, eps)
@@ -45,56 +52,56 @@ class FirstBlockGradient(Policy):
     """For A = Σ g p, S = Σ g (g the cotangent before pooling; Correlate), D = A − S m, t = w·D:
     w̄ = γ r (D − r² t C w),  γ̄ = r t,  β̄ = S.
 
-    Where y came from and its sign are constants. The gradient's own gradient is derived in first_block.h; at third
-    order, the rule of the formulas above.
+    Where y came from and its sign are constants. The gradient's own gradient is derived in first_block.h.
     """
 
     verified = True
+    once_differentiable = True
+
+    @staticmethod
+    def composition(y_bar, weight, gamma, y, place, eps, images):
+        sums = correlate(y_bar, y, place, images)
+        flat = weight.reshape((weight.shape[0], -1)).to(torch.float64)
+        Cw = flat @ images.covariance
+        r = torch.rsqrt((Cw * flat).sum(1) + eps)
+        S = sums[-1]
+        D = sums[:-1].t() - torch.outer(S, images.mean)
+        t = (flat * D).sum(1)
+        slope = r if gamma is None else r * gamma
+        w_bar = (D - Cw * (r * r * t).unsqueeze(1)) * slope.unsqueeze(1)
+        return tuple(out.to(weight.dtype) for out in (w_bar.reshape(tuple(weight.shape)), r * t, S))
 
     def forward(self, y_bar, weight, gamma, y, place, eps, images):
         w_bar, gamma_bar, beta_bar, sums = first_kernels.first_gradient(
             images, y_bar, y, place, weight, gamma, eps
         )
         self.ctx.constant(sums)
-        self.ctx.save(y_bar, weight, gamma, y, place, sums, eps, images)
+        self.ctx.save(weight, gamma, y, place, sums, eps, images)
         return w_bar, gamma_bar, beta_bar
 
     def backward(self, W, G, B):
-        y_bar, weight, gamma, y, place, sums, eps, images = self.ctx.release
-        constants = (None,) * (1 if place is None else 2)  # y, place
-        if isinstance(weight, LiteTensor):
-            arguments = (y_bar, weight) if gamma is None else (y_bar, weight, gamma)
-            _, pullback = vjp(
-                lambda y_bar, weight, gamma=None: _first_gradient(
-                    y_bar, weight, gamma, y, place, eps, images
-                ),
-                *arguments,
-            )
-            return (*pullback((W, G, B)), *constants)
+        weight, gamma, y, place, sums, eps, images = self.ctx.release
         y_bar_out, w_out, gamma_out = first_kernels.first_gradient_back(
             images, W, G, B, sums, y, place, weight, gamma, eps
         )
-        return (y_bar_out, w_out, *(() if gamma is None else (gamma_out,)), *constants)
-
-
-def _first_gradient(y_bar, weight, gamma, y, place, eps, images):
-    """FirstBlockGradient, of functions that each have their rule at every order."""
-    sums = correlate(y_bar, y, place, images)
-    flat = weight.reshape((weight.shape[0], -1)).to(torch.float64)
-    Cw = flat @ images.covariance
-    r = torch.rsqrt((Cw * flat).sum(1) + eps)
-    S = sums[-1]
-    D = sums[:-1].t() - torch.outer(S, images.mean)
-    t = (flat * D).sum(1)
-    slope = r if gamma is None else r * gamma
-    w_bar = (D - Cw * (r * r * t).unsqueeze(1)) * slope.unsqueeze(1)
-    return tuple(out.to(weight.dtype) for out in (w_bar.reshape(tuple(weight.shape)), r * t, S))
+        return (
+            y_bar_out,
+            w_out,
+            *(() if gamma is None else (gamma_out,)),
+            *(None,) * (1 if place is None else 2),
+        )
 
 
 class Correlate(Policy):
     """(Σ g p, Σ g) over all pixels, g = ȳ where y came from a positive pixel; linear, with Spread as its adjoint."""
 
     verified = True
+
+    @staticmethod
+    def composition(y_bar, y, place, images):
+        g = at_places(rectified(y_bar, y), place, layout_before_pooling(y, images), images.window)
+        g = g.permute((0, 2, 3, 1)).reshape((-1, y.shape[1])).to(torch.float64)
+        return torch.cat([patches_of(images).T @ g, g.sum(0, True)])
 
     def forward(self, y_bar, y, place, images):
         self.ctx.save(y, place, images)
@@ -110,6 +117,15 @@ class Spread(Policy):
 
     verified = True
 
+    @staticmethod
+    def composition(sums, y, place, images):
+        layout = layout_before_pooling(y, images)
+        n, channels, h, w = layout[0]
+        rows = patches_of(images) @ sums[:-1] + sums[-1]
+        z_bar = rows.reshape((n, h, w, channels)).permute((0, 3, 1, 2)).to(y.dtype)
+        pooled = z_bar if place is None else from_places(z_bar, *windows_of(place, layout, images.window))
+        return rectified(pooled, y)
+
     def forward(self, sums, y, place, images):
         self.ctx.save(y, place, images)
         return first_kernels.spread(sums, y, place, images.x, images.stride, images.window)
@@ -117,6 +133,19 @@ class Spread(Policy):
     def backward(self, y_bar):
         y, place, images = self.ctx.release
         return (correlate(y_bar, y, place, images), None, *(() if place is None else (None,)))
+
+
+def patches_of(images):
+    """(pixels, taps), float64: the entries of the images under each place of the 3x3 kernel."""
+    columns = F.unfold(images.x.to(torch.float64), 3, padding=1, stride=images.stride)
+    return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+
+
+def layout_before_pooling(y, images):
+    """Shape and strides, channels-last, of the image that a block pooled to y."""
+    n, channels = y.shape[:2]
+    h, w = ((size - 1) // images.stride + 1 for size in images.x.shape[2:])
+    return (n, channels, h, w), (h * w * channels, 1, w * channels, channels)
 
 
 first_block = function(FirstBlock, "first_block")

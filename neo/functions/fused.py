@@ -1,8 +1,9 @@
-"""Several ops as one Policy, where that saves passes over memory. Each has its plain composition as its test oracle.
+"""Several ops as one Policy, where that saves passes over memory. Each names its composition, and is held to it.
 
 A Policy's rule is free to be any formula that is right; these are chosen so that large tensors are read and written as
-few times as torch's kernels allow, forward and backward. Models choose them (neo.nn); nothing else changes. Under
-torch.autocast, which gives each op a dtype of its own, each is its plain composition.
+few times as the kernels allow, forward and backward. Models choose them (neo.nn); nothing else changes. Under
+torch.autocast, which gives each op a dtype of its own, each is its plain composition. Batch norm's are in
+batch_normalization.py.
 """
 
 from __future__ import annotations
@@ -13,107 +14,56 @@ import torch.nn.functional as F
 from neo import kernels
 from neo.autograd._context import autocast_enabled
 from neo.autograd.policy import Policy, function
-from neo.functions._batch_statistics import normalized
-from neo.functions.activations import rectified
-from neo.functions.blocks import conv_norm_relu_pool, norm_relu_pool, pixel_means
+from neo.functions.blocks import conv_norm_relu_pool
 from neo.functions.first_block import first_block
-from neo.functions.normalization import batch_norm_gradient
-from neo.functions.pooling import to_places
 from neo.functions.registry import raw
 from neo.kernels import block as block_kernels
 from neo.kernels import first as first_kernels
-from neo.kernels.norm import largest_window
-from neo.kernels.operands import per_channel
+from neo.kernels import pixel_means as pixel_kernels
 
 __all__ = [
-    "batch_norm_relu",
-    "batch_norm_relu_max_pool",
     "conv_block",
     "first_block_of_images",
     "patches_linear",
     "spatial_mean",
 ]
 
-_max_pool2d = torch.ops.aten.max_pool2d_with_indices.default
 
-
-class BatchNormReLU(Policy):
-    """y = max(bn(x), 0);  with g = ȳ where y > 0, (x̄, w̄, b̄) = batch_norm_gradient(g, x, w).
-
-    The same as batch_norm then relu, but the normalised image is rectified where it lies and not kept beside y.
-    """
+class PixelMeans(Policy):
+    """y = the mean of x over the pixels of each image;  x̄ = SpreadMeans(ȳ), its adjoint."""
 
     verified = True
 
-    def forward(self, x, weight, bias, eps):
-        y, mean, scale = normalized(x, weight, bias, eps)
-        torch.relu_(y)
-        self.ctx.constant(mean, scale)
-        self.ctx.save(x, weight, mean, scale, eps, y)
-        return y
+    @staticmethod
+    def composition(x):
+        return x.mean((2, 3))
+
+    def forward(self, x):
+        self.ctx.save(x.shape[2:])
+        return pixel_kernels.pixel_means(x)
 
     def backward(self, y_bar):
-        x, weight, mean, scale, eps, y = self.ctx.release
-        x_bar, w_bar, b_bar = batch_norm_gradient(rectified(y_bar, y), x, weight, mean, scale, eps)
-        return (x_bar, b_bar) if weight is None else (x_bar, w_bar, b_bar)
+        (size,) = self.ctx.release
+        return spread_means(y_bar, *size)
 
 
-class BatchNormReLUMaxPool(Policy):
-    """y = max over windows of max(bn(x), 0);  g = ȳ where y > 0, at the places of the maxima, through bn's gradient.
-
-    max over windows and max with 0 commute, so that the rectifier, forward and backward, works on the pooled image:
-    a quarter of the entries for 2x2 windows.
-    """
+class SpreadMeans(Policy):
+    """x = y / (height · width) at every pixel of an image;  ȳ = PixelMeans(x̄), its adjoint."""
 
     verified = True
 
-    def forward(self, x, weight, bias, eps, window):
-        normal, mean, scale = normalized(x, weight, bias, eps)
-        y, places = _max_pool2d(normal, *window)
-        torch.relu_(y)
-        self.ctx.constant(mean, scale)
-        layout = (tuple(normal.shape), normal.stride())
-        self.ctx.save(x, weight, mean, scale, eps, y, places, layout, window)
-        return y
+    @staticmethod
+    def composition(means, height, width):
+        return (means / (height * width)).reshape((*means.shape, 1, 1)).expand((*means.shape, height, width))
 
-    def backward(self, y_bar):
-        x, weight, mean, scale, eps, y, places, layout, window = self.ctx.release
-        g = to_places(rectified(y_bar, y), places, layout, window)
-        x_bar, w_bar, b_bar = batch_norm_gradient(g, x, weight, mean, scale, eps)
-        return (x_bar, b_bar) if weight is None else (x_bar, w_bar, b_bar)
+    def forward(self, means, height, width):
+        return pixel_kernels.spread_means(means, height, width)
+
+    def backward(self, x_bar):
+        return pixel_means(x_bar.contiguous(memory_format=torch.channels_last))
 
 
-_batch_norm_relu = function(BatchNormReLU, "batch_norm_relu")
-_batch_norm_relu_max_pool = function(BatchNormReLUMaxPool, "batch_norm_relu_max_pool")
-
-
-def batch_norm_relu(x, weight, bias, eps=1e-5):
-    """relu(batch_norm(x, None, None, weight, bias, training=True)) as one op. x (n, c, ...); weight may be None."""
-    if autocast_enabled():
-        return torch.relu(F.batch_norm(x, None, None, weight, bias, True, eps=eps))
-    if _on_own_kernels(x, weight, bias):
-        return norm_relu_pool(x, weight, bias, eps, 1)
-    return _batch_norm_relu(x, weight, bias, eps)
-
-
-def batch_norm_relu_max_pool(x, weight, bias, kernel=2, eps=1e-5):
-    """max_pool2d(batch_norm_relu(x, weight, bias), kernel) as one op. x (n, c, h, w); weight may be None."""
-    if autocast_enabled():
-        return F.max_pool2d(batch_norm_relu(x, weight, bias, eps), kernel)
-    if kernel <= largest_window and _on_own_kernels(x, weight, bias) and min(x.shape[2:]) >= kernel:
-        return norm_relu_pool(x, weight, bias, eps, kernel)
-    window = ((kernel, kernel), (kernel, kernel), (0, 0), (1, 1), False)
-    return _batch_norm_relu_max_pool(x, weight, bias, eps, window)
-
-
-def _on_own_kernels(x, weight, bias):
-    image = raw(x)
-    return (
-        kernels.ready(image)
-        and image.numel() > image.shape[1]  # of one value a channel, torch says what is wrong
-        and bias is not None
-        and all(per_channel(raw(param), image.shape[1], image) for param in (weight, bias))
-    )
+pixel_means, spread_means = function(PixelMeans, "mean"), function(SpreadMeans)
 
 
 def spatial_mean(x):
@@ -133,6 +83,12 @@ class PatchesLinear(Policy):
     """
 
     verified = True
+
+    @staticmethod
+    def composition(patches, weight, bias, size):
+        y = patches @ weight.reshape((weight.shape[0], -1)).T
+        y = y if bias is None else y + bias
+        return y.reshape((*size, -1)).permute((0, 3, 1, 2))
 
     def forward(self, patches, weight, bias, size):
         self.ctx.save(patches, tuple(weight.shape))

@@ -11,7 +11,7 @@ from neo.autograd.policy import Policy, function
 from neo.autograd.tensor import LiteTensor
 from neo.functions.elementwise import is_exactly, is_number
 from neo.functions.registry import implements, raw
-from neo.functions.softmaxes import log_softmax, normalized_exp, softmax_gradient
+from neo.functions.softmaxes import log_softmax, normalized_exp
 from neo.guards import known
 from neo.kernels import direct
 
@@ -43,6 +43,11 @@ class CrossEntropy(Policy):
 
     verified = True
 
+    @staticmethod
+    def composition(x, target, reduction, ignore_index):
+        losses, kept = row_nll(log_softmax(x, 1), target, ignore_index), raw(target) != ignore_index
+        return losses if reduction == 0 else losses.sum() if reduction == 2 else losses.sum() / kept.sum()
+
     def forward(self, x, target, reduction, ignore_index):
         loss, log_p, count = direct.cross_entropy(x, target, reduction, ignore_index)
         self.ctx.constant(log_p, count)
@@ -58,23 +63,30 @@ class CrossEntropyGradient(Policy):
     ḡ = Σ m z̄ (p − onehot(t)), x̄ = m g p (z̄ − Σ z̄ p)."""
 
     verified = True
+    once_differentiable = True
+
+    @staticmethod
+    def composition(g, x, target, log_p, count, reduction, ignore_index):
+        """p anew as a function of x, which it is."""
+        labels = torch.where(raw(target) == ignore_index, 0, raw(target))
+        residual = normalized_exp(x, 1) - F.one_hot(labels, x.shape[1]).to(x.dtype)
+        return residual * row_weights(g, target, count, reduction, ignore_index)
 
     def forward(self, g, x, target, log_p, count, reduction, ignore_index):
         self.ctx.save(g, x, target, log_p, count, reduction, ignore_index)
         return direct.cross_entropy_gradient(g, log_p, target, count, reduction, ignore_index)
 
     def backward(self, z_bar):
-        g, x, target, log_p, count, reduction, ignore_index = self.ctx.release
+        g, _, target, log_p, count, reduction, ignore_index = self.ctx.release
         needs = self.ctx.needs_grad
         g_bar = x_bar = None
         if needs[0]:
             one = torch.ones_like(g)
-            residual = z_bar * cross_entropy_gradient(one, x, target, log_p, count, reduction, ignore_index)
+            residual = z_bar * direct.cross_entropy_gradient(
+                one, log_p, target, count, reduction, ignore_index
+            )
             g_bar = residual.sum(1) if reduction == 0 else residual.sum()
-        if needs[1] and isinstance(x, LiteTensor):
-            p = normalized_exp(x, 1)
-            x_bar = softmax_gradient(z_bar, p, 1) * row_weights(g, target, count, reduction, ignore_index)
-        elif needs[1]:
+        if needs[1]:
             x_bar = direct.cross_entropy_gradient_back(
                 z_bar, g, log_p, target, count, reduction, ignore_index
             )

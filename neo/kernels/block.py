@@ -1,8 +1,8 @@
 """3x3 convolution, batch norm, ReLU and max pooling as one block on Neo's kernels: torch.Tensors in and out.
 
 x (n, inputs, h, w) and all images channels-last; weight (outputs, inputs, 3, 3), window 1 is no pooling; z is the
-convolution's output, `place` says which pixel of its window an entry of y was (neo/kernels/norm.py). One call for a
-whole block and each way back through it: the GIL is let go once, and Python does not come between its kernels.
+convolution's output, `place` says which pixel of its window an entry of y was (batch_norm.py). One call for a whole
+block and for each gradient of it: the GIL is let go once, and Python does not come between its kernels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from neo import kernels
 from neo.kernels import direct
-from neo.kernels.norm import largest_window
+from neo.kernels.batch_norm import largest_window
 from neo.kernels.operands import last, per_channel, plain
 
 __all__ = ["block", "block_gradient", "block_gradient_back", "ready"]

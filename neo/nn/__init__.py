@@ -3,14 +3,13 @@
 from neo.draws import draws
 from neo.nn.activations import ELU, GELU, LeakyReLU, PReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from neo.nn.attention import MultiheadAttention
+from neo.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, BatchNormReLU
 from neo.nn.containers import Residual
 from neo.nn.convolution import Conv1d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from neo.nn.dropout import Dropout
 from neo.nn.embedding import Embedding
 from neo.nn.functional_call import functional_call
 from neo.nn.layers import (
-    BatchNorm2d,
-    BatchNormReLU,
     ChannelsLast,
     Conv2d,
     Flatten,
@@ -22,7 +21,7 @@ from neo.nn.layers import (
 )
 from neo.nn.models import MLP, Conv4
 from neo.nn.module import Module, Sequential
-from neo.nn.normalization import BatchNorm1d, BatchNorm3d, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from neo.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from neo.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalMean, MaxPool
 from neo.nn.recurrent import GRU, LSTM, RNN
 from neo.nn.torch_model import TorchModel, from_torch

@@ -9,13 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd._batched import is_batched
-from neo.functions.fused import batch_norm_relu, batch_norm_relu_max_pool, patches_linear, spatial_mean
+from neo.functions.fused import patches_linear, spatial_mean
 from neo.nn import init
 from neo.nn.module import Module
 
 __all__ = [
-    "BatchNorm2d",
-    "BatchNormReLU",
     "ChannelsLast",
     "Conv2d",
     "Flatten",
@@ -77,59 +75,6 @@ class Conv2d(Module):
         if self.channels_last and constant and self.shape[1] <= FEW_CHANNELS:
             return patches_linear(x, weight, bias, self.stride, self.padding)
         return F.conv2d(x, weight, bias, self.stride, self.padding)
-
-
-class BatchNorm2d(Module):
-    """y = γ (x − μ) / √(σ² + ε) + β with the mean and variance of the batch at hand, in training and in test alike.
-
-    That is MAML's batch norm: no running statistics exist, so that a task is normalised by its own images. It makes
-    predictions depend on the other images of the batch (transduction). Ioffe and Szegedy 2015, arXiv:1502.03167.
-
-    Args:
-        scale: learn γ; False keeps it at 1, as the MAML paper's Omniglot network has it.
-        eps: ε, in units of x².
-    """
-
-    def __init__(self, channels: int, scale: bool = True, eps: float = 1e-5):
-        self.channels, self.scale, self.eps = channels, scale, eps
-
-    def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        weights = {"weight": init.ones((self.channels,))} if self.scale else {}
-        return {**weights, "bias": init.zeros((self.channels,))}
-
-    def __call__(self, params: Any, x: Any) -> Any:
-        return F.batch_norm(x, None, None, params.get("weight"), params["bias"], training=True, eps=self.eps)
-
-    def by_statistics_of(self, params: Any, reference: Any, x: Any) -> Any:
-        """x by the mean and variance of `reference` in place of its own; both (batch, channels, *space)."""
-        variance, mean = torch.var_mean(reference, dim=(0, *range(2, reference.ndim)), unbiased=False)
-        return self.by_statistics(params, mean, variance, x)
-
-    def by_statistics(self, params: Any, mean: Any, variance: Any, x: Any) -> Any:
-        """x by a given mean and variance (channels,), running ones say."""
-        return F.batch_norm(
-            x, mean, variance, params.get("weight"), params["bias"], training=False, eps=self.eps
-        )
-
-
-class BatchNormReLU(BatchNorm2d):
-    """BatchNorm2d, then max(·, 0), then, with `pool`, the largest of each pool x pool window: one fused op.
-
-    Equal to BatchNorm2d, ReLU and MaxPool2d one after the other, in fewer passes over memory.
-    """
-
-    def __init__(self, channels: int, scale: bool = True, eps: float = 1e-5, pool: int | None = None):
-        super().__init__(channels, scale, eps)
-        self.pool = pool
-
-    def __call__(self, params: Any, x: Any) -> Any:
-        if self.pool is None:
-            return batch_norm_relu(x, params.get("weight"), params["bias"], self.eps)
-        return batch_norm_relu_max_pool(x, params.get("weight"), params["bias"], self.pool, self.eps)
-
-    def by_statistics(self, params: Any, mean: Any, variance: Any, x: Any) -> Any:
-        y = torch.relu(super().by_statistics(params, mean, variance, x))
-        return y if self.pool is None else F.max_pool2d(y, self.pool)
 
 
 class ChannelsLast(Module):

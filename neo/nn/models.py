@@ -7,9 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from neo.functions.fused import conv_block
+from neo.nn.batch_norm import BatchNorm2d, BatchNormReLU
 from neo.nn.layers import (
-    BatchNorm2d,
-    BatchNormReLU,
     ChannelsLast,
     Conv2d,
     Flatten,

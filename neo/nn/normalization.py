@@ -1,4 +1,4 @@
-"""Layer, group and instance norm, and batch norm in one and three dimensions; BatchNorm2d is in layers.py."""
+"""Layer, root-mean-square, group and instance norm; batch norm is in batch_norm.py."""
 
 from __future__ import annotations
 
@@ -9,18 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from neo.nn import init
-from neo.nn.layers import BatchNorm2d
 from neo.nn.module import Module
 
-__all__ = ["BatchNorm1d", "BatchNorm3d", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
-
-
-class BatchNorm1d(BatchNorm2d):
-    """BatchNorm2d for x (n, channels) or (n, channels, length): the statistics of the batch at hand, always."""
-
-
-class BatchNorm3d(BatchNorm2d):
-    """BatchNorm2d for x (n, channels, depth, height, width): the statistics of the batch at hand, always."""
+__all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
 class _Affine(Module):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import neo
 from neo import kernels
 from neo.autograd import session
-from neo.functions import blocks, fused
+from neo.functions import batch_normalization, fused
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="built without Neo's own kernels")
 
@@ -72,7 +72,7 @@ def test_norm_relu_pool_equals_its_composition_to_third_order(window, size, scal
     bias = torch.randn(16, generator=generator, dtype=torch.float64)
 
     def own(x, *params):
-        return blocks.norm_relu_pool(x, params[0] if scaled else None, params[-1], 1e-5, window)
+        return batch_normalization.norm_relu_pool(x, params[0] if scaled else None, params[-1], 1e-5, window)
 
     def composed(x, *params):
         return pooled(norm(x, params[0] if scaled else None, params[-1]), window)
@@ -171,9 +171,9 @@ def test_spatial_mean_equals_the_mean_to_third_order(pixels) -> None:
 def test_the_ways_back_of_spatial_mean_serve_any_dtype_and_count(dtype) -> None:
     for channels in (8, 3):
         means, x = torch.randn(2, channels).to(dtype), torch.randn(2, channels, 3, 5).to(dtype)
-        spread = blocks.spread_means(neo.LiteTensor(means), 3, 5).data
+        spread = fused.spread_means(neo.LiteTensor(means), 3, 5).data
         torch.testing.assert_close(spread, (means / 15)[:, :, None, None].expand(2, channels, 3, 5))
-        torch.testing.assert_close(blocks.pixel_means(neo.LiteTensor(x)).data, x.mean((2, 3)))
+        torch.testing.assert_close(fused.pixel_means(neo.LiteTensor(x)).data, x.mean((2, 3)))
 
 
 def test_spatial_mean_of_other_layouts_is_torchs() -> None:
@@ -245,7 +245,7 @@ def test_blocks_give_the_bias_that_the_mean_takes_away_a_gradient_of_zero(planes
 def test_norm_relu_pool_keeps_nan(size: int) -> None:
     x = torch.randn(2, 16, size, size).contiguous(memory_format=torch.channels_last)
     x[0, 3, 1, 1] = torch.nan
-    y = blocks.norm_relu_pool(x, None, torch.zeros(16), 1e-5, 2)
+    y = batch_normalization.norm_relu_pool(x, None, torch.zeros(16), 1e-5, 2)
     assert y[:, 3].isnan().all()
     assert not y[:, 4].isnan().any()
 
@@ -256,6 +256,6 @@ def test_norm_relu_pool_keeps_the_digits_of_float32() -> None:
     x = torch.randn(75, 16, 28, 28, generator=generator) + 3 * torch.randn(1, 16, 1, 1, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last)
     bias = torch.zeros(16)
-    y = blocks.norm_relu_pool(x, None, bias, 1e-5, 1)
+    y = batch_normalization.norm_relu_pool(x, None, bias, 1e-5, 1)
     exact = torch.relu(norm(x.double(), None, bias.double()))
     assert (y - exact).norm() < 3e-7 * exact.norm()

@@ -1,5 +1,5 @@
-"""No rule goes unexamined: every Policy's own methods and every composition run while samples.py's table, or torch's
-own database, is walked."""
+"""No rule goes unexamined: every Policy's own methods and every composition run while samples.py's table, the fused
+Policies' or torch's own database is walked."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 import neo.functions
+from neo import kernels
+from neo.autograd import check_composition
 from neo.functions import registry
 from tests.neo.functions import certificate
+from tests.neo.functions.fused_samples import composed_samples
 from tests.neo.functions.orders import neo_orders
 from tests.neo.functions.samples import SAMPLES
 
@@ -25,8 +28,11 @@ ELSEWHERE = {
 
 BY_THEIR_OWN_TESTS = tuple(
     f"neo.functions.{name}."
-    for name in ("fused", "blocks", "first_block", "foreach", "queries", "sampling", "filling", "_kinks")
-)
+    for name in (
+        "foreach", "queries", "sampling", "filling", "_kinks",
+        *(() if kernels.available() else ("fused", "blocks", "first_block", "batch_normalization.NormReLUPool")),
+    )
+)  # fmt: skip
 
 
 def code_run_by(walk: Callable[[], None]) -> set[CodeType]:
@@ -48,6 +54,12 @@ def code_run_by(walk: Callable[[], None]) -> set[CodeType]:
 def walk_the_table() -> None:
     for case in SAMPLES:
         neo_orders(case.fn, case.args, case.orders)
+
+
+def walk_the_fused_policies() -> None:
+    for policy, samples in composed_samples().items():
+        for args in samples():
+            check_composition(policy, args, order=2)
 
 
 def walk_the_database(left: set[str]) -> None:
@@ -93,7 +105,7 @@ def test_samples_run_every_rule_of_the_library():
         if name.startswith("neo.functions.") and not name.startswith(BY_THEIR_OWN_TESTS)
     }
     assert len(library) > 200
-    seen = code_run_by(walk_the_table)
+    seen = code_run_by(walk_the_table) | code_run_by(walk_the_fused_policies)
     left = {name for name, parts in library.items() if any(part.__code__ not in seen for part in parts)}
     seen |= code_run_by(lambda: walk_the_database(left))
     missed = {

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import neo
-from neo.functions import _batch_statistics as statistics
-from neo.functions.fused import batch_norm_relu, batch_norm_relu_max_pool, patches_linear
+from neo.functions import batch_normalization as statistics
+from neo.functions.batch_normalization import batch_norm_relu, batch_norm_relu_max_pool
+from neo.functions.fused import patches_linear
 
 
 def plain(x, weight, bias):

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 import neo
 from neo import LiteTensor, kernels
-from neo.functions import fused
-from neo.kernels import norm as norm_kernels
+from neo.functions import batch_normalization, fused
+from neo.kernels import batch_norm as norm_kernels
 
 ones = torch.ones
 WRONG = [3, 64, 1, 15, 17, 0]
@@ -76,8 +76,8 @@ def batch_norm(x: Any, weight: Any, bias: Any) -> Any:
 
 NORMS: dict[str, Callable[..., Any]] = {
     "batch_norm": batch_norm,
-    "batch_norm_relu": fused.batch_norm_relu,
-    "batch_norm_relu_max_pool": fused.batch_norm_relu_max_pool,
+    "batch_norm_relu": batch_normalization.batch_norm_relu,
+    "batch_norm_relu_max_pool": batch_normalization.batch_norm_relu_max_pool,
 }
 
 

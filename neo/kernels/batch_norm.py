@@ -6,15 +6,28 @@ entry of y, which pixel of its window it was, row by row; None without pooling.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from neo import kernels
 from neo.kernels import direct
-from neo.kernels.operands import last, plain
+from neo.kernels.operands import last, per_channel, plain
 
-__all__ = ["largest_window", "norm", "norm_gradient", "norm_gradient_back", "pixel_means", "spread_means"]
+__all__ = ["largest_window", "norm", "norm_gradient", "norm_gradient_back", "ready"]
 
 largest_window = 15  # its places fit a byte
+
+
+def ready(x: torch.Tensor, weight: Any, bias: Any, window: int) -> bool:
+    """Whether the kernels take these torch.Tensors; weight may be None."""
+    return (
+        kernels.ready(x)
+        and 1 <= window <= min(largest_window, *x.shape[2:])
+        and x.numel() > x.shape[1]  # of one value a channel, torch says what is wrong
+        and bias is not None
+        and all(per_channel(param, x.shape[1], x) for param in (weight, bias))
+    )
 
 
 def norm(x, weight, bias, eps, window):
@@ -51,23 +64,3 @@ def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx,
         plain(weight, x.dtype), mean, scale, sum_gx, sum_g, y_bar_out, x_out, w_out, window
     )  # fmt: skip
     return y_bar_out, x_out, w_out
-
-
-def pixel_means(x):
-    """(n, channels): the mean over the pixels of each image; by torch's kernel where this one does not take x."""
-    kernels.refuse_transforms()
-    if not kernels.library.takes(x):
-        return x.mean((2, 3))
-    means = direct.empty(x.shape[:2], x.dtype, False)
-    kernels.library.pixel_means(x, means)
-    return means
-
-
-def spread_means(means, height, width):
-    """The adjoint of pixel_means: (n, channels, height, width), means / pixels at each pixel."""
-    kernels.refuse_transforms()
-    if not (means.numel() and kernels.fits(means.shape[1], means.dtype) and means.device.type == "cpu"):
-        return (means / (height * width))[:, :, None, None].expand(*means.shape, height, width)
-    x = direct.empty((*means.shape, height, width), means.dtype, True)
-    kernels.library.spread_means(plain(means, means.dtype), x)
-    return x

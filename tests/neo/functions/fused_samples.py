@@ -1,0 +1,205 @@
+"""Arguments for every Policy that names a composition, by Policy: those on torch's kernels and those on Neo's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import neo
+from neo import kernels
+from neo.autograd import Policy
+from neo.functions import batch_normalization as bn
+from neo.functions import blocks, first_block, fused, losses
+from neo.functions.registry import raw
+from neo.kernels import batch_norm as norm_kernels
+from neo.kernels import block as block_kernels
+from neo.kernels import first as first_kernels
+
+__all__ = ["ON_OWN_KERNELS", "ON_TORCH", "Samples", "composed_samples"]
+
+Samples = Callable[[], Iterator[tuple]]
+EPS = 1e-5
+
+
+class Draw:
+    """float64 tensors: `lite` ones are differentiated, plain ones are constants."""
+
+    def __init__(self, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def image(self, *shape: int, last: bool = True) -> torch.Tensor:
+        layout = torch.channels_last if last else torch.contiguous_format
+        return self(*shape).contiguous(memory_format=layout)
+
+    def lite(self, *shape: int) -> neo.LiteTensor:
+        return neo.LiteTensor(self(*shape))
+
+    def like(self, value: Any) -> neo.LiteTensor:
+        """In the shape and layout of value."""
+        return neo.LiteTensor(torch.empty_like(raw(value)).copy_(self(*value.shape)))
+
+
+# --- batch norm -----------------------------------------------------------------------------------------------------
+
+SHAPES = [(7, 3), (4, 3, 5), (5, 3, 6, 6)]
+
+
+def batch_norm() -> Iterator[tuple]:
+    for seed, shape in enumerate(SHAPES):
+        for weighted, shifted in ((True, True), (False, True), (True, False), (False, False)):
+            draw = Draw(seed)
+            yield (
+                draw.lite(*shape),
+                draw.lite(3) if weighted else None,
+                draw.lite(3) if shifted else None,
+                EPS,
+            )
+    draw = Draw(9)  # channels-last, with enough pixels for sums in pieces
+    yield neo.LiteTensor(draw.image(3, 2, 12, 12)), draw.lite(2), draw.lite(2), EPS
+
+
+def batch_norm_gradient() -> Iterator[tuple]:
+    for x, weight, _, eps in batch_norm():
+        mean, scale = bn.batch_statistics(x.data, eps)
+        g = Draw(5).like(x)
+        yield g, x, weight, mean, scale, eps
+
+
+def norm_relu_pool_on_torch() -> Iterator[tuple]:
+    for seed, (window, size) in enumerate([(1, 5), (2, 6), (3, 7)]):
+        for last in (True, False):
+            draw = Draw(seed)
+            x = neo.LiteTensor(draw.image(3, 3, size, size, last=last))
+            for weight in (draw.lite(3), None):
+                yield x, weight, draw.lite(3), EPS, window
+
+
+def norm_relu_pool() -> Iterator[tuple]:
+    for seed, (window, size) in enumerate([(1, 5), (2, 6), (2, 7), (3, 7)]):
+        draw = Draw(seed)
+        x = neo.LiteTensor(draw.image(3, 8, size, size))
+        for weight in (draw.lite(8), None):
+            yield x, weight, draw.lite(8), EPS, window
+
+
+def norm_relu_pool_gradient() -> Iterator[tuple]:
+    for x, weight, bias, eps, window in norm_relu_pool():
+        y, place, mean, scale = norm_kernels.norm(raw(x), raw(weight), raw(bias), eps, window)
+        yield Draw(5).like(y), x, weight, mean, scale, y, place, eps, window
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def conv_norm_relu_pool() -> Iterator[tuple]:
+    """A constant bias: its gradient is 0 for cotangents of z as the block's gradient has them, and not for any."""
+    for seed, (stride, window, size) in enumerate([(1, 1, 5), (2, 1, 7), (1, 2, 6), (2, 2, 9)]):
+        draw = Draw(seed)
+        x, weight = neo.LiteTensor(draw.image(2, 8, size, size)), neo.LiteTensor(draw.image(8, 8, 3, 3) / 8)
+        yield x, weight, draw(8), draw.lite(8), draw.lite(8), EPS, stride, window
+        yield x, weight, None, None, draw.lite(8), EPS, stride, window
+        yield x.data, weight, None, draw.lite(8), draw.lite(8), EPS, stride, window
+        yield x, weight.data, None, draw.lite(8), draw.lite(8), EPS, stride, window
+
+
+def conv_norm_relu_pool_gradient() -> Iterator[tuple]:
+    """z is an input of its own: what depends on x through it goes back through the block itself."""
+    for *arguments, eps, stride, window in conv_norm_relu_pool():
+        x, weight, bias, gamma, _ = arguments
+        y, z, place, mean, scale = block_kernels.block(*map(raw, arguments), eps, stride, window)
+        saved = (gamma, neo.LiteTensor(z), mean, scale, y, place, eps, stride, window)
+        y_bar, z_bar = Draw(5).like(y), Draw(6).like(z)
+        mask = (isinstance(x, neo.LiteTensor), isinstance(weight, neo.LiteTensor))
+        yield y_bar, None if bias is None else z_bar, x, weight, *saved, mask
+
+
+def first_blocks() -> Iterator[tuple]:
+    for planes, (stride, window) in enumerate([(1, 1), (2, 1), (1, 2), (2, 2)], start=1):
+        draw = Draw(planes)
+        images = first_kernels.Images(draw(3, planes, 7, 6).abs(), stride, window)
+        weight = neo.LiteTensor(draw(8, planes, 3, 3) / 3)
+        for gamma in (draw.lite(8), None):
+            yield weight, draw.lite(8), gamma, draw.lite(8), EPS, images
+
+
+def first_block_gradient() -> Iterator[tuple]:
+    for weight, _, gamma, beta, eps, images in first_blocks():
+        y, place = first_kernels.first(images, raw(weight), raw(gamma), raw(beta), eps)
+        yield Draw(5).like(y), weight, gamma, y, place, eps, images
+
+
+def correlate() -> Iterator[tuple]:
+    for y_bar, _, _, y, place, _, images in first_block_gradient():
+        yield y_bar, y, place, images
+
+
+def spread() -> Iterator[tuple]:
+    for _, y, place, images in correlate():
+        taps = 9 * images.x.shape[1]
+        yield Draw(6).lite(taps + 1, y.shape[1]), y, place, images
+
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+
+def pixel_means() -> Iterator[tuple]:
+    for seed, pixels in enumerate([(1, 1), (2, 3), (9, 9)]):
+        yield (neo.LiteTensor(Draw(seed).image(3, 8, *pixels)),)
+
+
+def spread_means() -> Iterator[tuple]:
+    for seed, pixels in enumerate([(1, 1), (2, 3), (9, 9)]):
+        yield Draw(seed).lite(3, 8), *pixels
+
+
+def patches_linear() -> Iterator[tuple]:
+    draw = Draw(0)
+    for bias in (draw.lite(4), None):
+        yield draw(2 * 3 * 5, 2 * 9), draw.lite(4, 2, 3, 3), bias, (2, 3, 5)
+
+
+def cross_entropy() -> Iterator[tuple]:
+    for reduction in (0, 1, 2):
+        for seed, target in enumerate([[0, 2, 1, 1], [0, -100, 3, -100]]):
+            yield Draw(seed).lite(4, 4), torch.tensor(target), reduction, -100
+
+
+def cross_entropy_gradient() -> Iterator[tuple]:
+    for x, target, reduction, ignored in cross_entropy():
+        log_p = F.log_softmax(x.data, 1)
+        count = (target != ignored).sum().double() if reduction == 1 else torch.zeros((), dtype=torch.float64)
+        g = Draw(7).lite(4) if reduction == 0 else Draw(7).lite()
+        yield g, x, target, log_p, count, reduction, ignored
+
+
+ON_TORCH: dict[type[Policy], Samples] = {
+    bn.BatchNorm: batch_norm,
+    bn.BatchNormGradient: batch_norm_gradient,
+    bn.BatchNormReLUMaxPool: norm_relu_pool_on_torch,
+    fused.PatchesLinear: patches_linear,
+    losses.CrossEntropy: cross_entropy,
+    losses.CrossEntropyGradient: cross_entropy_gradient,
+}
+ON_OWN_KERNELS: dict[type[Policy], Samples] = {
+    bn.NormReLUPool: norm_relu_pool,
+    bn.NormReLUPoolGradient: norm_relu_pool_gradient,
+    blocks.ConvNormReLUPool: conv_norm_relu_pool,
+    blocks.ConvNormReLUPoolGradient: conv_norm_relu_pool_gradient,
+    first_block.FirstBlock: first_blocks,
+    first_block.FirstBlockGradient: first_block_gradient,
+    first_block.Correlate: correlate,
+    first_block.Spread: spread,
+    fused.PixelMeans: pixel_means,
+    fused.SpreadMeans: spread_means,
+}
+
+
+def composed_samples() -> dict[type[Policy], Samples]:
+    """Those that this build can compute."""
+    return {**ON_TORCH, **ON_OWN_KERNELS} if kernels.available() else ON_TORCH
