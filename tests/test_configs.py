@@ -58,7 +58,7 @@ def test_algorithm_builds_with_every_model(algorithm, choice):
     experiment = Experiment(composed("train", f"algorithm={algorithm}", f"model={choice}", *small))
     assert isinstance(experiment.learner, meta.MetaLearner)
     params = experiment.learner.init(seed=0)
-    weights = params["params"] if isinstance(experiment.learner, meta.MetaSGD) else params
+    weights = params.get("params", params)
     name, shape = ("linear0.weight", (4, 1)) if choice == "mlp" else ("conv0.weight", (4, 1, 3, 3))
     assert weights[name].shape == shape
     assert isinstance(experiment.trainer, Trainer)
@@ -97,7 +97,7 @@ def test_optimizer_builds(choice):
 def test_fomaml_is_maml_at_first_order():
     maml, first = (Experiment(composed("train", f"algorithm={name}")).learner for name in ("maml", "fomaml"))
     assert (maml.estimator, first.estimator) == (meta.Reverse(), meta.FirstOrder())
-    assert maml.inner_steps == first.inner_steps
+    assert maml.inner.steps == first.inner.steps
 
 
 def test_loggers_build():
@@ -203,12 +203,13 @@ EXPERIMENTS = groups()["experiment"]
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_says_paper_number_and_command(name):
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    assert "arXiv:1703.03400" in header
+    assert ("arXiv:1810.09502" if name.startswith("maml_plus_plus") else "arXiv:1703.03400") in header
     assert re.search(r"table \d|figure \d", header)
-    assert re.search(r"\d+\.\d+ ± \d+\.\d+", header)
+    assert re.search(r"\d+\.\d+( ± \d+\.\d+)?", header)
     assert f"python scripts/train.py experiment={name}" in header
-    assert "α = " in header
-    assert "mean" in header
+    if not name.startswith("maml_plus_plus"):
+        assert "α = " in header
+        assert "mean" in header
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -223,7 +224,7 @@ def test_experiment_builds_and_runs_briefly(name, tmp_path, monkeypatch):
     ]
     if "omniglot" in name:
         small += ["model.hidden=4"]
-        glyphs = tasks.Glyphs(alphabets=5, characters=6)
+        glyphs = tasks.Glyphs(alphabets=5, characters=24)
         monkeypatch.setattr(Experiment, "dataset", glyphs)
     config = composed("train", f"experiment={name}", *small)
     result = train(config, tmp_path)

@@ -135,7 +135,9 @@ def test_checkpoint_of_another_program_is_refused(run):
 
 def test_checkpoint_of_another_format_is_refused(run, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
-    one_sentence(call(run.parent, "train", "resume=run"), "is of format 2, expected 99")
+    one_sentence(
+        call(run.parent, "train", "resume=run"), "is of checkpoint format 3, and this Neo reads format 99"
+    )
 
 
 def test_checkpoint_of_another_version_is_refused_by_name(run, monkeypatch):

@@ -173,7 +173,12 @@ def test_key_that_all_arms_have_is_checked_in_each():
 
 
 def test_many_arms_are_looked_at_one_group_at_a_time():
-    groups = ["algorithm=glob(*)", "model=conv4,conv4_maxpool", "optimizer=sgd,adam", "device=cpu,auto"]
+    groups = [
+        "algorithm=glob(*,exclude=proto*)",
+        "model=conv4,conv4_maxpool",
+        "optimizer=sgd,adam",
+        "device=cpu,auto",
+    ]
     assert checked(*groups, "algorithm.inner_lr=1,2", sweeping=True)
     with pytest.raises(ConfigError, match=r"unknown key 'optimizer\.betas' for optimizer=sgd"):
         checked(*groups, "optimizer.betas=[0.9,0.99]", sweeping=True)

@@ -23,7 +23,7 @@ from meta.checkpoint import Checkpoints, read_header
 from meta.metrics import read_metrics
 from tests.meta.cli import victim
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "writing-an-algorithm.md"
 PATIENCE_S = 150.0
 SETTINGS = [
