@@ -59,7 +59,7 @@ def commands() -> list:
             for number, command in enumerate(block[2].replace("\\\n", " ").splitlines()):
                 words = shlex.split(command, comments=True)
                 for position, word in enumerate(words):
-                    # With --config-dir the choices are the reader's own: tests/meta/cli/test_users_algorithm.py runs those.
+                    # With --config-dir choices are the reader's own, which tests/meta/cli/test_users_algorithm.py runs.
                     if word in SCRIPTS and "--config-dir" not in words:
                         name = f"{page.name}:{line}+{number}"
                         found.append(pytest.param(SCRIPTS[word], words[position + 1 :], id=name))

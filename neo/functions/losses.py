@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
-from neo.autograd.tensor import LiteTensor
 from neo.functions.elementwise import is_exactly, is_number
 from neo.functions.registry import implements, raw
 from neo.functions.softmaxes import log_softmax, normalized_exp

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from neo import pytree
-
 from neo.autograd.policy import Policy, function
 from neo.autograd.session.reverse import grad
-from neo.errors import GradcheckError
 from neo.autograd.tensor import LiteTensor
+from neo.errors import GradcheckError
 
 __all__ = ["check_composition"]
 
