@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from meta.ensemble import EnsemblePredictor, mean_prediction
 from meta.learner import ModelPredictor, Predictor
 from meta.problems import constant
 from neo.nn import BatchNorm2d, Sequential
@@ -66,11 +67,19 @@ POLICIES: dict[str, Policy] = {"batch": _batch, "single": _single, "support": _s
 
 
 def policy(name: str) -> Policy:
-    """The way of predicting of that name. Raises: ValueError for a name that is none."""
+    """The way of predicting of that name, of each member of an ensemble. Raises: ValueError for a name that is none."""
     try:
-        return POLICIES[name]
+        predict_by = POLICIES[name]
     except KeyError:
         raise ValueError(
             f"unknown evaluation.batch_norm={name!r}; expected 'batch' (the statistics of the "
             "queries at hand), 'single' (each query alone with the support set) or 'support' (the support set's)."
         ) from None
+
+    def of_each_member(predictor: Predictor, support: Any) -> Predict:
+        if not isinstance(predictor, EnsemblePredictor):
+            return predict_by(predictor, support)
+        members = [of_each_member(member, support) for member in predictor.members]
+        return lambda x: mean_prediction([member(x) for member in members])
+
+    return of_each_member

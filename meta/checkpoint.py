@@ -36,7 +36,7 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpoints:
-    """The checkpoints of one run: step-00000100.safetensors ..., the last few of them, and best.safetensors.
+    """The checkpoints of one run: step-00000100.safetensors ..., the last few and the best few, and best.safetensors.
 
     A file holds the tensors of the meta-parameters as "params.<path>", of the optimiser's state as "optimizer.<path>"
     and of what the learner carries as "state.<path>", whatever pytrees they are. The header's "neo" entry is JSON:
@@ -46,14 +46,16 @@ class Checkpoints:
 
     Args:
         folder: made when the first file is written.
-        keep: how many to keep besides the best.
+        keep: how many of the last to keep.
+        keep_best: how many of the best by validation to keep besides, by the header's "metric", "higher_is_better" and
+            "val/<metric>".
     """
 
-    def __init__(self, folder: Path, keep: int = 3) -> None:
-        self.folder, self.keep = Path(folder), keep
+    def __init__(self, folder: Path, keep: int = 3, keep_best: int = 5) -> None:
+        self.folder, self.keep, self.keep_best = Path(folder), keep, keep_best
 
     def save(self, state: State, about: Mapping[str, Any]) -> Path:
-        """Keep a state, and drop the oldest of those kept. about: whatever JSON can say."""
+        """Keep a state, and drop what is neither among the last nor among the best. about: whatever JSON can say."""
         path = self.path(state.step)
         atomic_write(path, _encode(state, about))
         self._drop_old()
@@ -69,8 +71,20 @@ class Checkpoints:
         return self.folder / f"step-{step:08d}{SUFFIX}"
 
     def paths(self) -> list[Path]:
-        """Those kept, from the oldest to the last; the best is not among them."""
+        """Those kept, from the oldest to the last, without best.safetensors."""
         return sorted(self.folder.glob(f"step-*{SUFFIX}"))
+
+    def ranked(self) -> list[Path]:
+        """The keep_best best by validation, the best first, of equal ones the earlier; fewer where there are fewer.
+
+        Cost: reads every header.
+        """
+        return [path for _, path in self._scored()[: self.keep_best]]
+
+    def among_best(self, about: Mapping[str, Any]) -> bool:
+        """Whether a state described so would be among the keep_best best so far."""
+        score, best = _score(about), self._scored()[: self.keep_best]
+        return score is not None and (len(best) < self.keep_best or (bool(best) and score > best[-1][0]))
 
     def best(self) -> Path | None:
         path = self.folder / BEST
@@ -109,9 +123,24 @@ class Checkpoints:
                 path.replace(path.with_suffix(".damaged"))
         self._drop_old()
 
+    def _scored(self) -> list[tuple[float, Path]]:
+        """Those kept that were validated, each with its score, the best first."""
+        scored = []
+        for path in self.paths():
+            try:
+                score = _score(read_header(path))
+            except CheckpointError:
+                continue  # damaged: last() says so where it matters
+            if score is not None:
+                scored.append((score, path))
+        return sorted(scored, key=lambda one: -one[0])
+
     def _drop_old(self) -> None:
-        for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        old = self.paths()[: -self.keep]
+        best = self.ranked() if old else []
+        for path in old:
+            if path not in best:
+                path.unlink(missing_ok=True)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -158,6 +187,12 @@ def load(path: Path, like: State) -> State:
         restored.append(LiteTensor(copy) if isinstance(leaf, LiteTensor) else copy)
     tree: dict[str, Any] = pytree.unflatten(structure, restored)
     return State(about["step"], tree["params"], tree["optimizer"], tree["state"])
+
+
+def _score(about: Mapping[str, Any]) -> float | None:
+    """The validation score in a header, an error as its negative; None without one."""
+    value = about.get(f"val/{about.get('metric')}")
+    return value if value is None or about["higher_is_better"] else -value
 
 
 def _read_header(path: Path) -> dict[str, str]:

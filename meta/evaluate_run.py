@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from meta import checkpoint, plots, results
 from meta.experiment import Experiment, device_name, versions
 from meta.files import write_json
-from meta.load import checkpoint_path
+from meta.load import checkpoint_paths, loaded
 from meta.metrics import plain
 from meta.resume import expect_own
 from meta.run import expect_same_data
@@ -42,7 +42,8 @@ def evaluate_run(
     Args:
         tasks: how many, ≥ 1.
         part: "test" or "val".
-        which: "last" or "best" (by validation).
+        which: "last", "best" (by validation), or "ensemble": the trainer.keep_best best by validation, whose
+            predictions are averaged, see meta.ensemble.
         overrides: key → value in place of those that the run was configured with: ways, shots, queries, rotations (of
             the tasks drawn), or dotted keys: evaluation.inner_steps, evaluation.seed, evaluation.batch_norm, device ...
     Raises: CheckpointError for a folder without such a checkpoint, or with one of another run, or other data than the
@@ -56,25 +57,27 @@ def evaluate_run(
             f"name={name!r} cannot name an evaluation's files; use letters, digits, _, . and -, and none of "
             f"{', '.join(TAKEN)}."
         )
-    path = checkpoint_path(folder, which)
-    expect_own(folder, path)
-    about = checkpoint.read_header(path)
+    paths = checkpoint_paths(folder, which)
+    for path in paths:
+        expect_own(folder, path)
+    about = checkpoint.read_header(paths[0])
     config = _configured(about, {**(overrides or {}), "evaluation.tasks": tasks})
     experiment = Experiment(config)
-    expect_same_data(experiment, path)
-    state = checkpoint.load(path, experiment.trainer.start(experiment.device))
+    expect_same_data(experiment, paths[0])
+    trained = loaded(experiment, paths, which)
     sampler = experiment.sampler(part)
-    outputs = _outputs_to_look_at(experiment.trained(state), sampler)
+    outputs = _outputs_to_look_at(trained, sampler)
     if outputs is not None:
         experiment = Experiment(config, outputs=outputs)
-    evaluation = experiment.evaluate(state, sampler, tasks, record=True)
+        trained = loaded(experiment, paths, which)
+    evaluation = experiment.evaluate_trained(trained, sampler, tasks, record=True)
 
     metric = experiment.problem.metric
     protocol = experiment.protocol()
     kept = {
         "part": part,
-        "iterations": state.step,
-        "checkpoint": path.name,
+        "iterations": trained.iteration,
+        "checkpoint": ", ".join(path.name for path in paths),
         "protocol": protocol,
         "trained_as": _trained_as(about, protocol, experiment),
         "versions": versions(),

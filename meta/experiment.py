@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from meta import batch_norm
 from meta.distributed import ALONE, Ranks
 from meta.divergence import expect_finite_results
+from meta.ensemble import Ensemble
 from meta.evaluate import Evaluation, evaluate
 from meta.imports import accepted, located
 from meta.learner import MetaLearner
@@ -27,6 +29,7 @@ from meta.pictures import Picture
 from meta.problems import Problem
 from meta.trained import Trained
 from meta.trainer import State, Trainer
+from neo.typing import PyTree
 from tasks import TaskSampler, TaskSource
 
 __all__ = ["Experiment", "resolve_device", "versions"]
@@ -125,13 +128,22 @@ class Experiment:
 
     def trained(self, state: State) -> Trained:
         """A state of this run, ready to adapt to tasks."""
+        return self._trained(self.learner, state.params, state.state, state.step)
+
+    def ensemble(self, states: Sequence[State]) -> Trained:
+        """Several states of this run, whose predictions are averaged."""
+        steps = [state.step for state in states]
+        members, carried = ([getattr(state, part) for state in states] for part in ("params", "state"))
+        return self._trained(Ensemble(self.learner, steps), members, carried, max(steps))
+
+    def _trained(self, learner: MetaLearner, params: PyTree, state: PyTree, iteration: int) -> Trained:
         return Trained(
-            self.learner,
-            state.params,
-            state.state,
+            learner,
+            params,
+            state,
             self.config,
             scored_by=self.problem,
-            iteration=state.step,
+            iteration=iteration,
             evaluation_seed=self.config.evaluation.seed,
         )
 
@@ -140,15 +152,21 @@ class Experiment:
 
         Raises: TrainingError where adapting to one of them breaks down.
         """
+        return self.evaluate_trained(self.trained(state), sampler, tasks, record=record)
+
+    def evaluate_trained(
+        self, trained: Trained, sampler: TaskSampler, tasks: int, *, record: bool = False
+    ) -> Evaluation:
+        """The same of what trained() or ensemble() gave."""
         evaluation, steps = self.config.evaluation, self.config.evaluation.inner_steps
         results = evaluate(
-            self.learner,
-            state.params,
+            trained.learner,
+            trained.params,
             sampler,
             tasks,
             problem=self.problem,
-            state=state.state,
-            iteration=state.step,
+            state=trained.state,
+            iteration=trained.iteration,
             seed=evaluation.seed,
             inner_steps=steps,
             batch=evaluation.batch,
@@ -158,7 +176,7 @@ class Experiment:
             ranks=self.ranks,
         )
         part = getattr(sampler, "part", "held-out")
-        expect_finite_results(part, results, self.trained(state), sampler, steps)
+        expect_finite_results(part, results, trained, sampler, steps)
         return results
 
     def expect_adaptation(self, state: State, sampler: TaskSampler) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,29 +24,53 @@ def load(run_dir: str | Path, which: str = "best", device: str | None = None) ->
 
     Args:
         run_dir: the run's folder. What its configuration names must be importable, as when it was trained.
-        which: "best" (by validation) or "last".
+        which: "best" (by validation), "last", or "ensemble": the trainer.keep_best best by validation, whose
+            predictions are averaged, see meta.ensemble.
         device: None for the one that the run's configuration names.
     Raises: CheckpointError where there is no such checkpoint, or it is damaged or of another format; ValueError for
         another `which`, and what the configured model and algorithm raise.
     """
-    path = checkpoint_path(Path(run_dir), which)
-    config = OmegaConf.create(checkpoint.read_header(path)["composed"])
+    paths = checkpoint_paths(Path(run_dir), which)
+    config = OmegaConf.create(checkpoint.read_header(paths[0])["composed"])
     assert isinstance(config, DictConfig)
     if device is not None:
         config.device = device
     experiment = Experiment(config)
-    return experiment.trained(checkpoint.load(path, experiment.trainer.start(experiment.device)))
+    return loaded(experiment, paths, which)
 
 
-def checkpoint_path(folder: Path, which: str) -> Path:
-    """The checkpoint of a run that `which` names. Raises: ValueError, CheckpointError as load() has them."""
-    if which not in ("last", "best"):
-        raise ValueError(f"unknown checkpoint={which!r}; expected 'last' or 'best' (by validation).")
-    checkpoints = Checkpoints(folder / "checkpoints")
-    path = checkpoints.last() if which == "last" else checkpoints.best()
-    if path is None:
+def loaded(experiment: Experiment, paths: Sequence[Path], which: str) -> Trained:
+    """What the checkpoints of a run hold, of which checkpoint_paths() gave the paths."""
+    like = experiment.trainer.start(experiment.device)
+    states = [checkpoint.load(path, like) for path in paths]
+    return experiment.ensemble(states) if which == "ensemble" else experiment.trained(states[0])
+
+
+def checkpoint_paths(folder: Path, which: str) -> list[Path]:
+    """The checkpoints of a run that `which` names, the best first: one, or several of an ensemble.
+
+    Raises: ValueError, CheckpointError as load() has them.
+    """
+    if which not in ("last", "best", "ensemble"):
+        raise ValueError(
+            f"unknown checkpoint={which!r}; expected 'last', 'best' (by validation), or 'ensemble' (of the best)."
+        )
+    folder = folder / "checkpoints"
+    if which == "last":
+        return [Checkpoints(folder).last()]
+    best = Checkpoints(folder).best()
+    if best is None:
         raise CheckpointError(
-            f"{checkpoints.folder} holds no best checkpoint: no validation ran. Use the last one, checkpoint=last "
+            f"{folder} holds no best checkpoint: no validation ran. Use the last one, checkpoint=last "
             '(in Python, which="last").'
         )
-    return path
+    if which == "best":
+        return [best]
+    keep_best = checkpoint.read_header(best)["config"]["trainer"]["keep_best"]
+    members = Checkpoints(folder, keep_best=keep_best).ranked()
+    if not members:
+        raise CheckpointError(
+            f"{folder} holds no checkpoints for an ensemble, the run had trainer.keep_best=0. Use the best "
+            'one, checkpoint=best (in Python, which="best").'
+        )
+    return members

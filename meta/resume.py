@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.experiment import versions
 
-__all__ = ["RESUMABLE", "expect_own", "expect_version", "holds_run", "may_change"]
+__all__ = ["RESUMABLE", "expect_own", "expect_version", "holds_run", "may_change", "resolved"]
 
 # What may change when a run is resumed: nothing that its past steps depended on. Of a group, everything in it.
 RESUMABLE = (
@@ -28,6 +28,7 @@ RESUMABLE = (
     "trainer.checkpoint_every",
     "trainer.iterations",
     "trainer.keep",
+    "trainer.keep_best",
     "workers",
 )
 NAMES = {"model": "model", "task": "dataset or task", "algorithm": "algorithm", "optimizer": "optimiser"}
@@ -84,6 +85,11 @@ def expect_version(path: Path) -> None:
                 "%s was %s when %s was written, now it is %s: the run goes on, but perhaps not bit for bit.",
                 *(name, was.get(name), path, now[name]),
             )
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """Dotted key → value of every leaf of a configuration, references resolved."""
+    return _flat(OmegaConf.to_container(config, resolve=True))
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

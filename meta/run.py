@@ -1,7 +1,7 @@
 """A run from its first step to its result, and everything it leaves in its folder.
 
 metrics.jsonl               a line for each logged step
-checkpoints/                step-*.safetensors, best.safetensors
+checkpoints/                step-*.safetensors, the last few and the best few; best.safetensors
 plots/learning_curve.png, plots/tasks.png
 test.safetensors            every test task's results, after each inner step: meta.results
 result.json                 the test score and its protocol, at the end
@@ -29,7 +29,7 @@ from meta.interruption import Interrupted, Interruptions
 from meta.loggers import Progress
 from meta.metrics import Metrics, plain, read_metrics
 from meta.problems import metric_of
-from meta.resume import expect_own, expect_version, holds_run
+from meta.resume import expect_own, expect_version, holds_run, resolved
 from meta.trainer import Log, State
 from tasks import TaskSampler
 
@@ -57,7 +57,7 @@ class Run:
         self.experiment = Experiment(config, ranks)
         self.config, self.folder, self.resume, self.ranks = config, folder, resume, ranks
         self.metric = self.experiment.problem.metric
-        self.checkpoints = Checkpoints(folder / "checkpoints", config.trainer.keep)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.trainer.keep, config.trainer.keep_best)
         self.interruptions = Interruptions()
 
     def train(self) -> dict[str, Any]:
@@ -124,12 +124,14 @@ class Run:
 
         def keep(state: State, result: Evaluation | None) -> None:
             nonlocal best
+            about = described(result)
             if result is not None and self.metric.better(result.mean, best):
                 best = result.mean
-                checkpoints.save_best(state, described(result))
-            if state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations:
+                checkpoints.save_best(state, about)
+            due = state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations
+            if due or checkpoints.among_best(about):
                 metrics.sync()  # a checkpoint vouches for the lines up to its step
-                checkpoints.save(state, described(result))
+                checkpoints.save(state, about)
 
         drop_unfinished(self.folder)
         checkpoints.tidy(state.step)
@@ -231,9 +233,20 @@ def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
     path = Checkpoints(folder / "checkpoints").last()
     expect_own(folder, path)
     config = OmegaConf.create(checkpoint.read_header(path)["composed"])
+    assert isinstance(config, DictConfig)
+    before = resolved(config)
     for key, value in overrides.items():
         OmegaConf.update(config, key, value, merge=False)  # another logger has other settings
-    assert isinstance(config, DictConfig)
+    # A schedule of the outer rate over trainer.iterations, say, would have been another from the first step on.
+    length = "trainer.iterations"
+    after = resolved(config)
+    for key in sorted(before) if length in overrides else ():
+        if key.startswith(("algorithm.", "optimizer.")) and before[key] != after.get(key):
+            raise CheckpointError(
+                f"{length}={after[length]} makes {key} {after[key]}, and it was {before[key]} in the past steps of the "
+                f"run in {folder}; resume it with {length}={before[length]}. A run that is to be made longer begins "
+                f"with a number for {key}."
+            )
     return config
 
 

@@ -74,7 +74,8 @@ class Trainer:
         val_every: steps between two validations, ≥ 0; 0 for none. Validation runs with the first log that is due at
             or after each multiple, and with the last.
         val_tasks: tasks of each validation, ≥ 1, the same every time.
-        keep: checkpoints kept besides the best by validation, ≥ 1.
+        keep: checkpoints kept, the last so many, ≥ 1.
+        keep_best: checkpoints kept besides, the best so many by validation, ≥ 0.
         metric: the name of the score in logs; None for that of the learner's problem.
         workers: how the tasks of a meta-batch run side by side, see meta.parallel; None: one after the other.
         ranks: the processes that share each meta-batch; changes time, never the result.
@@ -96,6 +97,7 @@ class Trainer:
         val_every: int = 100,
         val_tasks: int = 100,
         keep: int = 3,
+        keep_best: int = 5,
         metric: str | None = None,
         workers: Workers | None = None,
         ranks: Ranks = ALONE,
@@ -111,6 +113,7 @@ class Trainer:
         self.val_every = _at_least(0, "val_every", val_every)
         self.val_tasks = _at_least(1, "val_tasks", val_tasks)
         self.keep = _at_least(1, "keep", keep)
+        self.keep_best = _at_least(0, "keep_best", keep_best)
 
     def start(self, device: str | torch.device = "cpu") -> State:
         """The state before the first step: a pure function of the seed."""

@@ -47,7 +47,10 @@ def expect_type(config: DictConfig, key: str, value: Any) -> None:
             for one in value:
                 _expect_scalar(key, value, one, wanted.copy().pop(), default)
     elif isinstance(default, DictConfig):
-        if not isinstance(value, dict | None):
+        # A rate takes the place of a schedule of rates.
+        if not isinstance(value, dict | None) and not (
+            type(value) in (int, float) and float in _annotated(config, key)
+        ):
             raise _wrong(key, value, "a mapping", None)
     elif isinstance(value, list) and _annotated(config, key) & {Sequence, list, tuple}:
         if not value:
