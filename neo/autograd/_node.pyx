@@ -179,7 +179,7 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
     try:
         if forward:
             result = policy.jvp(*values)
-        elif lite and policy.once_differentiable:
+        elif lite and not by_hand and policy.once_differentiable:
             result = policy.composed_backward(*values)
         elif given == 1:
             result = policy.backward(values[0])
