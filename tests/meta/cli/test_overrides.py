@@ -186,7 +186,7 @@ def test_many_arms_are_looked_at_one_group_at_a_time():
 
 def test_key_of_another_choice_is_told_with_the_choice():
     with pytest.raises(
-        ConfigError, match=r"unknown key 'algorithm\.adapt' for algorithm=maml; algorithm=anil has it"
+        ConfigError, match=r"unknown key 'algorithm\.adapt' for algorithm=maml; algorithm=anil and .* have it"
     ):
         checked("algorithm=maml", "algorithm.adapt=head.*")
     with pytest.raises(
