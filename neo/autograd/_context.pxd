@@ -9,6 +9,7 @@ cdef class Context:
     cdef list inputs                # of a once_differentiable Policy: (torch tensor, its in-place version) of each input
     cdef readonly tuple saved       # what forward gave to save(), as given: raw tensors and plain values
     cdef list counterparts               # for each saved thing: its LiteTensor, or INTERMEDIATE, or None (plain or constant)
+    cdef int64_t few[6]             # where `versions` and `serials` are, if no more than three things are saved
     cdef int64_t *versions          # for each saved thing: its in-place version when saved, -1 for plain values
     cdef int64_t *serials           # for each saved thing that has a LiteTensor: the serial number it had when saved;
                                     #   the second half of `versions`

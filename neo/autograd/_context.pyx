@@ -4,6 +4,7 @@ Forward sees raw torch tensors. Backward sees either raw tensors or, where an ou
 differentiates what backward does). A Context makes the two the same to the Policy: it remembers, for each saved
 tensor, which input or output it was, and gives it back in the form that is wanted.
 """
+cimport cython
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t
@@ -45,6 +46,7 @@ cdef tuple ONE_WANTED = (True,)
 cdef tuple TWO = ((False, False), (True, False), (False, True), (True, True))
 
 
+@cython.freelist(64)
 cdef class Context:
     """`self.ctx` of a Policy."""
 
@@ -53,7 +55,8 @@ cdef class Context:
         self.replayed = -1
 
     def __dealloc__(self):
-        free(self.versions)
+        if self.versions != self.few:
+            free(self.versions)
 
     def save(self, *values):
         """Keep tensors (and any plain values) for backward, where `ctx.release` gives them back in this order."""
@@ -163,9 +166,11 @@ cdef class Context:
         if not self.saved and self.constants is not None:
             self.saved = tuple(self.constants)      # forward marked constants and saved nothing else: they are meant
         counterparts = [None] * len(self.saved)
-        self.versions = <int64_t *> malloc(max(1, 2 * len(self.saved)) * sizeof(int64_t))
-        if self.versions == NULL:
-            raise MemoryError()
+        self.versions = self.few
+        if len(self.saved) > 3:
+            self.versions = <int64_t *> malloc(2 * len(self.saved) * sizeof(int64_t))
+            if self.versions == NULL:
+                raise MemoryError()
         self.serials = self.versions + len(self.saved)
         for i in range(len(self.saved)):
             value = self.saved[i]

@@ -129,17 +129,18 @@ cdef class Function:
         cdef tuple inputs, raw_inputs   # the tensor inputs: LiteTensors (or raw constants), and their torch tensors
         cdef tuple outputs, raw_outputs
         cdef list gathered, raw_gathered
-        cdef list tapes = None          # the recording tapes that track an input
         cdef list versions = None
-        cdef bint lite, several
+        cdef bint lite, several = False
         cdef int change = 0             # of torch's function mode, which Neo's own Policies do without
         cdef Py_ssize_t i, j, n, closed = 0
+        cdef Py_ssize_t first = -1      # the outermost tape that records the op; -1: none does
         cdef Stack stack
         cdef Stack around = None        # where forward is the user's: see Stack.closed
         cdef PolicyBase policy
         cdef Context ctx
         cdef unsigned long long wanted = 0
         cdef object result, argument
+        cdef TensorBase output
         cdef Tape tape
 
         if len(args) > self.numbers.first:
@@ -174,10 +175,8 @@ cdef class Function:
                             refuse_closed_over(self.name, argument)
                         if j < stack.floor:
                             stack.capture(<TensorBase> argument, j)
-                        elif tapes is None:
-                            tapes = [tape]
-                        elif tapes[len(tapes) - 1] is not tape:
-                            tapes.append(tape)
+                        elif first < 0:
+                            first = j
 
         policy = <PolicyBase> (self.policy() if self.initialised else neo_new_policy(self.policy, EMPTY))
         ctx = Context.__new__(Context)
@@ -185,7 +184,7 @@ cdef class Function:
         ctx.owner = self.policy
         ctx.tensors = <int> n
         ctx.wanted = wanted
-        ctx.recorded = tapes is not None
+        ctx.recorded = first >= 0
         if lite and not self.verified:
             versions = [version_of(raw) for raw in raw_inputs]
         if blocks:
@@ -209,37 +208,41 @@ cdef class Function:
                 undo(change)
             if around is not None:
                 around.closed = closed
-        if lite and tapes is None and type(result) is Tensor and self.verified:
-            return linked(wrap(own(result, raw_inputs)), inputs, raw_inputs)    # the common case: nobody tracks it
-
-        several = isinstance(result, (tuple, list))
-        raw_outputs = tuple(result) if several else (result,)
-        if not self.verified:
-            check_outputs(self.name, raw_outputs)
-            if versions is not None:
-                check_inputs(self.name, raw_inputs, versions)
-        if not lite:
-            return result if self.verified else detached(result, several, raw_outputs)
-        outputs = wrap_outputs(self, raw_inputs, raw_outputs)
-        for j in range(len(outputs)):
-            if is_lite_tensor(outputs[j]):
-                linked(<TensorBase> outputs[j], inputs, raw_inputs)
-        if tapes is not None:
+        if lite and type(result) is Tensor and self.verified:       # the common case
+            output = linked(wrap(own(result, raw_inputs)), inputs, raw_inputs)
+            if first < 0:
+                return output
+            outputs, raw_outputs = (output,), (result,)
+        else:
+            several = isinstance(result, (tuple, list))
+            raw_outputs = tuple(result) if several else (result,)
+            if not self.verified:
+                check_outputs(self.name, raw_outputs)
+                if versions is not None:
+                    check_inputs(self.name, raw_inputs, versions)
+            if not lite:
+                return result if self.verified else detached(result, several, raw_outputs)
+            outputs = wrap_outputs(raw_inputs, raw_outputs)
+            for j in range(len(outputs)):
+                if is_lite_tensor(outputs[j]):
+                    linked(<TensorBase> outputs[j], inputs, raw_inputs)
+        if first >= 0:
             ctx.seal(args, inputs, raw_inputs, outputs, raw_outputs)
             if self.once_differentiable:
                 ctx.keep_arguments(args, raw_inputs)
             elif not self.verified and stashed(policy) is not None:
                 ctx.arguments = args        # so that the walk back sees whether a higher order would miss it
-            self.record(policy, tapes, inputs, raw_inputs, outputs)
+            self.record(policy, stack.tapes, first, inputs, raw_inputs, outputs)
             if stack.observer is not None:
                 stack.observer.recorded(self, policy, args, inputs, outputs)
         return outputs if several else outputs[0]
 
-    cdef int record(self, PolicyBase policy, list tapes, tuple inputs, tuple raw_inputs, tuple outputs) except -1:
-        """Put a node on each of the tapes."""
+    cdef int record(self, PolicyBase policy, list tapes, Py_ssize_t first, tuple inputs, tuple raw_inputs,
+                    tuple outputs) except -1:
+        """Put a node on the tape in place `first`, and on each one further in that tracks an input."""
         cdef Node node
         cdef Tape tape
-        cdef Py_ssize_t n = len(inputs), m = len(outputs)
+        cdef Py_ssize_t j, n = len(inputs), m = len(outputs)
         cdef list layouts = None
         cdef list output_layouts = None
         cdef object raw, output
@@ -248,7 +251,10 @@ cdef class Function:
             layouts = [(raw.shape, raw.dtype, raw.device) for raw in raw_inputs]
         if m > 1:
             output_layouts = [(output.shape, output.dtype, output.device) for output in outputs]
-        for tape in tapes:
+        for j in range(first, len(tapes)):
+            tape = <Tape> tapes[j]
+            if j > first and not tape.tracks_any(inputs):
+                continue
             node = tape.record(None, policy, inputs, outputs, self.verified and m == 1)
             node.layouts = layouts
             node.output_layouts = output_layouts
@@ -323,13 +329,11 @@ cdef object own(object output, tuple raw_inputs):
     return output.detach() if contains(raw_inputs, output) else output
 
 
-cdef tuple wrap_outputs(Function function, tuple raw_inputs, tuple raw_outputs):
+cdef tuple wrap_outputs(tuple raw_inputs, tuple raw_outputs):
     """LiteTensors on what forward returned: detached, and each on a torch tensor of its own."""
     cdef Py_ssize_t i, n = len(raw_outputs)
     cdef list out
     cdef object output
-    if n == 1 and function.verified:
-        return (wrap(own(raw_outputs[0], raw_inputs)),)
     out = []
     for i in range(n):
         output = raw_outputs[i]

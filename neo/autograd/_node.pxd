@@ -12,6 +12,7 @@ cdef class Node:
     cdef tuple given                # for hand-made nodes: (outputs, parents), kept alive
     cdef list tensors               # the tape's weak references by slot; shared, for inspection
     cdef int32_t *slots             # input slots, then output slots; -1: this tape does not track the input
+    cdef int32_t few[6]             # where `slots` are, if they are no more than these
     cdef int inputs                 # how many of `slots` are inputs
     cdef int outputs                # how many are outputs
     cdef list layouts               # per input (shape, dtype, device) to check gradients against, or None

@@ -4,6 +4,7 @@ The rule is the Policy's backward, or, forward, its jvp. Both are called in one 
 is open around the call tracks a cotangent (a tangent) or anything that forward saved, on LiteTensors, so that what the
 rule does is recorded there (rule 3). See _stack.pyx for a drawing.
 """
+cimport cython
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
@@ -18,6 +19,8 @@ from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
 from neo.autograd._stack cimport Stack, open_stack
 
 cdef object Tensor = torch.Tensor
+cdef enum:
+    FEW = 6                     # Node.few
 
 
 cdef extern from *:
@@ -49,6 +52,7 @@ cdef class BackwardFunction(PolicyBase):
         return self.bwd_fn
 
 
+@cython.freelist(64)
 cdef class Node:
     """One recorded op: `Node(output, parents, bwd_fn)`.
 
@@ -71,12 +75,15 @@ cdef class Node:
         (<BackwardFunction> self.policy).bwd_fn = bwd_fn
 
     def __dealloc__(self):
-        free(self.slots)
+        if self.slots != self.few:
+            free(self.slots)
 
     cdef int allot(self, int inputs, int outputs) except -1:
-        self.slots = <int32_t *> malloc((inputs + outputs) * sizeof(int32_t))
-        if self.slots == NULL:
-            raise MemoryError()
+        self.slots = self.few
+        if inputs + outputs > FEW:
+            self.slots = <int32_t *> malloc((inputs + outputs) * sizeof(int32_t))
+            if self.slots == NULL:
+                raise MemoryError()
         self.inputs = inputs
         self.outputs = outputs
         return 0

@@ -14,6 +14,7 @@ cdef class TensorSlots:
     cdef dict older                 # serial -> slot, for watched tensors older than the tape
 
     cdef int32_t slot_of(self, TensorBase tensor)
+    cdef bint tracks_any(self, tuple values)
     cdef int32_t slot_of_serial(self, int64_t serial)
     cdef int32_t new_slot(self, TensorBase tensor) except -1
     cdef int set_slot(self, TensorBase tensor, int32_t slot) except -1

@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from neo.autograd._tensor cimport TensorBase, last_serial, wrap_as
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, last_serial, wrap_as
 
 
 cdef class TensorSlots:
@@ -34,6 +34,14 @@ cdef class TensorSlots:
 
     cdef int32_t slot_of(self, TensorBase tensor):
         return self.slot_of_serial(tensor.serial)
+
+    cdef bint tracks_any(self, tuple values):
+        """Is any of these values a tensor that this tape tracks?"""
+        cdef Py_ssize_t i
+        for i in range(len(values)):
+            if is_lite_tensor(values[i]) and self.slot_of(<TensorBase> values[i]) >= 0:
+                return True
+        return False
 
     cdef int32_t slot_of_serial(self, int64_t serial):
         """The slot of the tensor with this serial number; -1: not tracked."""

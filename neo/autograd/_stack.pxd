@@ -5,11 +5,11 @@ from neo.autograd._tensor cimport TensorBase
 
 cdef class Stack:
     cdef list tapes                 # open tapes, outermost first
-    cdef list before                # for each of them: (muted, torch's modes) as they were when it was opened
+    cdef list modes                 # of those opened under torch.no_grad: (place, muted and torch's modes before); or None
     cdef Py_ssize_t floor           # tapes below it are suspended by a checkpoint
     cdef Py_ssize_t closed          # tapes below it are closed to the forward of a user's Policy that runs: it has its inputs
     cdef Py_ssize_t muted           # tapes below it record nothing: a session was opened under torch.no_grad inside them
-    cdef dict captured              # serial -> tensor: what the checkpointed code took from suspended tapes
+    cdef dict captured              # serial -> tensor: what the checkpointed code took from suspended tapes; else None
     cdef object observer            # told what tapes record and when they walk, for draw and gradcheck; None: nobody
 
     cdef Py_ssize_t first(self) except -1

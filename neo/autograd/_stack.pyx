@@ -66,8 +66,6 @@ cdef class Stack:
 
     def __cinit__(self):
         self.tapes = []
-        self.before = []
-        self.captured = {}
 
     cdef Py_ssize_t first(self) except -1:
         """The outermost tape that ops concern now, be it suspended: none under torch.no_grad (rule 11)."""
@@ -113,9 +111,8 @@ class TapeContext:
             Py_INCREF(stack)
             neo_thread_stack = <PyObject *> stack
             stacks.append(stack)
-        stack.before.append((stack.muted, None) if grad_enabled() else (stack.muted, leave_modes()))
-        if stack.before[len(stack.before) - 1][1] is not None:
-            stack.muted = len(stack.tapes)
+        if not grad_enabled():
+            leave_modes(stack)
         stack.tapes.append(tape)
         if stack.observer is not None:
             stack.observer.opened(tape)
@@ -128,9 +125,8 @@ class TapeContext:
         if stack is None or len(stack.tapes) <= stack.floor:
             raise IndexError("TapeContext.pop: no tape is open in this thread")
         tape = stack.tapes.pop()
-        stack.muted, modes = stack.before.pop()
-        if modes is not None:
-            enter_modes(modes)
+        if stack.modes:
+            enter_modes(stack)
         if stack.observer is not None:
             stack.observer.closed(tape)
         if not stack.tapes:
@@ -155,20 +151,28 @@ cdef Stack open_stack():
 # --- torch's grad modes (rule 11) ------------------------------------------------------------------------------------
 
 
-cdef object leave_modes():
-    """Leave torch's no_grad and inference modes for the time of a session, which they change nothing for."""
+cdef int leave_modes(Stack stack) except -1:
+    """Leave torch's no_grad and inference modes while the next tape is open, to whose session they change nothing."""
     cdef object guard = None
     if torch.is_inference_mode_enabled():
         guard = torch.inference_mode(False)
         guard.__enter__()
     was = torch.is_grad_enabled()
     torch._C._set_grad_enabled(True)
-    return was, guard
+    if stack.modes is None:
+        stack.modes = []
+    stack.modes.append((len(stack.tapes), stack.muted, was, guard))
+    stack.muted = len(stack.tapes)
+    return 0
 
 
-cdef int enter_modes(object modes) except -1:
-    """Go back to the modes that leave_modes left."""
-    was, guard = modes
+cdef int enter_modes(Stack stack) except -1:
+    """Go back to the modes that were left for the tape that has just been closed, if any."""
+    place, muted, was, guard = stack.modes[len(stack.modes) - 1]
+    if place != len(stack.tapes):
+        return 0
+    stack.modes.pop()
+    stack.muted = muted
     torch._C._set_grad_enabled(was)
     if guard is not None:
         guard.__exit__(None, None, None)

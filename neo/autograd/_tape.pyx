@@ -24,7 +24,7 @@ cdef object add = direct.add
 cdef class Tape(TensorSlots):
     """What one session records. Open it with `TapeContext.push(tape)`; `watch` the tensors it is to differentiate."""
 
-    def __cinit__(self, bint keep_tensors=False):
+    def __cinit__(self):
         self.nodes = []
 
     def __len__(self):
@@ -185,10 +185,7 @@ cdef int record_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape pre
 cdef bint record_by_hand(Tape tape, Node node) except -1:
     """Record a hand-made node on a tape, if that tracks a parent; a copy of it, if it is on another tape already."""
     outputs, parents = node.given
-    for parent in parents:
-        if tape.slot_of(<TensorBase> parent) >= 0:
-            break
-    else:
+    if not tape.tracks_any(parents):
         return False
     if node.slots != NULL:
         node = Node(outputs, parents, (<BackwardFunction> node.policy).bwd_fn)
