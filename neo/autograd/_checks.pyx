@@ -5,7 +5,8 @@ Every error names the Policy, the argument, what came and what was expected.
 import torch
 
 from neo.errors import ComplexError, GradientError, InPlaceError, SavedTensorError, SessionError
-from neo.autograd._context cimport PolicyBase, stashed, version_of
+from neo.autograd._context cimport PolicyBase, stashed
+from neo.autograd._queries cimport version_of
 from neo.autograd._tensor cimport is_lite_tensor
 
 cdef object Tensor = torch.Tensor

@@ -33,14 +33,7 @@ cdef class PolicyBase:
     cdef object rule(self, bint forward)
 
 
-cdef bint alike(object one, object other) except -1
-cdef bint grad_enabled() except -1
-cdef bint alone(object tensor) except -1
-cdef bint share(object one, object other) except -1
 cdef tuple shallow_copies(tuple arguments)
-cdef bint autocast_on() except -1
-cdef bint mixed(tuple tensors) except -1
 cdef bint contains(object sequence, object value) except -1
 cdef object rebuilt(object container, list items)
-cdef int64_t version_of(object tensor) except -1
 cdef str stashed(PolicyBase policy)

@@ -1,7 +1,5 @@
 from typing import Any
 
-import torch
-
 class Context:
     """`self.ctx` of a Policy."""
 
@@ -19,7 +17,3 @@ class PolicyBase:
     """The compiled part of Policy: a slot for its context."""
 
     ctx: Context
-
-def autocast_enabled() -> bool: ...
-def all_alike(ones: list[Any], others: list[Any]) -> bool: ...
-def version(tensor: torch.Tensor) -> int: ...

@@ -8,12 +8,12 @@ from libc.stdint cimport int32_t
 import torch
 
 from neo.autograd.autocast import off as autocast_off
-from neo.autograd._context cimport autocast_on
-from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
 from neo.autograd._node cimport Node, call_rule
+from neo.autograd._queries cimport autocast_on
 from neo.autograd._stack cimport Stack, open_stack
 from neo.autograd._stack import TapeContext
 from neo.autograd._tape cimport Tape
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
 
 
 def tangents(Tape tape not None, inputs, dots, outputs):

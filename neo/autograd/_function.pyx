@@ -6,15 +6,15 @@ import torch
 from neo.autograd.autocast import state as autocast_state
 from neo.autograd._aliases cimport add_alias
 from neo.autograd._checks cimport check_inputs, check_outputs, name_error, refuse_closed_over, refuse_complex
-from neo.autograd._context cimport (
-    Context, PolicyBase, alike, alone, autocast_on, contains, mixed, rebuilt, share, stashed, version_of)
+from neo.autograd._context cimport Context, PolicyBase, contains, rebuilt, stashed
 from neo.autograd._function_mode cimport blocks, switch, undo
-from neo.autograd._tensor cimport TensorBase, begin_answer, end_answer, is_lite_tensor, wrap
 from neo.autograd._node cimport Node
 from neo.autograd._numbers cimport Numbers
+from neo.autograd._queries cimport alike, alone, autocast_on, mixed, share, version_of
 from neo.autograd._signatures import bind, signature_of, with_keywords
 from neo.autograd._stack cimport Stack, open_elsewhere, open_stack, refuse_other_threads
 from neo.autograd._tape cimport Tape
+from neo.autograd._tensor cimport TensorBase, begin_answer, end_answer, is_lite_tensor, wrap
 
 cdef object Tensor = torch.Tensor
 cdef object plain_init = object.__init__

@@ -5,11 +5,11 @@ A session differentiates fresh tensors in place of its arguments, which to the t
 import torch
 
 from neo.errors import GradientError
-from neo.autograd._context cimport grad_enabled
-from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
 from neo.autograd._node cimport ON_LITE_TENSORS, ON_TORCH_TENSORS, running_rule
+from neo.autograd._queries cimport grad_enabled
 from neo.autograd._slots cimport TensorSlots
 from neo.autograd._stack cimport Stack, all_stacks, open_elsewhere, open_stack, refuse_other_threads
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
 
 cdef object Tensor = torch.Tensor
 

@@ -13,10 +13,11 @@ import torch
 from neo.autograd.autocast import off as autocast_off, restored
 from neo.errors import GradientError
 from neo.autograd._checks cimport check_gradient, check_tangent, entries, refuse_stashed_tensors
-from neo.autograd._context cimport Context, PolicyBase, autocast_on
+from neo.autograd._context cimport Context, PolicyBase
 from neo.autograd._function_mode cimport blocks, switch, undo
-from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
+from neo.autograd._queries cimport autocast_on
 from neo.autograd._stack cimport Stack, open_stack
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
 
 cdef object Tensor = torch.Tensor
 cdef enum:

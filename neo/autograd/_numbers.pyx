@@ -9,8 +9,8 @@ import numbers as abstract
 import numpy as np
 import torch
 
-from neo.autograd._tensor cimport TensorBase, is_lite_tensor
 from neo.autograd._stack cimport Stack, open_stack
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor
 from neo.errors import NumberError
 
 cdef object Tensor = torch.Tensor

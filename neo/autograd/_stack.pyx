@@ -46,9 +46,9 @@ from libc.stdint cimport int64_t
 import torch
 
 from neo.errors import SessionError
-from neo.autograd._context cimport grad_enabled
-from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap_as
+from neo.autograd._queries cimport grad_enabled
 from neo.autograd._slots cimport TensorSlots
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap_as
 
 cdef list stacks = []               # of every thread that has an open tape
 

@@ -11,11 +11,12 @@ from libc.stdint cimport int32_t
 import torch
 
 from neo.autograd.autocast import off as autocast_off, state as autocast_state
-from neo.autograd._context cimport PolicyBase, autocast_on
-from neo.autograd._tensor cimport TensorBase, is_lite_tensor
+from neo.autograd._context cimport PolicyBase
 from neo.autograd._node cimport BackwardFunction, Node, call_rule
+from neo.autograd._queries cimport autocast_on
 from neo.autograd._slots cimport TensorSlots
 from neo.autograd._stack cimport Stack, open_elsewhere, open_stack, refuse_other_threads
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor
 from neo.kernels import direct
 
 cdef object add = direct.add

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd._batched import any_batched, is_batched
-from neo.autograd._context import autocast_enabled
+from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
 from neo.errors import InPlaceError
 from neo.functions.activations import rectified

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd._context import autocast_enabled
+from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
 from neo.functions.linalg import product
 from neo.functions.registry import implements

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from neo import kernels
-from neo.autograd._context import autocast_enabled
+from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
 from neo.functions.blocks import conv_norm_relu_pool
 from neo.functions.first_block import first_block

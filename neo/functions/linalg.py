@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd import _tensor
-from neo.autograd._context import autocast_enabled
+from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
 from neo.functions.elementwise import is_exactly
 from neo.functions.registry import implements

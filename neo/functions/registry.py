@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from neo import _elsewhere
 from neo.autograd import _aliases, _tensor
-from neo.autograd._context import autocast_enabled
 from neo.autograd._function import Function
 from neo.autograd._numbers import Numbers
+from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy
 from neo.autograd.policy import function as make_function
 from neo.autograd.tensor import LiteTensor

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from neo import pytree
-from neo.autograd._context import all_alike
+from neo.autograd._queries import all_alike
 from neo.autograd.tensor import LiteTensor
 from neo.functions.arithmetic import add_scaled
 from neo.functions.foreach import descend

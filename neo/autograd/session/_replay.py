@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from neo.autograd._batched import agree
-from neo.autograd._context import version
+from neo.autograd._queries import version
 from neo.autograd.tensor import LiteTensor
 from neo.draws import replay as replay_draws
 from neo.errors import SavedTensorError

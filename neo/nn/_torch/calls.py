@@ -9,7 +9,7 @@ import torch
 
 from neo import pytree
 from neo.autograd._aliases import shallow_copy
-from neo.autograd._context import version
+from neo.autograd._queries import version
 from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import torch_code
 from neo.errors import ConversionError

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from neo.autograd._batched import is_batched
-from neo.autograd._context import version
+from neo.autograd._queries import version
 from neo.autograd.tensor import LiteTensor
 from neo.errors import ConversionError
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from neo import pytree
 from neo.autograd._batched import is_batched, one_example
-from neo.autograd._context import autocast_enabled
+from neo.autograd._queries import autocast_enabled
 from neo.autograd._stack import TapeContext
 from neo.autograd._tape import Tape
 from neo.autograd.session.reverse import close

@@ -506,7 +506,7 @@ def test_hand_made_node_runs_under_the_autocast_that_it_was_recorded_under():
 
 
 def test_query_of_the_compiled_engine_agrees_with_torchs():
-    from neo.autograd._context import autocast_enabled
+    from neo.autograd._queries import autocast_enabled
 
     def both() -> tuple[bool, bool]:
         return autocast_enabled(), torch._C._is_any_autocast_enabled()
