@@ -58,7 +58,7 @@ def with_rate(name: str, lr: Rate | Schedule, make: Callable[[Rate], Optimizer])
 
 def rates_for(lr: Rate, params: PyTree) -> PyTree:
     """One rate per leaf of params. Raises ValueError when a pytree of rates does not mirror params."""
-    if isinstance(lr, int | float | LiteTensor):
+    if is_number(lr) or isinstance(lr, LiteTensor):
         return pytree.tree_map(lambda _: lr, params)
     if pytree.structure(lr) != pytree.structure(params):
         raise ValueError(
@@ -70,13 +70,13 @@ def rates_for(lr: Rate, params: PyTree) -> PyTree:
 
 def moved(param: Any, direction: Any, rate: Any) -> Any:
     """param − rate · direction; one kernel where the rate is a number."""
-    return add_scaled(param, direction, -rate) if isinstance(rate, int | float) else param - rate * direction
+    return add_scaled(param, direction, -rate) if is_number(rate) else param - rate * direction
 
 
 def all_moved(params: PyTree, directions: PyTree, rate: Rate) -> PyTree:
     """moved, leaf by leaf; as one op where the rate is one number and every leaf has its direction's layout."""
     leaves, spec = pytree.flatten(params)
-    along = pytree.leaves(directions)
+    along, _ = pytree.flatten(directions)
     if is_number(rate) and all_alike(leaves, along):
         return pytree.unflatten(spec, descend(leaves, along, rate)) if leaves else params
     return pytree.tree_map(moved, params, directions, rates_for(rate, params))
@@ -96,7 +96,7 @@ def zeros_like(params: PyTree, value: float = 0.0) -> PyTree:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, (int, float))
 
 
 def is_zero(value: Number) -> bool:

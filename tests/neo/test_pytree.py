@@ -408,3 +408,59 @@ def test_structures_of_one_class_compare_equal() -> None:
     assert pytree.tree_map(lambda x, y: x + y, a, b).w.tolist() == (X + V).tolist()
     with pytest.raises(ValueError, match="type mismatch"):
         pytree.tree_map(lambda x, y: x, a, {"w": X, "b": V})
+
+
+# --- dicts of tensors, whose structures are kept ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", ["ab", "ba", "zyxa", "a", ""])
+def test_dict_of_tensors_flattens_as_optree_has_it(keys: str) -> None:
+    tree = {key: number(float(i)) for i, key in enumerate(keys)}
+    for _ in range(2):  # the second time its structure is known
+        found, spec = pytree.flatten(tree)
+        expected, structure = optree.tree_flatten(tree, namespace=pytree.NAMESPACE)
+        assert list(map(id, found)) == list(map(id, expected))
+        assert spec == structure
+        assert list(pytree.unflatten(spec, found)) == list(keys)  # in the order of the dict's own
+
+
+@pytest.mark.parametrize("other", [{1: X, 2: V}, {True: X}, {"a": X, 2: V}, {("a",): X}, {None: X}])
+def test_dict_whose_keys_are_no_words_flattens_as_optree_has_it(other: dict) -> None:
+    found, spec = pytree.flatten(other)
+    expected, structure = optree.tree_flatten(other, namespace=pytree.NAMESPACE)
+    assert (list(map(id, found)), spec) == (list(map(id, expected)), structure)
+
+
+def test_structure_of_a_dict_is_not_taken_for_one_with_constants_or_none_as_leaves() -> None:
+    tree = {"a": X, "b": V}
+    tensors = pytree.structure(tree)
+    assert pytree.structure({"a": {"c": X}, "b": V}) != tensors
+    assert pytree.leaves({"a": None, "b": V}) == [V]
+    assert pytree.flatten(tree, none_is_leaf=True)[1].none_is_leaf
+    assert not pytree.structure(tree).none_is_leaf
+
+
+def test_mapping_over_dicts_follows_names_and_refuses_other_ones() -> None:
+    one, other = {"a": X, "b": V}, {"b": X, "a": V}
+    assert pytree.tree_map(lambda a, b: (a is X, b is V), one, other) == {
+        "a": (True, True),
+        "b": (False, False),
+    }
+    with pytest.raises(ValueError, match="key"):
+        pytree.tree_map(lambda a, b: a, one, {"a": X, "c": V})
+    assert pytree.tree_map(lambda a, b: b, one, {"a": [1, 2], "b": 3}) == {"a": [1, 2], "b": 3}
+
+
+def test_kept_structures_are_bounded() -> None:
+    for i in range(pytree._MOST_STRUCTURES + 5):
+        pytree.structure({f"w{i}": X})
+    assert len(pytree._structures) <= pytree._MOST_STRUCTURES
+
+
+def test_error_of_the_mapped_function_is_its_own() -> None:
+    def refuse(*leaves: Any) -> None:
+        raise LookupError("mine")
+
+    for others in ((), ({"a": X, "b": V},)):
+        with pytest.raises(LookupError, match="mine"):
+            pytree.tree_map(refuse, {"a": X, "b": V}, *others)

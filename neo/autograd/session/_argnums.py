@@ -42,6 +42,8 @@ def positions(argnums: int | tuple[int, ...] | None, count: int, name: str) -> S
     """Checked argnums as positions from 0 on. Raises: TypeError beyond the arguments, ValueError for a repeated one."""
     if argnums is None:
         return range(count)
+    if isinstance(argnums, int) and 0 <= argnums < count:
+        return (argnums,)
     given = (argnums,) if isinstance(argnums, int) else argnums
     for position in given:
         if not -count <= position < count:

@@ -158,11 +158,11 @@ class Arguments:
             for leaf, gradient in zip(self.leaves, full, strict=True):
                 keyed[leaf] = keyed[leaf] + gradient if leaf in keyed else gradient
             return keyed
-        mirrored = tuple(
+        mirrored = [
             pytree.unflatten(spec, [full[place] if place >= 0 else None for place in places])
             for spec, places in self.mirrors
-        )
-        return mirrored[0] if self.single else mirrored
+        ]
+        return mirrored[0] if self.single else tuple(mirrored)
 
 
 def run(
