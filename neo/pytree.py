@@ -55,15 +55,15 @@ _lock = threading.Lock()
 # The commonest tree is a dict of tensors by name, of which optree sorts the names anew each time: 2 µs for six. So the
 # structure of such a dict is kept by its keys, with the function that gets its values in the structure's order.
 _Structure = tuple[optree.PyTreeSpec, Callable[[dict[str, Any]], Iterable[Any]]]
-_TENSOR = frozenset((LiteTensor,))
+_tensor_alone: frozenset[type] = frozenset((_tensor,))
 _structures: dict[tuple[str, ...], _Structure] = {}
 _MOST_STRUCTURES = 1024
 
 
 def register_tensor(cls: type) -> None:
     """Say which class is the engine's tensor: a leaf, which must not hide in objects that are no pytrees."""
-    global _tensor, _PLAIN
-    _tensor, _PLAIN = cls, _PLAIN | {cls}
+    global _tensor, _tensor_alone, _PLAIN
+    _tensor, _tensor_alone, _PLAIN = cls, frozenset((cls,)), _PLAIN | {cls}
 
 
 def flatten(
@@ -76,7 +76,7 @@ def flatten(
     """
     if isinstance(tree, _tensor):
         return [tree], _LEAF
-    if type(tree) is dict and not none_is_leaf and _TENSOR.issuperset(map(type, tree.values())):
+    if type(tree) is dict and not none_is_leaf and _tensor_alone.issuperset(map(type, tree.values())):
         keys = tuple(tree)
         known = _structures.get(keys) or _keep_structure(tree, keys)
         if known is not None:
