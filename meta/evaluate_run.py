@@ -16,8 +16,6 @@ from meta.load import checkpoint_paths, loaded
 from meta.metrics import plain
 from meta.resume import expect_own
 from meta.run import expect_same_data
-from meta.trained import Trained
-from tasks import TaskSampler
 
 __all__ = ["evaluate_run"]
 
@@ -66,10 +64,9 @@ def evaluate_run(
     expect_same_data(experiment, paths[0])
     trained = loaded(experiment, paths, which)
     sampler = experiment.sampler(part)
-    outputs = _outputs_to_look_at(trained, sampler)
-    if outputs is not None:
-        experiment = Experiment(config, outputs=outputs)
-        trained = loaded(experiment, paths, which)
+    fitted = experiment.for_tasks_of(sampler, trained)
+    if fitted is not experiment:
+        experiment, trained = fitted, loaded(fitted, paths, which)
     evaluation = experiment.evaluate_trained(trained, sampler, tasks, record=True)
 
     metric = experiment.problem.metric
@@ -131,25 +128,7 @@ def _trained_as(
     about: Mapping[str, Any], protocol: Mapping[str, Any], experiment: Experiment
 ) -> dict[str, Any]:
     """What the run's own protocol says otherwise."""
-    trained = Experiment(OmegaConf.create({**about["config"], "device": "cpu"}))  # which may be elsewhere
-    trained.dataset = experiment.dataset
+    config = OmegaConf.create({**about["config"], "device": "cpu"})  # the run's device may be elsewhere
+    trained = Experiment(config, dataset=experiment.dataset)
     was = trained.protocol()
     return {key: value for key, value in was.items() if key not in protocol or protocol[key] != value}
-
-
-def _outputs_to_look_at(trained: Trained, sampler: TaskSampler) -> int | None:
-    """As many of a classifier's outputs as the tasks have ways, as if its head had been made so small; None for all.
-
-    Raises: ValueError where it has fewer.
-    """
-    task = sampler.sample(0, 1)[0]
-    if task.support.y.dtype.is_floating_point:
-        return None
-    ways = int(task.support.y.max()) + 1
-    outputs = trained.adapt(task.support, 0)(task.support.x).shape[1]
-    if ways > outputs:
-        raise ValueError(
-            f"ways={ways} is more than the {outputs} classes that the run's model tells apart; choose ways from 2 to "
-            f"{outputs}, or train one with task.ways={ways}."
-        )
-    return None if ways == outputs else ways

@@ -23,7 +23,7 @@ from meta.evaluate import Evaluation, evaluate
 from meta.imports import accepted, located
 from meta.learner import MetaLearner
 from meta.loggers import Logger
-from meta.outputs import first_outputs
+from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
 from meta.pictures import Picture
 from meta.problems import Problem
@@ -44,16 +44,25 @@ class Experiment:
         ranks: the place of this process in its run. All ranks of a run build and evaluate in the same order.
         outputs: look at so many of the model's outputs; the others get no gradient and no share of a softmax. None: at
             all of them.
+        dataset: in the place of the one that config.task names, where it is built already.
     Raises: what the named classes raise for a value out of its range; see resolve_device.
     """
 
-    def __init__(self, config: DictConfig, ranks: Ranks = ALONE, outputs: int | None = None) -> None:
-        self.config, self.ranks, self.outputs = config, ranks, outputs
+    def __init__(
+        self,
+        config: DictConfig,
+        ranks: Ranks = ALONE,
+        outputs: int | None = None,
+        dataset: TaskSource | None = None,
+    ) -> None:
+        self.config, self.ranks, self.outputs, self._given_dataset = config, ranks, outputs, dataset
         self.device = ranks.device(resolve_device(config.device))
         batch_norm.policy(config.evaluation.batch_norm)  # known before hours of training
 
     @cached_property
     def dataset(self) -> TaskSource:
+        if self._given_dataset is not None:
+            return self._given_dataset
         with self.ranks.in_turn():
             return build(self.config.task.dataset)
 
@@ -178,6 +187,17 @@ class Experiment:
         part = getattr(sampler, "part", "held-out")
         expect_finite_results(part, results, trained, sampler, steps)
         return results
+
+    def for_tasks_of(self, sampler: TaskSampler, trained: Trained) -> Experiment:
+        """This experiment, or one that looks at as many of a classifier's outputs as the sampler's tasks have ways.
+
+        As if the head had been made so small. trained: of any state.
+        Raises: ValueError where the model has fewer outputs.
+        """
+        outputs = outputs_to_look_at(trained, sampler)
+        if outputs is None:
+            return self
+        return Experiment(self.config, self.ranks, outputs=outputs, dataset=self.dataset)
 
     def expect_adaptation(self, state: State, sampler: TaskSampler) -> None:
         """Adapt to one held-out task and score it, so that a predictor of the wrong form is known before training."""

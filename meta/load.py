@@ -66,8 +66,8 @@ def checkpoint_paths(folder: Path, which: str) -> list[Path]:
         )
     if which == "best":
         return [best]
-    keep_best = checkpoint.read_header(best)["config"]["trainer"]["keep_best"]
-    members = Checkpoints(folder, keep_best=keep_best).ranked()
+    trainer = checkpoint.read_header(best)["config"]["trainer"]
+    members = Checkpoints(folder, **{key: trainer[key] for key in ("keep_best",) if key in trainer}).ranked()
     if not members:
         raise CheckpointError(
             f"{folder} holds no checkpoints for an ensemble, the run had trainer.keep_best=0. Use the best "

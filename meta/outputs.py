@@ -1,13 +1,16 @@
-"""A model for fewer classes than it was built for."""
+"""A classifier on tasks of fewer classes than it was built for."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from meta.problems import Classification
+from meta.trained import Trained
 from neo.nn import Lambda, Module, Sequential
 from neo.typing import Params
+from tasks import TaskSampler
 
-__all__ = ["first_outputs"]
+__all__ = ["first_outputs", "outputs_to_look_at"]
 
 
 class FirstOutputs(Module):
@@ -28,3 +31,21 @@ def first_outputs(model: Module, outputs: int) -> Module:
     if isinstance(model, Sequential):  # which some batch-norm policies need it to stay
         return Sequential([*model.layers, ("first", Lambda(lambda x: x[:, :outputs]))])
     return FirstOutputs(model, outputs)
+
+
+def outputs_to_look_at(trained: Trained, sampler: TaskSampler) -> int | None:
+    """As many of a classifier's outputs as the sampler's tasks have ways; None for all, and for what is no classifier.
+
+    Raises: ValueError where it has fewer.
+    """
+    if not isinstance(trained.problem, Classification):
+        return None
+    task = sampler.sample(0, 1)[0]
+    ways = int(task.support.y.max()) + 1
+    outputs = trained.adapt(task.support, 0)(task.support.x).shape[1]
+    if ways > outputs:
+        raise ValueError(
+            f"ways={ways} is more than the {outputs} classes that the run's model tells apart; choose ways from 2 to "
+            f"{outputs}, or train one with task.ways={ways}."
+        )
+    return None if ways == outputs else ways

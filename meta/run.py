@@ -57,7 +57,8 @@ class Run:
         self.experiment = Experiment(config, ranks)
         self.config, self.folder, self.resume, self.ranks = config, folder, resume, ranks
         self.metric = self.experiment.problem.metric
-        self.checkpoints = Checkpoints(folder / "checkpoints", config.trainer.keep, config.trainer.keep_best)
+        trainer = self.experiment.trainer
+        self.checkpoints = Checkpoints(folder / "checkpoints", trainer.keep, trainer.keep_best)
         self.interruptions = Interruptions()
 
     def train(self) -> dict[str, Any]:
@@ -89,11 +90,12 @@ class Run:
         if ranks.broadcast_object(finished):
             return json.loads(result_path.read_text(encoding="utf-8")) if ranks.first else {}
         state = ranks.broadcast(state)
+        held_out = experiment.for_tasks_of(samplers["val"], experiment.trained(state))
         if not self.resume and ranks.first:
-            experiment.expect_adaptation(state, samplers["val"])
+            held_out.expect_adaptation(state, samplers["val"])
 
         def validate(state: State) -> Evaluation:
-            return experiment.evaluate(state, samplers["val"], trainer.val_tasks)
+            return held_out.evaluate(state, samplers["val"], trainer.val_tasks)
 
         if ranks.first:
             state, seconds = self._fit_and_record(state, spent_s, samplers["train"], validate)
@@ -102,8 +104,8 @@ class Run:
                 state = trainer.fit(samplers["train"], state, validate=validate, stop=self._stopped)
                 if self._stopped():
                     self._interrupt()
-        tested = experiment.evaluate(state, samplers["test"], self.config.evaluation.tasks, record=True)
-        return self._conclude(state, tested, samplers["test"], seconds) if ranks.first else {}
+        tested = held_out.evaluate(state, samplers["test"], self.config.evaluation.tasks, record=True)
+        return self._conclude(held_out, state, tested, samplers["test"], seconds) if ranks.first else {}
 
     def _fit_and_record(
         self, state: State, spent_s: float, sampler: Any, validate: Callable[[State], Evaluation]
@@ -165,10 +167,18 @@ class Run:
         return state, seconds
 
     def _conclude(
-        self, state: State, tested: Evaluation, sampler: TaskSampler, seconds: Callable[[], float]
+        self,
+        experiment: Experiment,
+        state: State,
+        tested: Evaluation,
+        sampler: TaskSampler,
+        seconds: Callable[[], float],
     ) -> dict[str, Any]:
-        """Write what the test gave: every task's results, pictures, and result.json last of all."""
-        experiment, folder, name = self.experiment, self.folder, self.metric.name
+        """Write what the test gave: every task's results, pictures, and result.json last of all.
+
+        experiment: the run's as it evaluates, see Experiment.for_tasks_of.
+        """
+        folder, name = self.folder, self.metric.name
         protocol, about = experiment.protocol(), experiment.about()
         result = plain(
             {
@@ -193,7 +203,7 @@ class Run:
         results.write(folder / "test.safetensors", tested, self.metric, kept)
         pictures = draw(experiment, state, folder, result)
         write_json(folder / "result.json", result)
-        experiment.logger.finish(result, pictures)
+        self.experiment.logger.finish(result, pictures)
         return result
 
     def _stopped(self) -> bool:

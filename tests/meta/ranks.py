@@ -15,6 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import optree
 import torch
@@ -135,8 +136,8 @@ def train_until_told(
             os.kill(os.getpid(), signal.SIGTERM)
         return sound(self, params, sampler, iteration, *rest)
 
-    MetaBatch.over_ranks = over_ranks  # type: ignore[method-assign]  # this process ends with the job
-    return train_run(ranks, config, folders)
+    with mock.patch.object(MetaBatch, "over_ranks", over_ranks):
+        return train_run(ranks, config, folders)
 
 
 def train_run(ranks: Ranks, config: DictConfig, folders: list[Path], resume: bool = False) -> dict[str, Any]:

@@ -353,3 +353,29 @@ def test_device_that_is_not_there_is_refused(device):
 def test_batch_norm_policy_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match=r"unknown evaluation\.batch_norm='running'"):
         experiment.Experiment(tiny("evaluation.batch_norm=running"))
+
+
+def test_fewer_ways_in_the_test_are_tested_as_evaluate_run_tests_them(tmp_path):
+    """One protocol gives one number: of fewer ways, as if the head had been made so small."""
+    result = train(tiny("task.ways=4", "task.test_ways=2"), tmp_path)
+    assert result["test/chance"] == 0.5
+    again = evaluate_run(tmp_path, tasks=5)
+    assert (again["test/accuracy"], again["test/loss"]) == (result["test/accuracy"], result["test/loss"])
+
+
+def test_more_ways_in_the_test_than_the_model_has_outputs_are_refused_before_training(tmp_path):
+    with pytest.raises(
+        ValueError, match="ways=5 is more than the 3 classes that the run's model tells apart"
+    ):
+        train(tiny("task.test_ways=5"), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_trainer_of_a_users_own_configuration_has_its_defaults(tmp_path):
+    config = tiny()
+    OmegaConf.set_struct(config, False)
+    for key in ("keep", "keep_best", "capture"):
+        del config.trainer[key]
+    train(config, tmp_path)
+    assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 3
+    assert evaluate_run(tmp_path, tasks=2, which="ensemble")["test/tasks"] == 2
