@@ -262,7 +262,7 @@ def test_experiment_gives_way_to_what_is_typed_after_it():
         checked("train", "experiment=maml_5w1s")
 
 
-def test_task_brings_its_model_and_objective():
+def test_task_brings_its_model_and_problem():
     config = composed("train", "task=sinusoid")
     assert (config.model._target_, config.task.problem._target_) == ("neo.nn.MLP", "meta.Regression")
     assert composed("train", "task=sinusoid", "model=conv4").model._target_ == "neo.nn.Conv4"

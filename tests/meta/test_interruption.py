@@ -84,7 +84,7 @@ def test_other_threads_leave_signals_alone():
 def test_fit_stops_after_the_step_at_hand():
     loop = Trainer(Pull(), sgd(0.1), iterations=9, meta_batch=2, val_every=0)
     answers = iter([False, False, True])
-    state = loop.fit(TargetSampler(), loop.start(0), stop=lambda: next(answers))
+    state = loop.fit(TargetSampler(), loop.start(), stop=lambda: next(answers))
     assert state.step == 3
 
 

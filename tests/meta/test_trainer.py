@@ -58,7 +58,7 @@ def test_captured_run_is_the_run(monkeypatch):
 
 def test_fit_logs_every_multiple_and_the_last_step():
     lines: list[Log] = []
-    trainer().fit(TargetSampler(), trainer().start(0), log=lines.append)
+    trainer().fit(TargetSampler(), trainer().start(), log=lines.append)
     assert [line.step for line in lines] == [3, 6, 9, 10]
     assert lines[0].loss != lines[1].loss
     assert set(lines[0].metrics()) == {"train/loss", "train/accuracy"}

@@ -111,7 +111,7 @@ def test_maml_trains_and_is_evaluated_on_a_taskset():
     train, test = (source.sampler(part, shots=1, seed=0) for part in ("train", "test"))
     learner = MAML(neo.nn.Conv4(ways=3, size=16, hidden=4), inner_lr=0.4)
     trainer = Trainer(learner, neo.optim.adam(1e-2), iterations=12, meta_batch=4)
-    start = trainer.start(0)
+    start = trainer.start()
     before = evaluate(learner, start.params, test, 20)
     after = evaluate(learner, trainer.fit(train, start).params, test, 20)
     assert after.loss < before.loss  # the class stands in a pixel
@@ -129,7 +129,7 @@ def test_taskset_trains_from_a_configuration(tmp_path):
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("train", [*small, "trainer.val_tasks=2", "evaluation.tasks=3", "device=cpu"])
     task = {"dataset": {"_target_": f"{__name__}.toy"}, "ways": 3, "shots": 1, "queries": 2}
-    kept = {key: config.task[key] for key in ("objective", "picture", "seed")}
+    kept = {key: config.task[key] for key in ("problem", "picture", "seed")}
     config.task = {**kept, **task}
     result = train(config, tmp_path)
     assert (result["data"]["dataset"], result["test/chance"]) == ("toy", 1 / 3)
