@@ -157,6 +157,10 @@ def test_overrides_of_the_design_are_all_known():
             "task.dataset.drawings=4",
             r"unknown key 'task\.dataset\.drawings'; its name is task\.dataset\.images_per_class",
         ),
+        (
+            "task.objective.inner_reduction=shots",
+            r"unknown key 'task\.objective\.inner_reduction'; its name is task\.problem\.inner_reduction",
+        ),
         ("+trainer.epochs=3", r"unknown key 'trainer\.epochs'"),
         ("protocol.ways=20", r"unknown key 'protocol\.ways'"),
         (

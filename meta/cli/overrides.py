@@ -20,9 +20,11 @@ from meta.cli.value_types import ConfigError, expect_type
 __all__ = ["ConfigError", "check", "groups", "leaves", "parse", "quoted", "searching", "value_of"]
 
 SEARCHPATH = "hydra.searchpath"
-RENAMED = {
-    "task.dataset.drawings": "task.dataset.images_per_class"
-}  # keys of earlier versions, for the error alone
+RENAMED = {  # keys of earlier versions, for the error alone
+    "task.dataset.drawings": "task.dataset.images_per_class",
+    "task.objective": "task.problem",
+    "task.objective.inner_reduction": "task.problem.inner_reduction",
+}
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:
