@@ -305,14 +305,14 @@ class NormReLUPoolGradient(Policy):
         return batch_norm_gradient(g, x, weight, mean, scale, eps)
 
     def forward(self, y_bar, x, weight, mean, scale, y, place, eps, window):
-        out = batch_norm_kernels.norm_gradient(y_bar, y, place, x, weight, mean, scale, window)
+        out = batch_norm_kernels.norm_backward(y_bar, y, place, x, weight, mean, scale, window)
         self.ctx.save(y_bar, x, weight, mean, scale, y, place, out[1], out[2], eps, window)
         return out
 
     def backward(self, X, W, B):
         y_bar, x, weight, mean, scale, y, place, sum_gx, sum_g, _, window = self.ctx.release
         need_y_bar, need_x, *rest = self.ctx.needs_grad
-        y_bar_out, x_out, w_out = batch_norm_kernels.norm_gradient_back(
+        y_bar_out, x_out, w_out = batch_norm_kernels.norm_double_backward(
             X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, window,
             (need_y_bar, need_x, weight is not None and rest[0]),
         )  # fmt: skip

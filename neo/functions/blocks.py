@@ -34,97 +34,78 @@ class ConvNormReLUPool(Policy):
         return composed_norm_relu_pool(z, gamma, beta, eps, window), z
 
     def forward(self, x, weight, bias, gamma, beta, eps, stride, window):
-        y, z, place, mean, scale = block_kernels.block(x, weight, bias, gamma, beta, eps, stride, window)
-        self.ctx.constant(mean, scale)
-        self.ctx.save(x, weight, bias is not None, gamma, z, mean, scale, y, place, eps, stride, window)
-        return y, z
+        block = block_kernels.forward(x, weight, bias, gamma, beta, eps, stride, window)
+        self.ctx.constant(block.mean, block.scale)
+        self.ctx.save(*block, eps, bias is not None)
+        return block.y, block.z
 
     def backward(self, y_bar, z_bar):
-        x, weight, biased, gamma, z, mean, scale, y, place, eps, stride, window = self.ctx.release
-        needs = self.ctx.needs_grad
-        asked = needs[:2]
+        *saved, eps, biased = self.ctx.release
+        block = block_kernels.Block(*saved)
+        need_x, need_weight, *others = self.ctx.needs_grad
         if y_bar is None:
-            y_bar = torch.zeros_like(y)
+            y_bar = torch.zeros_like(block.y)
         *found, gamma_bar, beta_bar = conv_norm_relu_pool_gradient(
-            y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, eps, stride, window, asked
+            y_bar, z_bar, block, eps, (need_x, need_weight)
         )
-        x_bar = found.pop(0) if asked[0] else None
-        w_bar = found.pop(0) if asked[1] else None
-        b_bar = (
-            torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
-            if biased and needs[2]
-            else None
-        )
-        return (
-            x_bar,
-            w_bar,
-            *([b_bar] if biased else []),
-            *([] if gamma is None else [gamma_bar]),
-            beta_bar,
-        )
+        x_bar = found.pop(0) if need_x else None
+        w_bar = found.pop(0) if need_weight else None
+        b_bar = None
+        if biased and others[0]:
+            weight = block.weight
+            b_bar = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
+        of_bias, of_gamma = [b_bar] if biased else [], [] if block.gamma is None else [gamma_bar]
+        return x_bar, w_bar, *of_bias, *of_gamma, beta_bar
 
 
 class ConvNormReLUPoolGradient(Policy):
-    """ζ = z̄ + NormReLUPoolGradient(ȳ, z, γ), and x̄ = input_gradient(ζ, w), w̄ = weight_gradient(x, ζ), where `asked`.
+    """ζ = z̄ + NormReLUPoolGradient(ȳ, z, γ), and x̄ = input_gradient(ζ, w), w̄ = weight_gradient(x, ζ), where output_mask
+    says so.
 
     Its own gradient, for cotangents X, W of x̄, w̄: that of ζ is Z = X ∗ w + x ∗ W, from which NormReLUPoolGradient's
-    way back leads to ȳ, z and γ; x's is input_gradient(ζ, W), w's weight_gradient(X, ζ).
+    leads to ȳ, z and γ; x's is input_gradient(ζ, W), w's weight_gradient(X, ζ).
     """
 
     verified = True
     once_differentiable = True
 
     @staticmethod
-    def composition(y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, eps, stride, window, asked):
+    def composition(y_bar, z_bar, block, eps, output_mask):
+        x, weight, gamma, z, mean, scale, y, place, stride, window = block
         geometry = ((stride, stride), (1, 1), (1, 1), False, (0, 0), 1)
-        of_z, gamma_bar, beta_bar = norm_relu_pool_gradient(
+        z_total, gamma_bar, beta_bar = norm_relu_pool_gradient(
             y_bar, z, gamma, mean, scale, y, place, eps, window
         )
         if z_bar is not None:
-            of_z = of_z + z_bar
+            z_total = z_total + z_bar
         bars = []
-        if asked[0]:
-            bars.append(input_gradient(of_z, weight, (tuple(x.shape), x.stride()), geometry))
-        if asked[1]:
-            bars.append(weight_gradient(x, of_z, tuple(weight.shape), geometry))
+        if output_mask[0]:
+            bars.append(input_gradient(z_total, weight, (tuple(x.shape), x.stride()), geometry))
+        if output_mask[1]:
+            bars.append(weight_gradient(x, z_total, tuple(weight.shape), geometry))
         return *bars, gamma_bar, beta_bar
 
-    def forward(self, y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, eps, stride, window, asked):
-        of_z, x_bar, w_bar, gamma_bar, beta_bar = block_kernels.block_gradient(
-            y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, stride, window, asked
-        )
-        self.ctx.constant(of_z)
-        self.ctx.save(
-            y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, of_z, gamma_bar, beta_bar, eps, stride, window,
-            asked
-        )  # fmt: skip
-        return *(bar for bar in (x_bar, w_bar) if bar is not None), gamma_bar, beta_bar
+    def forward(self, y_bar, z_bar, block, eps, output_mask):
+        z_total, *bars = block_kernels.backward(block, y_bar, z_bar, output_mask)
+        self.ctx.constant(z_total)
+        self.ctx.save(*block, y_bar, z_bar is not None, z_total, *bars[2:], output_mask)
+        return tuple(bar for bar in bars if bar is not None)
 
     def backward(self, *bars):
-        y_bar, z_bar, x, weight, gamma, z, mean, scale, y, place, of_z, *rest = self.ctx.release
-        gamma_bar, beta_bar, _, stride, window, asked = rest
-        needs = iter(self.ctx.needs_grad)
-        need_y_bar = next(needs)
-        if z_bar is not None:
-            next(needs)
-        need_x, need_weight = next(needs), next(needs)
-        found = list(bars)
-        X = found.pop(0) if asked[0] else None
-        W = found.pop(0) if asked[1] else None
-        G, B = found
-        y_bar_out, z_bar_out, x_out, w_out, gamma_out, z_out = block_kernels.block_gradient_back(
-            X, W, G, B, y_bar, x, weight, gamma, z, mean, scale, y, place, of_z, gamma_bar, beta_bar, stride, window,
-            (need_y_bar, need_x, need_weight, gamma is not None and next(needs))
+        *saved, y_bar, z_given, z_total, gamma_bar, beta_bar, output_mask = self.ctx.release
+        block = block_kernels.Block(*saved)
+        need_y_bar, *needs = self.ctx.needs_grad
+        need_x, need_weight, need_gamma = needs[z_given : z_given + 3]
+        *found, G, B = bars
+        X = found.pop(0) if output_mask[0] else None
+        W = found.pop(0) if output_mask[1] else None
+        y_bar_out, z_bar_out, x_out, w_out, gamma_out, z_out = block_kernels.double_backward(
+            block, y_bar, (z_total, gamma_bar, beta_bar), (X, W, G, B),
+            (need_y_bar, need_x, need_weight, block.gamma is not None and need_gamma),
         )  # fmt: skip
-        return (
-            y_bar_out,
-            *([] if z_bar is None else [z_bar_out]),
-            x_out,
-            w_out,
-            *([] if gamma is None else [gamma_out]),
-            z_out,
-            *(None,) * (3 if place is None else 4),  # mean, scale, y, place
-        )
+        of_z_bar, of_gamma = [z_bar_out] if z_given else [], [] if block.gamma is None else [gamma_out]
+        constants = (None,) * (3 if block.place is None else 4)  # mean, scale, y, place
+        return y_bar_out, *of_z_bar, x_out, w_out, *of_gamma, z_out, *constants
 
 
 conv_norm_relu_pool = function(ConvNormReLUPool, "conv_batch_norm_relu_max_pool")

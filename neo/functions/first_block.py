@@ -72,7 +72,7 @@ class FirstBlockGradient(Policy):
         return tuple(out.to(weight.dtype) for out in (w_bar.reshape(tuple(weight.shape)), r * t, S))
 
     def forward(self, y_bar, weight, gamma, y, place, eps, images):
-        w_bar, gamma_bar, beta_bar, sums = first_kernels.first_gradient(
+        w_bar, gamma_bar, beta_bar, sums = first_kernels.first_backward(
             images, y_bar, y, place, weight, gamma, eps
         )
         self.ctx.constant(sums)
@@ -81,7 +81,7 @@ class FirstBlockGradient(Policy):
 
     def backward(self, W, G, B):
         weight, gamma, y, place, sums, eps, images = self.ctx.release
-        y_bar_out, w_out, gamma_out = first_kernels.first_gradient_back(
+        y_bar_out, w_out, gamma_out = first_kernels.first_double_backward(
             images, W, G, B, sums, y, place, weight, gamma, eps
         )
         return (
@@ -105,7 +105,7 @@ class Correlate(Policy):
 
     def forward(self, y_bar, y, place, images):
         self.ctx.save(y, place, images)
-        return first_kernels.correlate(y_bar, y, place, images.x, images.stride, images.window)
+        return first_kernels.correlate(y_bar, y, place, images)
 
     def backward(self, sums_bar):
         y, place, images = self.ctx.release
@@ -128,7 +128,7 @@ class Spread(Policy):
 
     def forward(self, sums, y, place, images):
         self.ctx.save(y, place, images)
-        return first_kernels.spread(sums, y, place, images.x, images.stride, images.window)
+        return first_kernels.spread(sums, y, place, images)
 
     def backward(self, y_bar):
         y, place, images = self.ctx.release

@@ -161,7 +161,7 @@ static void NAME(normalize)(const REAL *x, NAME(Images) s, const REAL *weight, c
 
 /* Backward: x_bar = w r (g - <g> - xhat <g xhat>), sum_gx = sum g xhat (the gradient of w), sum_g (of beta).
  * scratch: 2 channels doubles and 3 channels REALs. */
-static void NAME(normalize_gradient)(const REAL *y_bar, const REAL *y, const uint8_t *place, const REAL *x,
+static void NAME(normalize_backward)(const REAL *y_bar, const REAL *y, const uint8_t *place, const REAL *x,
                                      NAME(Images) s, const REAL *weight, const REAL *mean, const REAL *scale,
                                      REAL *x_bar, REAL *sum_gx, REAL *sum_g, double *scratch) {
     double *gx = scratch, *g = gx + s.channels, pixels = (double)(s.n * s.h * s.w);
@@ -179,13 +179,13 @@ static void NAME(normalize_gradient)(const REAL *y_bar, const REAL *y, const uin
     NAME(combine)(y_bar, y, place, NULL, x, s, of_g, NULL, of_x, rest, x_bar);
 }
 
-/* The way back through normalize_gradient, for cotangents X of x_bar (as x), W of sum_gx and B of sum_g (by channel;
+/* The gradient of normalize_backward, for cotangents X of x_bar (as x), W of sum_gx and B of sum_g (by channel;
  * NULL: zero). With P(h) = r (h - <h> - xhat <h xhat>):
  *   y_bar_bar = w P(X) + W xhat + B, where the cotangent of z came from
  *   x_out     = P(W g - w r (X <g xhat> + g <X xhat>)) - w r^2 a xhat / n,  w_out = r a,
  *   a         = sum X g - sum X sum g / n - sum X xhat sum g xhat / n
  * Each is a line in g, X and x with coefficients by channel. scratch: 3 channels doubles and 8 channels REALs. */
-static void NAME(normalize_gradient_back)(const REAL *X, const REAL *W, const REAL *B, const REAL *y_bar,
+static void NAME(normalize_double_backward)(const REAL *X, const REAL *W, const REAL *B, const REAL *y_bar,
                                           const REAL *y, const uint8_t *place, const REAL *x, NAME(Images) s,
                                           const REAL *weight, const REAL *mean, const REAL *scale, const REAL *sum_gx,
                                           const REAL *sum_g, REAL *y_bar_out, REAL *x_out, REAL *w_out,
@@ -268,5 +268,34 @@ static void NAME(normalize_gradient_back)(const REAL *X, const REAL *W, const RE
                 NAME(store)(y_bar_out + at, NAME(where)(NAME(load)(y + at) > NAME(zero)(), out, NAME(zero)()));
             }
         }
+}
+
+/* --- kernels ---------------------------------------------------------------------------------------------------- */
+
+INLINE NAME(Images) NAME(images_of)(const NeoBlock *b) {
+    return (NAME(Images)){b->n, b->down, b->across, b->outputs, b->window};
+}
+
+static int NAME(norm)(const NeoBlock *b) {
+    REAL *scratch = scratch_take(2 * b->outputs * sizeof(REAL));
+    if (scratch == NULL) return -1;
+    NAME(normalize)(b->z, NAME(images_of)(b), b->gamma, b->beta, b->eps, b->mean, b->scale, b->y, b->place, scratch);
+    return 0;
+}
+
+static int NAME(norm_backward)(const NeoBlock *b) {
+    double *scratch = scratch_take(b->outputs * (2 * sizeof(double) + 3 * sizeof(REAL)));
+    if (scratch == NULL) return -1;
+    NAME(normalize_backward)(b->y_bar, b->y, b->place, b->z, NAME(images_of)(b), b->gamma, b->mean, b->scale, b->z_total,
+                             b->gamma_bar, b->beta_bar, scratch);
+    return 0;
+}
+
+static int NAME(norm_double_backward)(const NeoBlock *b) {
+    double *scratch = scratch_take(b->outputs * (3 * sizeof(double) + 8 * sizeof(REAL)));
+    if (scratch == NULL) return -1;
+    NAME(normalize_double_backward)(b->Z, b->G, b->B, b->y_bar, b->y, b->place, b->z, NAME(images_of)(b), b->gamma, b->mean,
+                                    b->scale, b->gamma_bar, b->beta_bar, b->y_bar_out, b->z_out, b->gamma_out, scratch);
+    return 0;
 }
 #undef PIECE

@@ -14,7 +14,7 @@ from neo import kernels
 from neo.kernels import direct
 from neo.kernels.operands import last, per_channel, plain
 
-__all__ = ["largest_window", "norm", "norm_gradient", "norm_gradient_back", "ready"]
+__all__ = ["largest_window", "norm", "norm_backward", "norm_double_backward", "ready"]
 
 largest_window = 15  # its places fit a byte
 
@@ -37,30 +37,36 @@ def norm(x, weight, bias, eps, window):
     y = direct.empty(shape, x.dtype, True)
     place = direct.empty(shape, torch.uint8, True) if window > 1 else None
     mean, scale = (direct.empty((channels,), x.dtype, False) for _ in range(2))
-    kernels.library.norm(x, plain(weight, x.dtype), plain(bias, x.dtype), y, place, mean, scale, eps, window)
+    kernels.library.norm(
+        z=x, gamma=plain(weight, x.dtype), beta=plain(bias, x.dtype), y=y, place=place, mean=mean, scale=scale, eps=eps,
+        window=window,
+    )  # fmt: skip
     return y, place, mean, scale
 
 
-def norm_gradient(y_bar, y, place, x, weight, mean, scale, window):
+def norm_backward(y_bar, y, place, x, weight, mean, scale, window):
     """(x̄, Σ g x̂, Σ g) for g, the cotangent of y at the pixels it came from; the latter two are w̄ and b̄."""
     kernels.refuse_transforms()
     x_bar = direct.empty(x.shape, x.dtype, True)
     sum_gx, sum_g = (direct.empty(mean.shape, mean.dtype, False) for _ in range(2))
-    kernels.library.norm_gradient(
-        last(y_bar, x.dtype), y, place, x, plain(weight, x.dtype), mean, scale, x_bar, sum_gx, sum_g, window
+    kernels.library.norm_backward(
+        z=x, gamma=plain(weight, x.dtype), mean=mean, scale=scale, y=y, place=place, y_bar=last(y_bar, x.dtype),
+        z_total=x_bar, gamma_bar=sum_gx, beta_bar=sum_g, window=window,
     )  # fmt: skip
     return x_bar, sum_gx, sum_g
 
 
-def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, window, needs):
-    """The gradients of y_bar, x and weight for cotangents X, W, B of x̄, w̄, b̄; None where `needs` says so."""
+def norm_double_backward(
+    X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, window, output_mask
+):
+    """The gradients of y_bar, x and weight for cotangents X, W, B of x̄, w̄, b̄; None where output_mask is False."""
     kernels.refuse_transforms()
-    need_y_bar, need_x, need_weight = needs
-    y_bar_out = direct.empty(y.shape, y.dtype, True) if need_y_bar else None
-    x_out = direct.empty(x.shape, x.dtype, True) if need_x else None
-    w_out = direct.empty(mean.shape, mean.dtype, False) if need_weight else None
-    kernels.library.norm_gradient_back(
-        last(X, x.dtype), plain(W, x.dtype), plain(B, x.dtype), last(y_bar, x.dtype), y, place, x,
-        plain(weight, x.dtype), mean, scale, sum_gx, sum_g, y_bar_out, x_out, w_out, window
+    y_bar_out = direct.empty(y.shape, y.dtype, True) if output_mask[0] else None
+    x_out = direct.empty(x.shape, x.dtype, True) if output_mask[1] else None
+    w_out = direct.empty(mean.shape, mean.dtype, False) if output_mask[2] else None
+    kernels.library.norm_double_backward(
+        z=x, gamma=plain(weight, x.dtype), mean=mean, scale=scale, y=y, place=place, y_bar=last(y_bar, x.dtype),
+        gamma_bar=sum_gx, beta_bar=sum_g, Z=last(X, x.dtype), G=plain(W, x.dtype), B=plain(B, x.dtype),
+        y_bar_out=y_bar_out, z_out=x_out, gamma_out=w_out, window=window,
     )  # fmt: skip
     return y_bar_out, x_out, w_out

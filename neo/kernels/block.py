@@ -7,7 +7,7 @@ block and for each gradient of it: the GIL is let go once, and Python does not c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,7 +16,7 @@ from neo.kernels import direct
 from neo.kernels.batch_norm import largest_window
 from neo.kernels.operands import last, per_channel, plain
 
-__all__ = ["block", "block_gradient", "block_gradient_back", "ready"]
+__all__ = ["Block", "backward", "double_backward", "forward", "ready"]
 
 
 def ready(x: Any, params: Any, stride: int, window: int) -> bool:
@@ -38,8 +38,31 @@ def ready(x: Any, params: Any, stride: int, window: int) -> bool:
     )
 
 
-def block(x, weight, bias, gamma, beta, eps, stride, window):
-    """(y, z, place, μ, r): z = x ∗ weight + bias, y = max over each window of max(γ r (z − μ) + β, 0)."""
+class Block(NamedTuple):
+    """What a block's forward leaves to its backward; gamma None: 1, place None: no pooling."""
+
+    x: Any
+    weight: Any
+    gamma: Any
+    z: Any
+    mean: Any
+    scale: Any
+    y: Any
+    place: Any
+    stride: int
+    window: int
+
+    def arguments(self) -> dict[str, Any]:
+        """As the kernels take them."""
+        return {
+            **self._asdict(),
+            "weight": last(self.weight, self.x.dtype),
+            "gamma": plain(self.gamma, self.x.dtype),
+        }
+
+
+def forward(x, weight, bias, gamma, beta, eps, stride, window):
+    """z = x ∗ weight + bias, y = max over each window of max(γ r (z − μ) + β, 0)."""
     n, _, h, w = x.shape
     down, across = (h - 1) // stride + 1, (w - 1) // stride + 1
     outputs = weight.shape[0]
@@ -48,66 +71,51 @@ def block(x, weight, bias, gamma, beta, eps, stride, window):
     y = direct.empty(shape, x.dtype, True)
     place = direct.empty(shape, torch.uint8, True) if window > 1 else None
     mean, scale = _channels(outputs, x), _channels(outputs, x)
-    kernels.library.block(
-        x, last(weight, x.dtype), plain(bias, x.dtype), plain(gamma, x.dtype), plain(beta, x.dtype), eps, z, y, place,
-        mean, scale, stride, window
-    )  # fmt: skip
-    return y, z, place, mean, scale
+    block = Block(x, weight, gamma, z, mean, scale, y, place, stride, window)
+    kernels.library.block(**block.arguments(), bias=plain(bias, x.dtype), beta=plain(beta, x.dtype), eps=eps)
+    return block
 
 
-def block_gradient(y_bar, more, x, weight, gamma, z, mean, scale, y, place, stride, window, asked):
-    """(z̄, x̄, w̄, γ̄, β̄) for the cotangents ȳ of y and `more` (None: zero) of z; x̄, w̄ None where not `asked`."""
-    kernels.refuse_transforms()
-    outputs = weight.shape[0]
-    z_bar = direct.empty(z.shape, x.dtype, True)
-    x_bar = direct.empty(x.shape, x.dtype, True) if asked[0] else None
-    w_bar = direct.empty(weight.shape, x.dtype, True) if asked[1] else None
-    gamma_bar, beta_bar = _channels(outputs, x), _channels(outputs, x)
-    kernels.library.block_gradient(
-        last(y_bar, x.dtype), last(more, x.dtype), y, place, x, last(weight, x.dtype), plain(gamma, x.dtype), z, mean,
-        scale, z_bar, x_bar, w_bar, gamma_bar, beta_bar, stride, window
-    )  # fmt: skip
-    return z_bar, x_bar, w_bar, gamma_bar, beta_bar
+def backward(block, y_bar, z_bar, output_mask):
+    """(z_total, x̄, w̄, γ̄, β̄) for the cotangents ȳ and z̄ (None: zero); z_total is z's whole cotangent.
 
-
-def block_gradient_back(
-    X,
-    W,
-    G,
-    B,
-    y_bar,
-    x,
-    weight,
-    gamma,
-    z,
-    mean,
-    scale,
-    y,
-    place,
-    z_bar,
-    gamma_bar,
-    beta_bar,
-    stride,
-    window,
-    needs,
-):
-    """The gradients (of ȳ, of `more`, of x, weight, γ and z) for cotangents X, W, G, B of x̄, w̄, γ̄, β̄ (None: zero).
-
-    needs: of ȳ, x, weight and γ; None where it says no. x's and the weight's are the direct ones, not those by z.
+    output_mask: whether x̄ and w̄ are wanted; None where not.
     """
     kernels.refuse_transforms()
-    need_y_bar, need_x, need_weight, need_gamma = needs
+    x, weight = block.x, block.weight
+    outputs = weight.shape[0]
+    z_total = direct.empty(block.z.shape, x.dtype, True)
+    x_bar = direct.empty(x.shape, x.dtype, True) if output_mask[0] else None
+    w_bar = direct.empty(weight.shape, x.dtype, True) if output_mask[1] else None
+    gamma_bar, beta_bar = _channels(outputs, x), _channels(outputs, x)
+    kernels.library.block_backward(
+        **block.arguments(), y_bar=last(y_bar, x.dtype), z_bar=last(z_bar, x.dtype), z_total=z_total, x_bar=x_bar,
+        w_bar=w_bar, gamma_bar=gamma_bar, beta_bar=beta_bar,
+    )  # fmt: skip
+    return z_total, x_bar, w_bar, gamma_bar, beta_bar
+
+
+def double_backward(block, y_bar, gradients, cotangents, output_mask):
+    """The gradients of ȳ, z̄, x, weight, γ and z through `backward`.
+
+    gradients: (z_total, γ̄, β̄), as backward gave them; cotangents: X, W, G, B of x̄, w̄, γ̄, β̄ (None: zero).
+    output_mask: whether those of ȳ, x, weight and γ are wanted; None where not. x's and the weight's are the direct
+    ones, not those by way of z.
+    """
+    kernels.refuse_transforms()
+    x, weight, z = block.x, block.weight, block.z
+    (z_total, gamma_bar, beta_bar), (X, W, G, B) = gradients, cotangents
     Z = direct.empty(z.shape, x.dtype, True)
-    room = direct.empty(z.shape, x.dtype, True) if X is not None and W is not None else None
-    y_bar_out = direct.empty(y.shape, x.dtype, True) if need_y_bar else None
-    x_out = direct.empty(x.shape, x.dtype, True) if need_x and W is not None else None
-    w_out = direct.empty(weight.shape, x.dtype, True) if need_weight and X is not None else None
-    gamma_out = _channels(weight.shape[0], x) if need_gamma else None
+    workspace = direct.empty(z.shape, x.dtype, True) if X is not None and W is not None else None
+    y_bar_out = direct.empty(block.y.shape, x.dtype, True) if output_mask[0] else None
+    x_out = direct.empty(x.shape, x.dtype, True) if output_mask[1] and W is not None else None
+    w_out = direct.empty(weight.shape, x.dtype, True) if output_mask[2] and X is not None else None
+    gamma_out = _channels(weight.shape[0], x) if output_mask[3] else None
     z_out = direct.empty(z.shape, x.dtype, True)
-    kernels.library.block_gradient_back(
-        last(X, x.dtype), last(W, x.dtype), plain(G, x.dtype), plain(B, x.dtype), last(y_bar, x.dtype), y, place, x,
-        last(weight, x.dtype), plain(gamma, x.dtype), z, mean, scale, gamma_bar, beta_bar, z_bar, Z, room, y_bar_out,
-        x_out, w_out, gamma_out, z_out, stride, window
+    kernels.library.block_double_backward(
+        **block.arguments(), y_bar=last(y_bar, x.dtype), z_total=z_total, gamma_bar=gamma_bar, beta_bar=beta_bar,
+        X=last(X, x.dtype), W=last(W, x.dtype), G=plain(G, x.dtype), B=plain(B, x.dtype), Z=Z, workspace=workspace,
+        y_bar_out=y_bar_out, x_out=x_out, w_out=w_out, gamma_out=gamma_out, z_out=z_out,
     )  # fmt: skip
     return y_bar_out, Z, x_out, w_out, gamma_out, z_out
 

@@ -1,9 +1,9 @@
 """What every entry of the kernels checks before it touches memory: each tensor's dtype, shape, layout and storage.
 
 A kernel call is opened with `begin`; `lead` takes its first image, whose dtype and sizes the others must fit; each other
-tensor goes through `image`, `weights`, `row`, `table` or `places`, which give its address or raise KernelArgumentError;
-`settle` then looks for outputs that share memory with anything else. That costs tens of nanoseconds a tensor where
-torch's C++ describes them (direct_buffers.h), microseconds elsewhere.
+tensor goes through `operand`, by way of `image`, `weights` or `places` where it is one, which give its address or raise
+KernelArgumentError; `refuse_overlaps` then looks for outputs that share memory with anything else. That costs tens of
+nanoseconds a tensor where torch's C++ describes them (direct_buffers.h), microseconds elsewhere.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint8_t, uintptr_t
@@ -31,7 +31,7 @@ cdef extern from "buffer.h" nogil:
 
 
 cdef enum:
-    MOST = 24           # tensors of a call
+    MOST = 24           # tensors of a kernel
     ANY = -1            # a size that the tensor itself says
     READ = 0
     WRITTEN = 1
@@ -202,16 +202,6 @@ cdef void *weights(Call *call, str kernel, str name, object tensor, long outputs
     return found
 
 
-cdef void *row(Call *call, str kernel, str name, object tensor, long count, int role) except? NULL:
-    """The address of a number for each channel."""
-    return operand(call, kernel, name, tensor, call.dtype, PLAIN_1, 1, count, 0, 0, 0, role)
-
-
-cdef void *table(Call *call, str kernel, str name, object tensor, int dtype, long rows, long columns,
-                 int role) except? NULL:
-    return operand(call, kernel, name, tensor, dtype, PLAIN_2, 2, rows, columns, 0, 0, role)
-
-
 cdef uint8_t *places(Call *call, str kernel, object tensor, long n, long c, long h, long w, long window,
                      int role) except? NULL:
     """The address of what says which pixel of its window each entry of y was; None without pooling."""
@@ -228,7 +218,7 @@ cdef int expect(bint holds, str kernel, str name, str expected, object got) exce
     return 0
 
 
-cdef int settle(Call *call, str kernel) except -1:
+cdef int refuse_overlaps(Call *call, str kernel) except -1:
     """No output may share memory with another tensor of the call: kernels read while they write."""
     cdef int i, j
     for i in range(call.count):

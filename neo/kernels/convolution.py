@@ -31,7 +31,9 @@ def convolution(
         return None
     n, _, h, w = x.shape
     y = _image((n, weight.shape[0], (h - 1) // stride + 1, (w - 1) // stride + 1), x.dtype)
-    kernels.library.convolution(x, last(weight, x.dtype), plain(bias, x.dtype), y, stride)
+    kernels.library.convolution(
+        x=x, weight=last(weight, x.dtype), bias=plain(bias, x.dtype), z=y, stride=stride
+    )
     return y
 
 
@@ -44,7 +46,9 @@ def input_gradient(g: torch.Tensor, weight: torch.Tensor, layout: Any, geometry:
     if not _is_output(g, shape, weight.shape, stride):
         return None
     x = _image(shape, g.dtype)
-    kernels.library.convolution_input(last(g, g.dtype), last(weight, g.dtype), x, stride)
+    kernels.library.convolution_input(
+        z_bar=last(g, g.dtype), weight=last(weight, g.dtype), x_bar=x, stride=stride
+    )
     return x
 
 
@@ -54,7 +58,7 @@ def weight_gradient(x: torch.Tensor, g: torch.Tensor, shape: Any, geometry: Any)
     if not stride or not kernels.ready(x) or not _alike(x, g) or not _is_output(g, x.shape, shape, stride):
         return None
     weight = _image(shape, g.dtype)
-    kernels.library.convolution_weight(x, last(g, g.dtype), weight, stride)
+    kernels.library.convolution_weight(x=x, z_bar=last(g, g.dtype), w_bar=weight, stride=stride)
     return weight
 
 
@@ -63,7 +67,7 @@ def bias_gradient(g: torch.Tensor) -> torch.Tensor | None:
     if not kernels.ready(g):
         return None
     sums = direct.empty((g.shape[1],), g.dtype, False)
-    kernels.library.channel_sums(g, sums)
+    kernels.library.convolution_bias(z_bar=g, b_bar=sums)
     return sums
 
 

@@ -1,5 +1,5 @@
-/* What Cython calls: for each kernel a function of untyped pointers, which finds scratch and hands over to the kernel
- * of its REAL. Each returns 0, or -1 where there is no memory. */
+/* The kernels as Cython calls them, of a block (block.h): each finds scratch and hands over to what computes. They return
+ * 0, or -1 where there is no memory. */
 
 /* taps[tap][input][output] from weight (outputs, 3, 3, inputs) */
 static void NAME(taps_of_weight)(const REAL *weight, long outputs, long inputs, REAL *taps) {
@@ -66,52 +66,58 @@ static int NAME(strided_weights_by_points)(const REAL *x, const REAL *g, REAL *w
     return 0;
 }
 
-static int NAME(convolution)(const void *x, const void *weight, const void *bias, void *y, long n, long h, long w,
-                             long inputs, long outputs, int stride) {
+/* z = x * weight + bias for images of the sizes of `b`, any of these pointers in place of its own */
+static int NAME(convolve)(const NeoBlock *b, const void *x, const void *weight, const void *bias, void *z) {
+    const long inputs = b->inputs, outputs = b->outputs;
     NAME(Axis) rows, columns;
-    if (stride != 1 && NAME(worth_points)(n, h, w, &rows, &columns))
-        return NAME(strided_by_points)(x, weight, bias, y, n, h, w, inputs, outputs, 0, &rows, &columns);
+    if (b->stride != 1 && NAME(worth_points)(b->n, b->h, b->w, &rows, &columns))
+        return NAME(strided_by_points)(x, weight, bias, z, b->n, b->h, b->w, inputs, outputs, 0, &rows, &columns);
     REAL *taps = NAME(wino_scratch)(inputs, outputs);
     if (taps == NULL) return -1;
     NAME(taps_of_weight)(weight, outputs, inputs, taps);
-    if (stride == 1)
-        NAME(wino_convolution)(x, n, h, w, inputs, taps, outputs, bias, y, taps + 9 * inputs * outputs);
+    if (b->stride == 1)
+        NAME(wino_convolution)(x, b->n, b->h, b->w, inputs, taps, outputs, bias, z, taps + 9 * inputs * outputs);
     else
-        NAME(strided_convolution)(x, n, h, w, inputs, taps, outputs, bias, y);
+        NAME(strided_convolution)(x, b->n, b->h, b->w, inputs, taps, outputs, bias, z);
     return 0;
 }
 
-/* x (n, h, w, inputs) from g, whose height and width follow from the stride */
-static int NAME(convolution_input)(const void *g, const void *weight, void *x, long n, long h, long w, long inputs,
-                                   long outputs, int stride) {
+static int NAME(input_gradient)(const NeoBlock *b, const void *z_bar, const void *weight, void *x_bar) {
+    const long inputs = b->inputs, outputs = b->outputs;
     NAME(Axis) rows, columns;
-    if (stride != 1 && NAME(worth_points)(n, h, w, &rows, &columns))
-        return NAME(strided_by_points)(g, weight, NULL, x, n, h, w, inputs, outputs, 1, &rows, &columns);
-    if (stride != 1) {
-        NAME(strided_input_gradient)(g, n, h, w, inputs, weight, outputs, x);
+    if (b->stride != 1 && NAME(worth_points)(b->n, b->h, b->w, &rows, &columns))
+        return NAME(strided_by_points)(z_bar, weight, NULL, x_bar, b->n, b->h, b->w, inputs, outputs, 1, &rows, &columns);
+    if (b->stride != 1) {
+        NAME(strided_input_gradient)(z_bar, b->n, b->h, b->w, inputs, weight, outputs, x_bar);
         return 0;
     }
     REAL *taps = NAME(wino_scratch)(inputs, outputs);
     if (taps == NULL) return -1;
     NAME(taps_turned)(weight, outputs, inputs, taps);
-    NAME(wino_convolution)(g, n, h, w, outputs, taps, inputs, NULL, x, taps + 9 * inputs * outputs);
+    NAME(wino_convolution)(z_bar, b->n, b->h, b->w, outputs, taps, inputs, NULL, x_bar, taps + 9 * inputs * outputs);
     return 0;
 }
 
-static int NAME(convolution_weight)(const void *x, const void *g, void *weight, long n, long h, long w, long inputs,
-                                    long outputs, int stride) {
+static int NAME(weight_gradient)(const NeoBlock *b, const void *x, const void *z_bar, void *w_bar) {
+    const long inputs = b->inputs, outputs = b->outputs;
     NAME(Axis) rows, columns;
-    if (stride != 1 && NAME(worth_points)(n, h, w, &rows, &columns))
-        return NAME(strided_weights_by_points)(x, g, weight, n, h, w, inputs, outputs, &rows, &columns);
-    if (stride != 1) {
-        NAME(strided_weight_gradient)(x, g, n, h, w, inputs, outputs, weight);
+    if (b->stride != 1 && NAME(worth_points)(b->n, b->h, b->w, &rows, &columns))
+        return NAME(strided_weights_by_points)(x, z_bar, w_bar, b->n, b->h, b->w, inputs, outputs, &rows, &columns);
+    if (b->stride != 1) {
+        NAME(strided_weight_gradient)(x, z_bar, b->n, b->h, b->w, inputs, outputs, w_bar);
         return 0;
     }
     REAL *scratch = NAME(wino_scratch)(inputs, outputs);
     if (scratch == NULL) return -1;
-    NAME(wino_weight_gradient)(x, g, n, h, w, inputs, outputs, weight, scratch);
+    NAME(wino_weight_gradient)(x, z_bar, b->n, b->h, b->w, inputs, outputs, w_bar, scratch);
     return 0;
 }
+
+/* --- kernels: each takes and gives what its line in kernels.pxi names ------------------------------------------ */
+
+static int NAME(convolution)(const NeoBlock *b) { return NAME(convolve)(b, b->x, b->weight, b->bias, b->z); }
+static int NAME(convolution_input)(const NeoBlock *b) { return NAME(input_gradient)(b, b->z_bar, b->weight, b->x_bar); }
+static int NAME(convolution_weight)(const NeoBlock *b) { return NAME(weight_gradient)(b, b->x, b->z_bar, b->w_bar); }
 
 /* total[VL] = the sums of VL channels over the pixels of x (pixels, channels), in short pieces combined in double */
 INLINE void NAME(sum_of_pixels)(const REAL *x, long pixels, long channels, double *total) {
@@ -123,35 +129,40 @@ INLINE void NAME(sum_of_pixels)(const REAL *x, long pixels, long channels, doubl
     }
 }
 
-/* sums (channels) of x (pixels, channels) */
-static void NAME(channel_sums)(const void *given, void *sums, long pixels, long channels) {
+/* b_bar = the sums of z_bar over its pixels */
+static int NAME(convolution_bias)(const NeoBlock *b) {
     double total[VL];
-    for (long c = 0; c < channels; c += VL) {
-        NAME(sum_of_pixels)((const REAL *)given + c, pixels, channels, total);
-        for (int l = 0; l < VL; l++) ((REAL *)sums)[c + l] = (REAL)total[l];
+    for (long c = 0; c < b->outputs; c += VL) {
+        NAME(sum_of_pixels)((const REAL *)b->z_bar + c, b->n * b->down * b->across, b->outputs, total);
+        for (int l = 0; l < VL; l++) ((REAL *)b->b_bar)[c + l] = (REAL)total[l];
     }
+    return 0;
 }
 
-/* y (n, channels) = the mean over the pixels of each image of x (n, pixels, channels) */
-static void NAME(pixel_means)(const void *given, void *means, long n, long pixels, long channels) {
+/* means = the mean over the pixels of each image of z */
+static int NAME(pixel_means)(const NeoBlock *b) {
+    const long pixels = b->down * b->across, channels = b->outputs;
     double total[VL];
-    for (long i = 0; i < n; i++)
+    for (long i = 0; i < b->n; i++)
         for (long c = 0; c < channels; c += VL) {
-            NAME(sum_of_pixels)((const REAL *)given + i * pixels * channels + c, pixels, channels, total);
-            for (int l = 0; l < VL; l++) ((REAL *)means)[i * channels + c + l] = (REAL)(total[l] / pixels);
+            NAME(sum_of_pixels)((const REAL *)b->z + i * pixels * channels + c, pixels, channels, total);
+            for (int l = 0; l < VL; l++) ((REAL *)b->means)[i * channels + c + l] = (REAL)(total[l] / pixels);
         }
+    return 0;
 }
 
-/* The adjoint: x (n, pixels, channels) = y / pixels at each of an image's pixels */
-static void NAME(spread_means)(const void *means, void *made, long n, long pixels, long channels) {
-    const REAL *y = means;
-    REAL *x = made;
+/* The adjoint: z = means / pixels at each of an image's pixels */
+static int NAME(spread_means)(const NeoBlock *b) {
+    const long pixels = b->down * b->across, channels = b->outputs;
+    const REAL *means = b->means;
+    REAL *z = b->z;
     const vec share = NAME(splat)((REAL)(1.0 / pixels));
-    for (long i = 0; i < n; i++, x += pixels * channels, y += channels)
+    for (long i = 0; i < b->n; i++, z += pixels * channels, means += channels)
         for (long c = 0; c < channels; c += VL) {
-            const vec each = NAME(load)(y + c) * share;
-            for (long p = 0; p < pixels; p++) NAME(store)(x + p * channels + c, each);
+            const vec each = NAME(load)(means + c) * share;
+            for (long p = 0; p < pixels; p++) NAME(store)(z + p * channels + c, each);
         }
+    return 0;
 }
 
 /* to += what */
@@ -161,168 +172,93 @@ static void NAME(add)(void *to, const void *what, long entries) {
         NAME(store)(sum + i, NAME(load)(sum + i) + NAME(load)((const REAL *)what + i));
 }
 
-static int NAME(norm)(const void *x, const void *weight, const void *bias, void *y, uint8_t *place, void *mean,
-                      void *scale, double eps, long n, long h, long w, long channels, long window) {
-    NAME(Images) s = {n, h, w, channels, window};
-    REAL *scratch = scratch_take(2 * channels * sizeof(REAL));
-    if (scratch == NULL) return -1;
-    NAME(normalize)(x, s, weight, bias, eps, mean, scale, y, place, scratch);
-    return 0;
+static int NAME(block)(const NeoBlock *b) {
+    return NAME(convolve)(b, b->x, b->weight, b->bias, b->z) || NAME(norm)(b);
 }
 
-static int NAME(norm_gradient)(const void *y_bar, const void *y, const uint8_t *place, const void *x,
-                               const void *weight, const void *mean, const void *scale, void *x_bar, void *sum_gx,
-                               void *sum_g, long n, long h, long w, long channels, long window) {
-    NAME(Images) s = {n, h, w, channels, window};
-    double *scratch = scratch_take(channels * (2 * sizeof(double) + 3 * sizeof(REAL)));
-    if (scratch == NULL) return -1;
-    NAME(normalize_gradient)(y_bar, y, place, x, s, weight, mean, scale, x_bar, sum_gx, sum_g, scratch);
-    return 0;
+static int NAME(block_backward)(const NeoBlock *b) {
+    if (NAME(norm_backward)(b)) return -1;
+    if (b->z_bar) NAME(add)(b->z_total, b->z_bar, b->n * b->down * b->across * b->outputs);
+    return (b->x_bar && NAME(input_gradient)(b, b->z_total, b->weight, b->x_bar)) ||
+           (b->w_bar && NAME(weight_gradient)(b, b->x, b->z_total, b->w_bar));
 }
 
-static int NAME(norm_gradient_back)(const void *X, const void *W, const void *B, const void *y_bar, const void *y,
-                                    const uint8_t *place, const void *x, const void *weight, const void *mean,
-                                    const void *scale, const void *sum_gx, const void *sum_g, void *y_bar_out,
-                                    void *x_out, void *w_out, long n, long h, long w, long channels, long window) {
-    NAME(Images) s = {n, h, w, channels, window};
-    double *scratch = scratch_take(channels * (3 * sizeof(double) + 8 * sizeof(REAL)));
-    if (scratch == NULL) return -1;
-    NAME(normalize_gradient_back)(X, W, B, y_bar, y, place, x, s, weight, mean, scale, sum_gx, sum_g, y_bar_out, x_out,
-                                  w_out, scratch);
-    return 0;
+/* Z = X * weight + x * W, and norm's double backward of it. Outputs but Z and z_out may be NULL. */
+static int NAME(block_double_backward)(const NeoBlock *b) {
+    const long entries = b->n * b->down * b->across * b->outputs;
+    if (b->X && NAME(convolve)(b, b->X, b->weight, NULL, b->Z)) return -1;
+    if (b->W && NAME(convolve)(b, b->x, b->W, NULL, b->X ? b->workspace : b->Z)) return -1;
+    if (b->X && b->W) NAME(add)(b->Z, b->workspace, entries);
+    if (!b->X && !b->W) memset(b->Z, 0, entries * sizeof(REAL));
+    if (b->x_out && NAME(input_gradient)(b, b->z_total, b->W, b->x_out)) return -1;
+    if (b->w_out && NAME(weight_gradient)(b, b->X, b->z_total, b->w_out)) return -1;
+    return NAME(norm_double_backward)(b);
 }
 
-/* A block: norm(convolution(x)), the convolution's output z (n, down, across, outputs) kept for the ways back. */
-typedef struct {
-    long n, h, w, inputs, outputs;
-    int stride;
-    long window, down, across;
-} NAME(Block);
-
-INLINE NAME(Block) NAME(block_shape)(long n, long h, long w, long inputs, long outputs, int stride, long window) {
-    return (NAME(Block)){n, h, w, inputs, outputs, stride, window, (h - 1) / stride + 1, (w - 1) / stride + 1};
+INLINE NAME(First) NAME(first_of)(const NeoBlock *b) {
+    return (NAME(First)){b->n, b->inputs, b->h, b->w, b->stride, b->window, b->outputs, b->down, b->across};
 }
 
-static int NAME(block)(const void *x, const void *weight, const void *bias, const void *gamma, const void *beta,
-                       double eps, void *z, void *y, uint8_t *place, void *mean, void *scale, long n, long h, long w,
-                       long inputs, long outputs, int stride, long window) {
-    NAME(Block) s = NAME(block_shape)(n, h, w, inputs, outputs, stride, window);
-    return NAME(convolution)(x, weight, bias, z, n, h, w, inputs, outputs, stride) ||
-           NAME(norm)(z, gamma, beta, y, place, mean, scale, eps, n, s.down, s.across, outputs, window);
-}
-
-/* z_bar = norm's gradient of z + `more` (NULL: zero), and what the convolution makes of it; x_bar, w_bar may be NULL */
-static int NAME(block_gradient)(const void *y_bar, const void *more, const void *y, const uint8_t *place, const void *x,
-                                const void *weight, const void *gamma, const void *z, const void *mean,
-                                const void *scale, void *z_bar, void *x_bar, void *w_bar, void *gamma_bar,
-                                void *beta_bar, long n, long h, long w, long inputs, long outputs, int stride,
-                                long window) {
-    NAME(Block) s = NAME(block_shape)(n, h, w, inputs, outputs, stride, window);
-    if (NAME(norm_gradient)(y_bar, y, place, z, gamma, mean, scale, z_bar, gamma_bar, beta_bar, n, s.down, s.across,
-                            outputs, window))
-        return -1;
-    if (more) NAME(add)(z_bar, more, n * s.down * s.across * outputs);
-    return (x_bar && NAME(convolution_input)(z_bar, weight, x_bar, n, h, w, inputs, outputs, stride)) ||
-           (w_bar && NAME(convolution_weight)(x, z_bar, w_bar, n, h, w, inputs, outputs, stride));
-}
-
-/* The way back through block_gradient, for cotangents X, W, G, B of x_bar, w_bar, gamma_bar, beta_bar (NULL: zero).
- * Z, the cotangent of z_bar, is X * weight + x * W; `room` is for one of the two. Outputs but Z and z_out may be NULL. */
-static int NAME(block_gradient_back)(const void *X, const void *W, const void *G, const void *B, const void *y_bar,
-                                     const void *y, const uint8_t *place, const void *x, const void *weight,
-                                     const void *gamma, const void *z, const void *mean, const void *scale,
-                                     const void *gamma_bar, const void *beta_bar, const void *z_bar, void *Z, void *room,
-                                     void *y_bar_out, void *x_out, void *w_out, void *gamma_out, void *z_out, long n,
-                                     long h, long w, long inputs, long outputs, int stride, long window) {
-    NAME(Block) s = NAME(block_shape)(n, h, w, inputs, outputs, stride, window);
-    const long entries = n * s.down * s.across * outputs;
-    if (X && NAME(convolution)(X, weight, NULL, Z, n, h, w, inputs, outputs, stride)) return -1;
-    if (W && NAME(convolution)(x, W, NULL, X ? room : Z, n, h, w, inputs, outputs, stride)) return -1;
-    if (X && W) NAME(add)(Z, room, entries);
-    if (!X && !W) memset(Z, 0, entries * sizeof(REAL));
-    if (x_out && NAME(convolution_input)(z_bar, W, x_out, n, h, w, inputs, outputs, stride)) return -1;
-    if (w_out && NAME(convolution_weight)(X, z_bar, w_out, n, h, w, inputs, outputs, stride)) return -1;
-    return NAME(norm_gradient_back)(Z, G, B, y_bar, y, place, z, gamma, mean, scale, gamma_bar, beta_bar, y_bar_out,
-                                    z_out, gamma_out, n, s.down, s.across, outputs, window);
-}
-
-INLINE NAME(First) NAME(first_shape)(long n, long planes, long h, long w, long stride, long window, long channels) {
-    return (NAME(First)){n, planes, h, w, stride, window, channels, (h - 1) / stride + 1, (w - 1) / stride + 1};
-}
-
-/* mean (taps) and covariance (taps, taps) of the patches, in double */
-static int NAME(moments)(const void *x, double *mean, double *covariance, long n, long planes, long h, long w,
-                         long stride) {
-    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, 1, VL);
+/* patch_mean and patch_covariance of the patches of x */
+static int NAME(moments)(const NeoBlock *b) {
+    NAME(First) s = NAME(first_of)(b);
     long taps = NAME(taps_of)(&s);
     REAL *scratch =
         scratch_take((NAME(padded_size)(&s) + taps * (s.columns + VL) + (taps + 2) * taps * VL) * sizeof(REAL));
     if (scratch == NULL) return -1;
-    NAME(patch_moments)(x, s, mean, covariance, scratch);
+    NAME(patch_moments)(b->x, s, b->patch_mean, b->patch_covariance, scratch);
     return 0;
 }
 
-/* weight (channels, taps), gamma (NULL: 1) and beta -> y, place */
-static int NAME(first)(const void *x, const void *weight, const void *gamma, const void *beta, const double *mean,
-                       const double *covariance, double eps, void *y, uint8_t *place, long n, long planes, long h,
-                       long w, long stride, long window, long channels) {
-    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
+static int NAME(first)(const NeoBlock *b) {
+    NAME(First) s = NAME(first_of)(b);
     int taps = NAME(taps_of)(&s);
-    REAL *panel = scratch_take(((taps + 1) * channels + NAME(padded_size)(&s)) * sizeof(REAL));
+    REAL *panel = scratch_take(((taps + 1) * s.channels + NAME(padded_size)(&s)) * sizeof(REAL));
     if (panel == NULL) return -1;
-    REAL *shift = panel + taps * channels, *padded = shift + channels;
-    NAME(first_fold)(weight, gamma, beta, taps, channels, mean, covariance, eps, panel, shift);
-    NAME(first_forward)(x, s, panel, shift, y, place, padded);
+    REAL *shift = panel + taps * s.channels, *padded = shift + s.channels;
+    NAME(first_fold)(b->weight, b->gamma, b->beta, taps, s.channels, b->patch_mean, b->patch_covariance, b->eps, panel,
+                     shift);
+    NAME(first_forward)(b->x, s, panel, shift, b->y, b->place, padded);
     return 0;
 }
 
-/* the gradients of weight, gamma and beta; sums (taps + 1, channels), double, are kept for the way back */
-static int NAME(first_backward)(const void *y_bar, const void *y, const uint8_t *place, const void *x,
-                                const void *weight, const void *gamma, const double *mean, const double *covariance,
-                                double eps, double *sums, void *w_bar, void *gamma_bar, void *beta_bar, long n,
-                                long planes, long h, long w, long stride, long window, long channels) {
-    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
+/* sums: of the cotangent before pooling times each entry of the patches, then of the cotangent alone */
+static int NAME(correlate)(const NeoBlock *b) {
+    NAME(First) s = NAME(first_of)(b);
+    REAL *padded = scratch_take(NAME(padded_size)(&s) * sizeof(REAL));
+    if (padded == NULL) return -1;
+    NAME(first_correlate)(b->y_bar, b->y, b->place, b->x, s, b->sums, b->sums + NAME(taps_of)(&s) * s.channels, padded);
+    return 0;
+}
+
+/* the adjoint of correlate: y_bar_out from sums_bar */
+static int NAME(spread)(const NeoBlock *b) {
+    NAME(First) s = NAME(first_of)(b);
+    const REAL *sums_bar = b->sums_bar;
+    REAL *padded = scratch_take(NAME(padded_size)(&s) * sizeof(REAL));
+    if (padded == NULL) return -1;
+    NAME(first_spread)(sums_bar, sums_bar + NAME(taps_of)(&s) * s.channels, b->y, b->place, b->x, s, b->y_bar_out, padded);
+    return 0;
+}
+
+/* w_bar, gamma_bar and beta_bar; sums are kept for the double backward */
+static int NAME(first_backward)(const NeoBlock *b) {
+    NAME(First) s = NAME(first_of)(b);
+    if (NAME(correlate)(b)) return -1;
+    NAME(first_gradient)(b->sums, b->weight, b->gamma, NAME(taps_of)(&s), s.channels, b->patch_mean, b->patch_covariance,
+                         b->eps, b->w_bar, b->gamma_bar, b->beta_bar);
+    return 0;
+}
+
+/* y_bar_out, w_out and gamma_out */
+static int NAME(first_double_backward)(const NeoBlock *b) {
+    NAME(First) s = NAME(first_of)(b);
     int taps = NAME(taps_of)(&s);
-    REAL *padded = scratch_take(NAME(padded_size)(&s) * sizeof(REAL));
-    if (padded == NULL) return -1;
-    NAME(first_correlate)(y_bar, y, place, x, s, sums, sums + taps * channels, padded);
-    NAME(first_gradient)(sums, weight, gamma, taps, channels, mean, covariance, eps, w_bar, gamma_bar, beta_bar);
-    return 0;
-}
-
-/* the way back through first_backward: the gradients of y_bar, weight and gamma */
-static int NAME(first_backward_back)(const void *W, const void *G, const void *B, const double *sums, const void *y,
-                                     const uint8_t *place, const void *x, const void *weight, const void *gamma,
-                                     const double *mean, const double *covariance, double eps, void *y_bar_out,
-                                     void *weight_out, void *gamma_out, long n, long planes, long h, long w,
-                                     long stride, long window, long channels) {
-    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
-    int taps = NAME(taps_of)(&s);
-    REAL *sums_out = scratch_take(((taps + 1) * channels + NAME(padded_size)(&s)) * sizeof(REAL));
-    if (sums_out == NULL) return -1;
-    REAL *padded = sums_out + (taps + 1) * channels;
-    NAME(first_gradient_back)(W, G, B, sums, weight, gamma, taps, channels, mean, covariance, eps, sums_out,
-                              weight_out, gamma_out);
-    NAME(first_spread)(sums_out, sums_out + taps * channels, y, place, x, s, y_bar_out, padded);
-    return 0;
-}
-
-/* sums (taps + 1, channels), double: of g times each entry of the patches, then of g */
-static int NAME(correlate)(const void *y_bar, const void *y, const uint8_t *place, const void *x, double *sums, long n,
-                           long planes, long h, long w, long stride, long window, long channels) {
-    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
-    REAL *padded = scratch_take(NAME(padded_size)(&s) * sizeof(REAL));
-    if (padded == NULL) return -1;
-    NAME(first_correlate)(y_bar, y, place, x, s, sums, sums + NAME(taps_of)(&s) * channels, padded);
-    return 0;
-}
-
-/* the adjoint of correlate: sums (taps + 1, channels) -> out, as y */
-static int NAME(spread)(const void *sums, const void *y, const uint8_t *place, const void *x, void *out, long n,
-                        long planes, long h, long w, long stride, long window, long channels) {
-    NAME(First) s = NAME(first_shape)(n, planes, h, w, stride, window, channels);
-    REAL *padded = scratch_take(NAME(padded_size)(&s) * sizeof(REAL));
-    if (padded == NULL) return -1;
-    NAME(first_spread)(sums, (const REAL *)sums + NAME(taps_of)(&s) * channels, y, place, x, s, out, padded);
+    REAL *sums_bar = scratch_take(((taps + 1) * s.channels + NAME(padded_size)(&s)) * sizeof(REAL));
+    if (sums_bar == NULL) return -1;
+    REAL *padded = sums_bar + (taps + 1) * s.channels;
+    NAME(first_gradient_double_backward)(b->W, b->G, b->B, b->sums, b->weight, b->gamma, taps, s.channels, b->patch_mean,
+                                         b->patch_covariance, b->eps, sums_bar, b->w_out, b->gamma_out);
+    NAME(first_spread)(sums_bar, sums_bar + taps * s.channels, b->y, b->place, b->x, s, b->y_bar_out, padded);
     return 0;
 }

@@ -20,8 +20,8 @@ __all__ = [
     "Images",
     "correlate",
     "first",
-    "first_gradient",
-    "first_gradient_back",
+    "first_backward",
+    "first_double_backward",
     "ready",
     "spread",
 ]
@@ -69,7 +69,17 @@ class Images:
         taps = 9 * x.shape[1]
         self.mean = direct.empty((taps,), torch.float64, False)
         self.covariance = direct.empty((taps, taps), torch.float64, False)
-        kernels.library.moments(self.x, self.mean, self.covariance, stride)
+        kernels.library.moments(
+            x=self.x, patch_mean=self.mean, patch_covariance=self.covariance, stride=stride
+        )
+
+    def arguments(self, weight: Any, gamma: Any, eps: float) -> dict[str, Any]:
+        """As the kernels take them, with a block's parameters."""
+        return {
+            "x": self.x, "patch_mean": self.mean, "patch_covariance": self.covariance, "stride": self.stride,
+            "window": self.window, "weight": plain(weight, self.x.dtype), "gamma": plain(gamma, self.x.dtype),
+            "eps": eps,
+        }  # fmt: skip
 
 
 def first(images, weight, gamma, beta, eps):
@@ -80,60 +90,61 @@ def first(images, weight, gamma, beta, eps):
     shape = (n, weight.shape[0], rows // window, columns // window)
     y = direct.empty(shape, x.dtype, True)
     place = direct.empty(shape, torch.uint8, True) if window > 1 else None
-    kernels.library.first(
-        x,
-        plain(weight, x.dtype),
-        plain(gamma, x.dtype),
-        plain(beta, x.dtype),
-        images.mean,
-        images.covariance,
-        eps,
-        y,
-        place,
-        images.stride,
-        window,
-    )
+    kernels.library.first(**images.arguments(weight, gamma, eps), beta=plain(beta, x.dtype), y=y, place=place)
     return y, place
 
 
-def first_gradient(images, y_bar, y, place, weight, gamma, eps):
-    """(w̄, γ̄, β̄, sums): first's gradients, and what correlate gives, which the way back takes."""
+def first_backward(images, y_bar, y, place, weight, gamma, eps):
+    """(w̄, γ̄, β̄, sums): first's gradients, and what correlate gives, which the double backward takes."""
     kernels.refuse_transforms()
     sums = direct.empty((9 * images.x.shape[1] + 1, y.shape[1]), torch.float64, False)
-    out = tuple(direct.empty(shape, y.dtype, False) for shape in (weight.shape, y.shape[1:2], y.shape[1:2]))
+    w_bar, gamma_bar, beta_bar = (
+        direct.empty(shape, y.dtype, False) for shape in (weight.shape, y.shape[1:2], y.shape[1:2])
+    )
     kernels.library.first_backward(
-        last(y_bar, y.dtype), y, place, images.x, plain(weight, y.dtype), plain(gamma, y.dtype), images.mean,
-        images.covariance, eps, sums, *out, images.stride, images.window
+        **images.arguments(weight, gamma, eps), y=y, place=place, y_bar=last(y_bar, y.dtype), sums=sums, w_bar=w_bar,
+        gamma_bar=gamma_bar, beta_bar=beta_bar,
     )  # fmt: skip
-    return *out, sums
+    return w_bar, gamma_bar, beta_bar, sums
 
 
-def first_gradient_back(images, W, G, B, sums, y, place, weight, gamma, eps):
+def first_double_backward(images, W, G, B, sums, y, place, weight, gamma, eps):
     """The gradients of y_bar, weight and gamma for cotangents W, G, B of w̄, γ̄, β̄."""
     kernels.refuse_transforms()
-    out = (
-        direct.empty(y.shape, y.dtype, True),
-        direct.empty(weight.shape, y.dtype, False),
-        direct.empty(y.shape[1:2], y.dtype, False),
-    )
-    kernels.library.first_backward_back(
-        plain(W, y.dtype), plain(G, y.dtype), plain(B, y.dtype), sums, y, place, images.x, plain(weight, y.dtype),
-        plain(gamma, y.dtype), images.mean, images.covariance, eps, *out, images.stride, images.window
+    y_bar_out = direct.empty(y.shape, y.dtype, True)
+    w_out = direct.empty(weight.shape, y.dtype, False)
+    gamma_out = direct.empty(y.shape[1:2], y.dtype, False)
+    kernels.library.first_double_backward(
+        **images.arguments(weight, gamma, eps), y=y, place=place, sums=sums, W=plain(W, y.dtype), G=plain(G, y.dtype),
+        B=plain(B, y.dtype), y_bar_out=y_bar_out, w_out=w_out, gamma_out=gamma_out,
     )  # fmt: skip
-    return out
+    return y_bar_out, w_out, gamma_out
 
 
-def correlate(y_bar, y, place, x, stride, window):
+def correlate(y_bar, y, place, images):
     """(taps + 1, channels), float64: Σ g p for each entry p of a patch, then Σ g, g the cotangent before pooling."""
     kernels.refuse_transforms()
+    x = images.x
     sums = direct.empty((9 * x.shape[1] + 1, y.shape[1]), torch.float64, False)
-    kernels.library.correlate(last(y_bar, x.dtype), y, place, x, sums, stride, window)
+    kernels.library.correlate(
+        x=x,
+        y=y,
+        place=place,
+        y_bar=last(y_bar, x.dtype),
+        sums=sums,
+        stride=images.stride,
+        window=images.window,
+    )
     return sums
 
 
-def spread(sums, y, place, x, stride, window):
+def spread(sums_bar, y, place, images):
     """The adjoint of correlate in y_bar."""
     kernels.refuse_transforms()
-    out = direct.empty(y.shape, y.dtype, True)
-    kernels.library.spread(plain(sums, x.dtype), y, place, x, out, stride, window)
-    return out
+    x = images.x
+    y_bar_out = direct.empty(y.shape, y.dtype, True)
+    kernels.library.spread(
+        x=x, y=y, place=place, sums_bar=plain(sums_bar, x.dtype), y_bar_out=y_bar_out, stride=images.stride,
+        window=images.window,
+    )  # fmt: skip
+    return y_bar_out

@@ -277,11 +277,11 @@ static void NAME(first_gradient)(const double *sums, const REAL *weight, const R
     }
 }
 
-/* The way back through first_gradient for cotangents W, G, B (NULL: zero) of its results: those of the sums
+/* The gradient of first_gradient for cotangents W, G, B (NULL: zero) of its results: those of the sums
  * (taps + 1, channels), of weight and of gamma. L = W.w_bar + G gamma_bar + B beta_bar
  * = gamma r a - gamma r^3 t b + G r t + B S, with a = W.D, b = W.v; and dr = -r^3 v.dw.
  */
-static void NAME(first_gradient_back)(const REAL *W, const REAL *G, const REAL *B, const double *sums,
+static void NAME(first_gradient_double_backward)(const REAL *W, const REAL *G, const REAL *B, const double *sums,
                                       const REAL *weight, const REAL *gamma, int taps, long channels,
                                       const double *mean, const double *covariance, double eps, REAL *sums_out,
                                       REAL *weight_out, REAL *gamma_out) {

@@ -18,11 +18,14 @@
 #define TILES 36 /* of Winograd in flight: their transforms stay in the second cache; a multiple of ROWS */
 #define WINO_SCRATCH(inputs, outputs) (36 * (TILES * ((inputs) + (outputs)) + (inputs) * (outputs)))
 #define INLINE static inline __attribute__((always_inline))
+/* Compiled by itself: which product of a sum is fused with it is the compiler's choice, which must not change with callers. */
+#define ALONE static __attribute__((noinline, noclone))
 #define UNROLL _Pragma("GCC unroll 36")
 
 /* What a point of points.h takes of the taps 0, 1 and 2: one, 0 + 2 or 0 - 2. */
 enum { FIRST, MIDDLE, LAST, SUM, DIFFERENCE, KINDS };
 
+#include "block.h"
 #include "matrix.h"
 #include "scratch.h"
 
@@ -41,6 +44,36 @@ enum { FIRST, MIDDLE, LAST, SUM, DIFFERENCE, KINDS };
 #define VL (VECTOR_BYTES / 8)
 #define NAME(x) x##_double
 #include "instantiate.h"
+
+/* Every kernel by its name, and for which REAL: NEO_FLOAT, NEO_DOUBLE. */
+typedef struct {
+    const char *name;
+    int (*of[2])(const NeoBlock *block);
+} NeoKernel;
+
+#define KERNEL(name) {#name, {name##_float, name##_double}}
+static const NeoKernel NEO_KERNELS[] = {
+    KERNEL(convolution),
+    KERNEL(convolution_input),
+    KERNEL(convolution_weight),
+    KERNEL(convolution_bias),
+    KERNEL(pixel_means),
+    KERNEL(spread_means),
+    KERNEL(norm),
+    KERNEL(norm_backward),
+    KERNEL(norm_double_backward),
+    KERNEL(block),
+    KERNEL(block_backward),
+    KERNEL(block_double_backward),
+    KERNEL(moments),
+    KERNEL(first),
+    KERNEL(first_backward),
+    KERNEL(first_double_backward),
+    KERNEL(correlate),
+    KERNEL(spread),
+    {NULL, {NULL, NULL}},
+};
+#undef KERNEL
 
 static NeoMatrix matrix = {product_rows_float, product_rows_double};
 

@@ -1,11 +1,15 @@
 """The kernels as functions of torch tensors; compiled once for each instruction set, by the files that include this.
 
-Every tensor is checked before its memory is touched (buffers.pxi): KernelArgumentError names kernel and argument. What
-a kernel computes stands at its callers (block.py, convolution.py, first.py, norm.py), which make the outputs.
-The GIL is let go while a kernel runs, so that tasks on threads run side by side; not for a few microseconds, which are
+A Kernel is called with its tensors and numbers by keyword. Each tensor is checked before its memory is touched
+(buffers.pxi): KernelArgumentError names kernel and argument. Their addresses and sizes are handed to C as one struct
+(block.h), which says what each of them is. What a kernel computes stands at its callers (batch_norm.py, block.py,
+convolution.py, first.py, pixel_means.py), which make the outputs.
+The GIL is released while a kernel runs, so that tasks on threads run side by side; not for a few microseconds, which are
 shorter than another thread takes to wake up and this one to get the GIL back.
 """
+cimport cython
 from cpython.pycapsule cimport PyCapsule_New
+from libc.string cimport memset
 
 include "declarations.pxi"
 include "buffers.pxi"
@@ -26,324 +30,176 @@ cdef extern from "Python.h" nogil:
 cdef enum:
     SHORT_NS = 25000
     LARGEST_WINDOW = 15     # its places fit a byte
+    FIRST_WINDOW = 2        # of a first block's kernels
     MOST_PLANES = 4         # of a first block's images
 
-
-cdef inline PyThreadState *let_go(long entries, long nanoseconds_each) noexcept nogil:
-    """Let go of the GIL for work that takes about so long; NULL where it is too short for that."""
-    return PyEval_SaveThread() if entries * nanoseconds_each > SHORT_NS else NULL
+cdef dict FIELDS = {NEO_FIELD_TABLE[i].name.decode(): i for i in range(NEO_FIELD_COUNT)}
 
 
-cdef inline void take_back(PyThreadState *thread) noexcept nogil:
-    if thread != NULL:
-        PyEval_RestoreThread(thread)
+@cython.auto_pickle(False)
+cdef class Kernel:
+    """One kernel as a function of torch tensors, by keyword.
+
+    arguments: the names of its tensors, fields of a block (block.h); ">" before those that are written, "?" after those
+    that may be None. The first is the image that tells the call's dtype and sizes, the second, where it is a weight or
+    an output of the block, tells the number of output channels.
+    numbers: which of stride, window and eps it takes.
+    nanoseconds: for each entry of the first image, about; a short call keeps the GIL.
+    planes: images of few planes, contiguous, and weights alike (first_block.h).
+    """
+    cdef readonly str name
+    cdef tuple arguments
+    cdef int field[MOST]
+    cdef int role[MOST]
+    cdef bint stride, window, eps, planes
+    cdef long nanoseconds
+    cdef const NeoKernel *kernel
+
+    def __init__(self, str name, str arguments, str numbers="", long nanoseconds=1, bint planes=False):
+        cdef int i = 0
+        self.name, self.nanoseconds, self.planes = name, nanoseconds, planes
+        while NEO_KERNELS[i].name != NULL and NEO_KERNELS[i].name.decode() != name:
+            i += 1
+        if NEO_KERNELS[i].name == NULL:
+            raise SystemError(f"neo.kernels: kernels.h has no {name}")
+        self.kernel = &NEO_KERNELS[i]
+        self.arguments = tuple([word.strip(">?") for word in arguments.split()])
+        for i, word in enumerate(arguments.split()):
+            self.field[i] = FIELDS[word.strip(">?")]
+            self.role[i] = (WRITTEN if word.startswith(">") else READ) | (OPTIONAL if word.endswith("?") else READ)
+        self.stride, self.window, self.eps = "stride" in numbers, "window" in numbers, "eps" in numbers
+
+    def __repr__(self):
+        return f"<neo kernel {self.name}({', '.join(self.arguments)})>"
+
+    def __call__(self, **given):
+        cdef NeoBlock block
+        cdef Call call
+        cdef int i, status
+        cdef PyThreadState *thread = NULL
+        cdef Py_ssize_t expected = len(self.arguments) + self.stride + self.window + self.eps
+        if len(given) != expected:
+            self.refuse_names(given)
+        memset(&block, 0, sizeof(NeoBlock))
+        begin(&call)
+        try:
+            block.stride = given["stride"] if self.stride else 1
+            block.window = given["window"] if self.window else 1
+            block.eps = given["eps"] if self.eps else 0
+            expect(block.stride == 1 or block.stride == 2, self.name, "stride", "1 or 2", block.stride)
+            self.read_sizes(&call, &block, given[self.arguments[0]])
+            for i in range(1, len(self.arguments)):
+                block.at[self.field[i]] = self.address(&call, &block, i, given[self.arguments[i]])
+        except KeyError:
+            self.refuse_names(given)
+        if not self.planes:     # what a double backward computes with
+            expect(block.workspace != NULL or block.X == NULL or block.W == NULL, self.name, "workspace",
+                   "given where X and W are", None)
+            expect(block.x_out == NULL or block.W != NULL, self.name, "W", "given where x_out is", None)
+            expect(block.w_out == NULL or block.X != NULL, self.name, "X", "given where w_out is", None)
+        refuse_overlaps(&call, self.name)
+        if call.n * call.channels * call.h * call.w * self.nanoseconds > SHORT_NS:
+            thread = PyEval_SaveThread()
+        status = self.kernel.of[call.dtype](&block)
+        if thread != NULL:
+            PyEval_RestoreThread(thread)
+        if status:
+            raise MemoryError("neo.kernels: no memory to work in")
+
+    cdef int refuse_names(self, dict given) except -1:
+        numbers = [name for name, takes in zip(("eps", "stride", "window"), (self.eps, self.stride, self.window)) if takes]
+        raise TypeError(f"neo.kernels {self.name}: expected the arguments {', '.join([*self.arguments, *numbers])}, got "
+                        f"{', '.join(given)}")
+
+    cdef int read_sizes(self, Call *call, NeoBlock *block, object image) except -1:
+        """Of the first image; its address, too."""
+        cdef int shape = NEO_FIELD_TABLE[self.field[0]].shape
+        cdef long most
+        block.at[self.field[0]] = lead(call, self.name, self.arguments[0], image, not self.planes, self.role[0])
+        block.n, block.outputs = call.n, ANY
+        if shape == NEO_INPUT:
+            block.inputs, block.h, block.w = call.channels, call.h, call.w
+            block.down, block.across = (call.h - 1) // block.stride + 1, (call.w - 1) // block.stride + 1
+        else:
+            block.outputs, block.down, block.across = call.channels, call.h, call.w
+        if self.planes and call.channels > MOST_PLANES:
+            raise KernelArgumentError(
+                f"neo.kernels {self.name}: x must have 1 to {MOST_PLANES} planes, got {call.channels}")
+        most = min(block.down, block.across, FIRST_WINDOW if self.planes else LARGEST_WINDOW)
+        expect(1 <= block.window <= most, self.name, "window", f"1 to {most}", block.window)
+        return 0
+
+    cdef void *address(self, Call *call, NeoBlock *block, int i, object tensor) except? NULL:
+        """Of the argument at i, which has the shape that block.h says; NULL for None where that will do."""
+        cdef str kernel = self.name, name = <str> self.arguments[i]
+        cdef int shape = NEO_FIELD_TABLE[self.field[i]].shape, role = self.role[i], dtype = call.dtype
+        cdef long n = block.n, inputs = block.inputs, outputs = block.outputs, taps = 9 * block.inputs
+        cdef long down = block.down // block.window, across = block.across // block.window
+        cdef void *found
+        if shape == NEO_CHANNELS:
+            return operand(call, kernel, name, tensor, dtype, PLAIN_1, 1, outputs, 0, 0, 0, role)
+        if shape == NEO_CONVOLVED:
+            return image(call, kernel, name, tensor, n, outputs, block.down, block.across, role)
+        if shape == NEO_POOLED:
+            found = image(call, kernel, name, tensor, n, outputs, down, across, role)
+            block.outputs = call.last.size[1] if outputs == ANY else outputs
+            return found
+        if shape == NEO_PLACES:
+            return places(call, kernel, tensor, n, outputs, down, across, block.window, role)
+        if shape == NEO_WEIGHTS:
+            found = weights(call, kernel, name, tensor, outputs, inputs, not self.planes, role)
+            block.outputs = call.last.size[0] if outputs == ANY else outputs
+            return found
+        if shape == NEO_INPUT:
+            return image(call, kernel, name, tensor, n, inputs, block.h, block.w, role)
+        if shape == NEO_MEANS:
+            return operand(call, kernel, name, tensor, dtype, PLAIN_2, 2, n, outputs, 0, 0, role)
+        if shape == NEO_TAPS:
+            return operand(call, kernel, name, tensor, NEO_DOUBLE, PLAIN_1, 1, taps, 0, 0, 0, role)
+        if shape == NEO_COVARIANCE:
+            return operand(call, kernel, name, tensor, NEO_DOUBLE, PLAIN_2, 2, taps, taps, 0, 0, role)
+        dtype = NEO_DOUBLE if shape == NEO_SUMS else dtype
+        return operand(call, kernel, name, tensor, dtype, PLAIN_2, 2, taps + 1, outputs, 0, 0, role)
 
 
-cdef int done(int status) except -1:
-    if status:
-        raise MemoryError("neo.kernels: no memory to work in")
-    return 0
+# --- convolutions (winograd.h, strided.h, points.h), means over pixels -----------------------------------------------
 
+convolution = Kernel("convolution", "x weight bias? >z", "stride", 3)
+convolution_input = Kernel("convolution_input", ">x_bar weight z_bar", "stride", 3)
+convolution_weight = Kernel("convolution_weight", "x >w_bar z_bar", "stride", 3)
+convolution_bias = Kernel("convolution_bias", "z_bar >b_bar")
+pixel_means = Kernel("pixel_means", "z >means")
+spread_means = Kernel("spread_means", ">z means")
 
-cdef inline long entries_of(const Call *call) noexcept:
-    return call.n * call.channels * call.h * call.w
+# --- batch norm, ReLU, pooling (batch_norm.h); the same with the convolution before them (entry.h) --------------------
 
+norm = Kernel("norm", "z gamma? beta >y >place >mean >scale", "eps window")
+norm_backward = Kernel(
+    "norm_backward", "z gamma? mean scale y place y_bar >z_total >gamma_bar >beta_bar", "window")
+norm_double_backward = Kernel(
+    "norm_double_backward",
+    "z gamma? mean scale y place y_bar gamma_bar beta_bar Z G? B? >y_bar_out? >z_out? >gamma_out?", "window")
+block = Kernel("block", "x weight bias? gamma? beta >z >y >place >mean >scale", "eps stride window", 3)
+block_backward = Kernel(
+    "block_backward",
+    "x weight gamma? z mean scale y place y_bar z_bar? >z_total >x_bar? >w_bar? >gamma_bar >beta_bar", "stride window", 3)
+block_double_backward = Kernel(
+    "block_double_backward",
+    "x weight gamma? z mean scale y place y_bar z_total gamma_bar beta_bar X? W? G? B? "
+    ">Z >workspace? >y_bar_out? >x_out? >w_out? >gamma_out? >z_out", "stride window", 3)
 
-cdef inline int stride_of(str kernel, long stride) except -1:
-    return expect(stride == 1 or stride == 2, kernel, "stride", "1 or 2", stride)
+# --- a first block, on constant images of few planes (first_block.h) -------------------------------------------------
 
-
-cdef int window_of(str kernel, long window, long h, long w, long largest) except -1:
-    """A window as large as the image or what the kernels can take, at the most."""
-    cdef long most = min(h, w, largest)
-    if not 1 <= window <= most:
-        refuse(kernel, "window", f"1 to {most}", window)
-    return 0
-
-
-# --- convolutions ---------------------------------------------------------------------------------------------------
-
-
-def convolution(x, weight, bias, y, long stride):
-    cdef str kernel = "convolution"
-    cdef Call call
-    begin(&call)
-    stride_of(kernel, stride)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, READ)
-    cdef long outputs = call.last.size[0]
-    cdef void *pb = row(&call, kernel, "bias", bias, outputs, READ | OPTIONAL)
-    cdef void *py = image(&call, kernel, "y", y, call.n, outputs, (call.h - 1) // stride + 1, (call.w - 1) // stride + 1,
-                          WRITTEN)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
-    cdef int status = (convolution_double if call.dtype == NEO_DOUBLE else convolution_float)(
-        px, pw, pb, py, call.n, call.h, call.w, call.channels, outputs, <int> stride)
-    take_back(thread)
-    done(status)
-
-
-def convolution_input(g, weight, x, long stride):
-    cdef str kernel = "convolution_input"
-    cdef Call call
-    begin(&call)
-    stride_of(kernel, stride)
-    cdef void *px = lead(&call, kernel, "x", x, True, WRITTEN)
-    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, READ)
-    cdef long outputs = call.last.size[0]
-    cdef void *pg = image(&call, kernel, "g", g, call.n, outputs, (call.h - 1) // stride + 1, (call.w - 1) // stride + 1,
-                          READ)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
-    cdef int status = (convolution_input_double if call.dtype == NEO_DOUBLE else convolution_input_float)(
-        pg, pw, px, call.n, call.h, call.w, call.channels, outputs, <int> stride)
-    take_back(thread)
-    done(status)
-
-
-def convolution_weight(x, g, weight, long stride):
-    cdef str kernel = "convolution_weight"
-    cdef Call call
-    begin(&call)
-    stride_of(kernel, stride)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, WRITTEN)
-    cdef long outputs = call.last.size[0]
-    cdef void *pg = image(&call, kernel, "g", g, call.n, outputs, (call.h - 1) // stride + 1, (call.w - 1) // stride + 1,
-                          READ)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
-    cdef int status = (convolution_weight_double if call.dtype == NEO_DOUBLE else convolution_weight_float)(
-        px, pg, pw, call.n, call.h, call.w, call.channels, outputs, <int> stride)
-    take_back(thread)
-    done(status)
-
-
-# --- sums over pixels -----------------------------------------------------------------------------------------------
-
-
-def channel_sums(x, sums):
-    cdef str kernel = "channel_sums"
-    cdef Call call
-    begin(&call)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef void *ps = row(&call, kernel, "sums", sums, call.channels, WRITTEN)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
-    (channel_sums_double if call.dtype == NEO_DOUBLE else channel_sums_float)(
-        px, ps, call.n * call.h * call.w, call.channels)
-    take_back(thread)
-
-
-def pixel_means(x, means):
-    cdef str kernel = "pixel_means"
-    cdef Call call
-    begin(&call)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef void *pm = table(&call, kernel, "means", means, call.dtype, call.n, call.channels, WRITTEN)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
-    (pixel_means_double if call.dtype == NEO_DOUBLE else pixel_means_float)(
-        px, pm, call.n, call.h * call.w, call.channels)
-    take_back(thread)
-
-
-def spread_means(means, x):
-    cdef str kernel = "spread_means"
-    cdef Call call
-    begin(&call)
-    cdef void *px = lead(&call, kernel, "x", x, True, WRITTEN)
-    cdef void *pm = table(&call, kernel, "means", means, call.dtype, call.n, call.channels, READ)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
-    (spread_means_double if call.dtype == NEO_DOUBLE else spread_means_float)(
-        pm, px, call.n, call.h * call.w, call.channels)
-    take_back(thread)
-
-
-# --- batch norm, rectifier, pooling ---------------------------------------------------------------------------------
-
-
-def norm(x, weight, bias, y, place, mean, scale, double eps, long window):
-    cdef str kernel = "norm"
-    cdef Call call
-    begin(&call)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef long n = call.n, channels = call.channels, h = call.h, w = call.w
-    window_of(kernel, window, h, w, LARGEST_WINDOW)
-    cdef void *pw = row(&call, kernel, "weight", weight, channels, READ | OPTIONAL)
-    cdef void *pb = row(&call, kernel, "bias", bias, channels, READ)
-    cdef void *py = image(&call, kernel, "y", y, n, channels, h // window, w // window, WRITTEN)
-    cdef uint8_t *pp = places(&call, kernel, place, n, channels, h // window, w // window, window, WRITTEN)
-    cdef void *pm = row(&call, kernel, "mean", mean, channels, WRITTEN)
-    cdef void *ps = row(&call, kernel, "scale", scale, channels, WRITTEN)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
-    cdef int status = (norm_double if call.dtype == NEO_DOUBLE else norm_float)(
-        px, pw, pb, py, pp, pm, ps, eps, n, h, w, channels, window)
-    take_back(thread)
-    done(status)
-
-
-def norm_gradient(y_bar, y, place, x, weight, mean, scale, x_bar, sum_gx, sum_g, long window):
-    cdef str kernel = "norm_gradient"
-    cdef Call call
-    begin(&call)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef long n = call.n, channels = call.channels, h = call.h, w = call.w
-    window_of(kernel, window, h, w, LARGEST_WINDOW)
-    cdef void *pg = image(&call, kernel, "y_bar", y_bar, n, channels, h // window, w // window, READ)
-    cdef void *py = image(&call, kernel, "y", y, n, channels, h // window, w // window, READ)
-    cdef uint8_t *pp = places(&call, kernel, place, n, channels, h // window, w // window, window, READ)
-    cdef void *pw = row(&call, kernel, "weight", weight, channels, READ | OPTIONAL)
-    cdef void *pm = row(&call, kernel, "mean", mean, channels, READ)
-    cdef void *ps = row(&call, kernel, "scale", scale, channels, READ)
-    cdef void *out = image(&call, kernel, "x_bar", x_bar, n, channels, h, w, WRITTEN)
-    cdef void *pgx = row(&call, kernel, "sum_gx", sum_gx, channels, WRITTEN)
-    cdef void *psg = row(&call, kernel, "sum_g", sum_g, channels, WRITTEN)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
-    cdef int status = (norm_gradient_double if call.dtype == NEO_DOUBLE else norm_gradient_float)(
-        pg, py, pp, px, pw, pm, ps, out, pgx, psg, n, h, w, channels, window)
-    take_back(thread)
-    done(status)
-
-
-def norm_gradient_back(X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, y_bar_out, x_out, w_out,
-                       long window):
-    cdef str kernel = "norm_gradient_back"
-    cdef Call call
-    begin(&call)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef long n = call.n, channels = call.channels, h = call.h, w = call.w
-    window_of(kernel, window, h, w, LARGEST_WINDOW)
-    cdef void *pX = image(&call, kernel, "X", X, n, channels, h, w, READ)
-    cdef void *pW = row(&call, kernel, "W", W, channels, READ | OPTIONAL)
-    cdef void *pB = row(&call, kernel, "B", B, channels, READ | OPTIONAL)
-    cdef void *pg = image(&call, kernel, "y_bar", y_bar, n, channels, h // window, w // window, READ)
-    cdef void *py = image(&call, kernel, "y", y, n, channels, h // window, w // window, READ)
-    cdef uint8_t *pp = places(&call, kernel, place, n, channels, h // window, w // window, window, READ)
-    cdef void *pw = row(&call, kernel, "weight", weight, channels, READ | OPTIONAL)
-    cdef void *pm = row(&call, kernel, "mean", mean, channels, READ)
-    cdef void *ps = row(&call, kernel, "scale", scale, channels, READ)
-    cdef void *pgx = row(&call, kernel, "sum_gx", sum_gx, channels, READ)
-    cdef void *psg = row(&call, kernel, "sum_g", sum_g, channels, READ)
-    cdef void *og = image(&call, kernel, "y_bar_out", y_bar_out, n, channels, h // window, w // window,
-                          WRITTEN | OPTIONAL)
-    cdef void *ox = image(&call, kernel, "x_out", x_out, n, channels, h, w, WRITTEN | OPTIONAL)
-    cdef void *ow = row(&call, kernel, "w_out", w_out, channels, WRITTEN | OPTIONAL)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 1)
-    cdef int status = (norm_gradient_back_double if call.dtype == NEO_DOUBLE else norm_gradient_back_float)(
-        pX, pW, pB, pg, py, pp, px, pw, pm, ps, pgx, psg, og, ox, ow, n, h, w, channels, window)
-    take_back(thread)
-    done(status)
-
-
-# --- the same with the convolution before it ------------------------------------------------------------------------
-
-
-def block(x, weight, bias, gamma, beta, double eps, z, y, place, mean, scale, long stride, long window):
-    cdef str kernel = "block"
-    cdef Call call
-    begin(&call)
-    stride_of(kernel, stride)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef long n = call.n, h = (call.h - 1) // stride + 1, w = (call.w - 1) // stride + 1
-    window_of(kernel, window, h, w, LARGEST_WINDOW)
-    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, READ)
-    cdef long outputs = call.last.size[0]
-    cdef void *pb = row(&call, kernel, "bias", bias, outputs, READ | OPTIONAL)
-    cdef void *pgamma = row(&call, kernel, "gamma", gamma, outputs, READ | OPTIONAL)
-    cdef void *pbeta = row(&call, kernel, "beta", beta, outputs, READ)
-    cdef void *pz = image(&call, kernel, "z", z, n, outputs, h, w, WRITTEN)
-    cdef void *py = image(&call, kernel, "y", y, n, outputs, h // window, w // window, WRITTEN)
-    cdef uint8_t *pp = places(&call, kernel, place, n, outputs, h // window, w // window, window, WRITTEN)
-    cdef void *pm = row(&call, kernel, "mean", mean, outputs, WRITTEN)
-    cdef void *ps = row(&call, kernel, "scale", scale, outputs, WRITTEN)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
-    cdef int status = (block_double if call.dtype == NEO_DOUBLE else block_float)(
-        px, pw, pb, pgamma, pbeta, eps, pz, py, pp, pm, ps, n, call.h, call.w, call.channels, outputs, <int> stride, window)
-    take_back(thread)
-    done(status)
-
-
-def block_gradient(y_bar, more, y, place, x, weight, gamma, z, mean, scale, z_bar, x_bar, w_bar, gamma_bar, beta_bar,
-                   long stride, long window):
-    cdef str kernel = "block_gradient"
-    cdef Call call
-    begin(&call)
-    stride_of(kernel, stride)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef long n = call.n, h = (call.h - 1) // stride + 1, w = (call.w - 1) // stride + 1
-    window_of(kernel, window, h, w, LARGEST_WINDOW)
-    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, call.channels, True, READ)
-    cdef long outputs = call.last.size[0]
-    cdef void *pg = image(&call, kernel, "y_bar", y_bar, n, outputs, h // window, w // window, READ)
-    cdef void *pmore = image(&call, kernel, "more", more, n, outputs, h, w, READ | OPTIONAL)
-    cdef void *py = image(&call, kernel, "y", y, n, outputs, h // window, w // window, READ)
-    cdef uint8_t *pp = places(&call, kernel, place, n, outputs, h // window, w // window, window, READ)
-    cdef void *pgamma = row(&call, kernel, "gamma", gamma, outputs, READ | OPTIONAL)
-    cdef void *pz = image(&call, kernel, "z", z, n, outputs, h, w, READ)
-    cdef void *pm = row(&call, kernel, "mean", mean, outputs, READ)
-    cdef void *ps = row(&call, kernel, "scale", scale, outputs, READ)
-    cdef void *oz = image(&call, kernel, "z_bar", z_bar, n, outputs, h, w, WRITTEN)
-    cdef void *ox = image(&call, kernel, "x_bar", x_bar, n, call.channels, call.h, call.w, WRITTEN | OPTIONAL)
-    cdef void *ow = weights(&call, kernel, "w_bar", w_bar, outputs, call.channels, True, WRITTEN | OPTIONAL)
-    cdef void *ogamma = row(&call, kernel, "gamma_bar", gamma_bar, outputs, WRITTEN)
-    cdef void *obeta = row(&call, kernel, "beta_bar", beta_bar, outputs, WRITTEN)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
-    cdef int status = (block_gradient_double if call.dtype == NEO_DOUBLE else block_gradient_float)(
-        pg, pmore, py, pp, px, pw, pgamma, pz, pm, ps, oz, ox, ow, ogamma, obeta, n, call.h, call.w, call.channels,
-        outputs, <int> stride, window)
-    take_back(thread)
-    done(status)
-
-
-def block_gradient_back(X, W, G, B, y_bar, y, place, x, weight, gamma, z, mean, scale, gamma_bar, beta_bar, z_bar, Z, room,
-                        y_bar_out, x_out, w_out, gamma_out, z_out, long stride, long window):
-    cdef str kernel = "block_gradient_back"
-    cdef Call call
-    begin(&call)
-    stride_of(kernel, stride)
-    cdef void *px = lead(&call, kernel, "x", x, True, READ)
-    cdef long n = call.n, inputs = call.channels, h = (call.h - 1) // stride + 1, w = (call.w - 1) // stride + 1
-    window_of(kernel, window, h, w, LARGEST_WINDOW)
-    cdef void *pw = weights(&call, kernel, "weight", weight, ANY, inputs, True, READ)
-    cdef long outputs = call.last.size[0]
-    cdef void *pX = image(&call, kernel, "X", X, n, inputs, call.h, call.w, READ | OPTIONAL)
-    cdef void *pW = weights(&call, kernel, "W", W, outputs, inputs, True, READ | OPTIONAL)
-    expect(room is not None or X is None or W is None, kernel, "room", "given where X and W are", room)
-    expect(x_out is None or W is not None, kernel, "W", "given where x_out is", W)
-    expect(w_out is None or X is not None, kernel, "X", "given where w_out is", X)
-    cdef void *pG = row(&call, kernel, "G", G, outputs, READ | OPTIONAL)
-    cdef void *pB = row(&call, kernel, "B", B, outputs, READ | OPTIONAL)
-    cdef void *pg = image(&call, kernel, "y_bar", y_bar, n, outputs, h // window, w // window, READ)
-    cdef void *py = image(&call, kernel, "y", y, n, outputs, h // window, w // window, READ)
-    cdef uint8_t *pp = places(&call, kernel, place, n, outputs, h // window, w // window, window, READ)
-    cdef void *pgamma = row(&call, kernel, "gamma", gamma, outputs, READ | OPTIONAL)
-    cdef void *pz = image(&call, kernel, "z", z, n, outputs, h, w, READ)
-    cdef void *pm = row(&call, kernel, "mean", mean, outputs, READ)
-    cdef void *ps = row(&call, kernel, "scale", scale, outputs, READ)
-    cdef void *pgb = row(&call, kernel, "gamma_bar", gamma_bar, outputs, READ)
-    cdef void *pbb = row(&call, kernel, "beta_bar", beta_bar, outputs, READ)
-    cdef void *pzb = image(&call, kernel, "z_bar", z_bar, n, outputs, h, w, READ)
-    cdef void *pZ = image(&call, kernel, "Z", Z, n, outputs, h, w, WRITTEN)
-    cdef void *pr = image(&call, kernel, "room", room, n, outputs, h, w, WRITTEN | OPTIONAL)
-    cdef void *og = image(&call, kernel, "y_bar_out", y_bar_out, n, outputs, h // window, w // window, WRITTEN | OPTIONAL)
-    cdef void *ox = image(&call, kernel, "x_out", x_out, n, inputs, call.h, call.w, WRITTEN | OPTIONAL)
-    cdef void *ow = weights(&call, kernel, "w_out", w_out, outputs, inputs, True, WRITTEN | OPTIONAL)
-    cdef void *ogamma = row(&call, kernel, "gamma_out", gamma_out, outputs, WRITTEN | OPTIONAL)
-    cdef void *oz = image(&call, kernel, "z_out", z_out, n, outputs, h, w, WRITTEN)
-    settle(&call, kernel)
-    cdef PyThreadState *thread = let_go(entries_of(&call), 3)
-    cdef int status = (block_gradient_back_double if call.dtype == NEO_DOUBLE else block_gradient_back_float)(
-        pX, pW, pG, pB, pg, py, pp, px, pw, pgamma, pz, pm, ps, pgb, pbb, pzb, pZ, pr, og, ox, ow, ogamma, oz, n, call.h,
-        call.w, inputs, outputs, <int> stride, window)
-    take_back(thread)
-    done(status)
-
-
-include "first_block.pxi"
+moments = Kernel("moments", "x >patch_mean >patch_covariance", "stride", 20, planes=True)
+first = Kernel(
+    "first", "x weight gamma? beta patch_mean patch_covariance >y >place", "eps stride window", 20, planes=True)
+first_backward = Kernel(
+    "first_backward",
+    "x weight gamma? patch_mean patch_covariance y place y_bar >sums >w_bar >gamma_bar >beta_bar", "eps stride window", 20,
+    planes=True)
+first_double_backward = Kernel(
+    "first_double_backward",
+    "x weight gamma? patch_mean patch_covariance y place sums W? G? B? >y_bar_out >w_out >gamma_out", "eps stride window",
+    20, planes=True)
+correlate = Kernel("correlate", "x y place y_bar >sums", "stride window", 20, planes=True)
+spread = Kernel("spread", "x y place sums_bar >y_bar_out", "stride window", 20, planes=True)

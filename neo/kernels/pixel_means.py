@@ -15,7 +15,7 @@ def pixel_means(x):
     if not kernels.library.takes(x):
         return x.mean((2, 3))
     means = direct.empty(x.shape[:2], x.dtype, False)
-    kernels.library.pixel_means(x, means)
+    kernels.library.pixel_means(z=x, means=means)
     return means
 
 
@@ -25,5 +25,5 @@ def spread_means(means, height, width):
     if not (means.numel() and kernels.fits(means.shape[1], means.dtype) and means.device.type == "cpu"):
         return (means / (height * width))[:, :, None, None].expand(*means.shape, height, width)
     x = direct.empty((*means.shape, height, width), means.dtype, True)
-    kernels.library.spread_means(plain(means, means.dtype), x)
+    kernels.library.spread_means(means=plain(means, means.dtype), z=x)
     return x

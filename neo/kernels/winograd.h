@@ -204,8 +204,8 @@ static void NAME(wino_convolution)(const REAL *x, long n, long h, long w, long i
 
 /* out (outputs, 3, 3, inputs) = the gradient of the weights, from x (n, h, w, inputs) and g (n, h, w, outputs).
  * Scratch: WINO_SCRATCH REALs. */
-static void NAME(wino_weight_gradient)(const REAL *x, const REAL *g, long n, long h, long w, long inputs, long outputs,
-                                       REAL *out, REAL *scratch) {
+ALONE void NAME(wino_weight_gradient)(const REAL *x, const REAL *g, long n, long h, long w, long inputs, long outputs,
+                                      REAL *out, REAL *scratch) {
     NAME(Tiling) z = NAME(tiling)(n, h, w);
     REAL *sums = scratch, *data = sums + 36 * inputs * outputs, *bars = data + 36 * TILES * inputs;
     memset(sums, 0, 36 * inputs * outputs * sizeof(REAL));

@@ -112,11 +112,11 @@ def conv_norm_relu_pool_gradient() -> Iterator[tuple]:
     """z is an input of its own: what depends on x through it goes back through the block itself."""
     for *arguments, eps, stride, window in conv_norm_relu_pool():
         x, weight, bias, gamma, _ = arguments
-        y, z, place, mean, scale = block_kernels.block(*map(raw, arguments), eps, stride, window)
-        saved = (gamma, neo.LiteTensor(z), mean, scale, y, place, eps, stride, window)
-        y_bar, z_bar = Draw(5).like(y), Draw(6).like(z)
+        block = block_kernels.forward(*map(raw, arguments), eps, stride, window)
+        given = block._replace(x=x, weight=weight, gamma=gamma, z=neo.LiteTensor(block.z))
+        y_bar, z_bar = Draw(5).like(block.y), Draw(6).like(block.z)
         mask = (isinstance(x, neo.LiteTensor), isinstance(weight, neo.LiteTensor))
-        yield y_bar, None if bias is None else z_bar, x, weight, *saved, mask
+        yield y_bar, None if bias is None else z_bar, given, eps, mask
 
 
 def first_blocks() -> Iterator[tuple]:

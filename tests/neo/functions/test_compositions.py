@@ -79,12 +79,12 @@ def test_a_planted_wrong_rule_is_found(policy, planted, which, order, monkeypatc
 
 @pytest.mark.skipif(not kernels.available(), reason="built without Neo's own kernels")
 def test_a_planted_wrong_kernel_is_found(monkeypatch) -> None:
-    right = block_kernels.block_gradient_back
+    right = block_kernels.double_backward
 
     def wrong(*args: Any) -> Any:
         y_bar_out, *rest = right(*args)
         return y_bar_out * (1 + 1e-6), *rest
 
-    monkeypatch.setattr(block_kernels, "block_gradient_back", wrong)
+    monkeypatch.setattr(block_kernels, "double_backward", wrong)
     with pytest.raises(neo.GradcheckError, match=r"ConvNormReLUPool: order 2"):
         check(blocks.ConvNormReLUPool)

@@ -207,7 +207,7 @@ def test_the_kernels_ways_back_take_cotangents_of_another_dtype(dtype: torch.dty
     y, place, mean, scale = norm_kernels.norm(x, weight, bias, 1e-5, 2)
     y_bar = torch.randn(y.shape).to(dtype)
     got, right = (
-        norm_kernels.norm_gradient(g, y, place, x, weight, mean, scale, 2) for g in (y_bar, y_bar.float())
+        norm_kernels.norm_backward(g, y, place, x, weight, mean, scale, 2) for g in (y_bar, y_bar.float())
     )
     for ours, theirs in zip(got, right, strict=True):
         assert torch.equal(ours, theirs)

@@ -116,42 +116,42 @@ def _convolved(case: Case) -> tuple[Draw, torch.Tensor, torch.Tensor, torch.Tens
 
 def convolution(case: Case) -> Call:
     draw, x, weight, bias, y = _convolved(case)
-    given = {"x": draw.last(x), "weight": draw.last(weight), "bias": draw.plain(bias), "y": draw.out(y)}
-    return Call({**given, "stride": case.stride}, {"y": y})
+    given = {"x": draw.last(x), "weight": draw.last(weight), "bias": draw.plain(bias), "z": draw.out(y)}
+    return Call({**given, "stride": case.stride}, {"z": y})
 
 
 def convolution_input(case: Case) -> Call:
     draw, x, weight, _, y = _convolved(case)
     g = draw(*y.shape)
     (x_bar,) = grad([y], [x], [g])
-    given = {"g": draw.last(g), "weight": draw.last(weight), "x": draw.out(x)}
-    return Call({**given, "stride": case.stride}, {"x": x_bar})
+    given = {"z_bar": draw.last(g), "weight": draw.last(weight), "x_bar": draw.out(x)}
+    return Call({**given, "stride": case.stride}, {"x_bar": x_bar})
 
 
 def convolution_weight(case: Case) -> Call:
     draw, x, weight, _, y = _convolved(case)
     g = draw(*y.shape)
     (w_bar,) = grad([y], [weight], [g])
-    given = {"x": draw.last(x), "g": draw.last(g), "weight": draw.out(weight)}
-    return Call({**given, "stride": case.stride}, {"weight": w_bar})
+    given = {"x": draw.last(x), "z_bar": draw.last(g), "w_bar": draw.out(weight)}
+    return Call({**given, "stride": case.stride}, {"w_bar": w_bar})
 
 
-def channel_sums(case: Case) -> Call:
+def convolution_bias(case: Case) -> Call:
     draw, x, *_ = _convolved(case)
     sums = x.sum((0, 2, 3))
-    return Call({"x": draw.last(x), "sums": draw.out(sums, False)}, {"sums": sums})
+    return Call({"z_bar": draw.last(x), "b_bar": draw.out(sums, False)}, {"b_bar": sums})
 
 
 def pixel_means(case: Case) -> Call:
     draw, x, *_ = _convolved(case)
     means = x.mean((2, 3))
-    return Call({"x": draw.last(x), "means": draw.out(means, False)}, {"means": means})
+    return Call({"z": draw.last(x), "means": draw.out(means, False)}, {"means": means})
 
 
 def spread_means(case: Case) -> Call:
     draw, x, *_ = _convolved(case)
     means = draw(*x.shape[:2])
-    return Call({"means": draw.plain(means), "x": draw.out(x)}, {"x": spread_of(means, x)})
+    return Call({"means": draw.plain(means), "z": draw.out(x)}, {"z": spread_of(means, x)})
 
 
 def spread_of(means: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -163,24 +163,24 @@ def spread_of(means: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def _normed(case: Case) -> tuple[Draw, dict[str, Any]]:
-    """A forward pass and the names that norm.py has for its tensors, in float64."""
+    """A forward pass and the kernels' names for its tensors, in float64."""
     draw = Draw(case)
     channels = case.outputs * case.lanes
-    x = draw(case.n, channels, case.h, case.w).requires_grad_()
-    weight = (draw(channels) if case.optional else torch.ones(channels, dtype=torch.float64)).requires_grad_()
-    bias = draw(channels).requires_grad_()
-    y, place = pooled(normed(x, weight, bias), case.window)
-    mean, scale = statistics(x)
+    z = draw(case.n, channels, case.h, case.w).requires_grad_()
+    gamma = (draw(channels) if case.optional else torch.ones(channels, dtype=torch.float64)).requires_grad_()
+    beta = draw(channels).requires_grad_()
+    y, place = pooled(normed(z, gamma, beta), case.window)
+    mean, scale = statistics(z)
     return draw, {
-        "x": x, "weight": weight, "bias": bias, "y": y, "place": place, "mean": mean, "scale": scale
+        "z": z, "gamma": gamma, "beta": beta, "y": y, "place": place, "mean": mean, "scale": scale
     }  # fmt: skip
 
 
 def norm(case: Case) -> Call:
     draw, t = _normed(case)
     given = {
-        "x": draw.last(t["x"]), "weight": draw.plain(t["weight"]) if case.optional else None,
-        "bias": draw.plain(t["bias"]), "y": draw.out(t["y"]), "place": t["place"] if t["place"] is None else
+        "z": draw.last(t["z"]), "gamma": draw.plain(t["gamma"]) if case.optional else None,
+        "beta": draw.plain(t["beta"]), "y": draw.out(t["y"]), "place": t["place"] if t["place"] is None else
         torch.full_like(t["place"], 255), "mean": draw.out(t["mean"], False), "scale": draw.out(t["scale"], False),
         "eps": EPS, "window": case.window,
     }  # fmt: skip
@@ -189,38 +189,39 @@ def norm(case: Case) -> Call:
 
 def _saved(draw: Draw, case: Case, t: dict[str, Any]) -> dict[str, Any]:
     return {
-        "x": draw.last(t["x"]), "weight": draw.plain(t["weight"]) if case.optional else None,
+        "z": draw.last(t["z"]), "gamma": draw.plain(t["gamma"]) if case.optional else None,
         "mean": draw.plain(t["mean"]), "scale": draw.plain(t["scale"]),
     }  # fmt: skip
 
 
-def norm_gradient(case: Case) -> Call:
+def norm_backward(case: Case) -> Call:
     draw, t = _normed(case)
     y_bar = draw(*t["y"].shape)
-    x_bar, w_bar, b_bar = grad([t["y"]], [t["x"], t["weight"], t["bias"]], [y_bar])
+    z_total, gamma_bar, beta_bar = grad([t["y"]], [t["z"], t["gamma"], t["beta"]], [y_bar])
     given = {
         "y_bar": draw.last(y_bar), "y": draw.last(t["y"]), "place": t["place"], **_saved(draw, case, t),
-        "x_bar": draw.out(x_bar), "sum_gx": draw.out(w_bar, False), "sum_g": draw.out(b_bar, False),
+        "z_total": draw.out(z_total), "gamma_bar": draw.out(gamma_bar, False), "beta_bar": draw.out(beta_bar, False),
         "window": case.window,
     }  # fmt: skip
-    return Call(given, {"x_bar": x_bar, "sum_gx": w_bar, "sum_g": b_bar})
+    return Call(given, {"z_total": z_total, "gamma_bar": gamma_bar, "beta_bar": beta_bar})
 
 
-def norm_gradient_back(case: Case) -> Call:
+def norm_double_backward(case: Case) -> Call:
     draw, t = _normed(case)
     y_bar = draw(*t["y"].shape).requires_grad_()
-    first = grad([t["y"]], [t["x"], t["weight"], t["bias"]], [y_bar])
-    X, W, B = (draw(*g.shape) for g in first)
+    first = grad([t["y"]], [t["z"], t["gamma"], t["beta"]], [y_bar])
+    Z, G, B = (draw(*g.shape) for g in first)
     if not case.optional:
-        W = B = None
-    outs = grad(first, [y_bar, t["x"], t["weight"]], [X, W, B])
+        G = B = None
+    outs = grad(first, [y_bar, t["z"], t["gamma"]], [Z, G, B])
     given = {
-        "X": draw.last(X), "W": draw.plain(W), "B": draw.plain(B), "y_bar": draw.last(y_bar), "y": draw.last(t["y"]),
-        "place": t["place"], **_saved(draw, case, t), "sum_gx": draw.plain(first[1]), "sum_g": draw.plain(first[2]),
-        "y_bar_out": draw.out(outs[0]), "x_out": draw.out(outs[1]), "w_out": draw.out(outs[2], False),
+        "Z": draw.last(Z), "G": draw.plain(G), "B": draw.plain(B), "y_bar": draw.last(y_bar), "y": draw.last(t["y"]),
+        "place": t["place"], **_saved(draw, case, t), "gamma_bar": draw.plain(first[1]),
+        "beta_bar": draw.plain(first[2]), "y_bar_out": draw.out(outs[0]), "z_out": draw.out(outs[1]),
+        "gamma_out": draw.out(outs[2], False),
         "window": case.window,
     }  # fmt: skip
-    return Call(given, dict(zip(("y_bar_out", "x_out", "w_out"), outs, strict=True)))
+    return Call(given, dict(zip(("y_bar_out", "z_out", "gamma_out"), outs, strict=True)))
 
 
 # --- whole blocks ---------------------------------------------------------------------------------------------------
@@ -254,14 +255,14 @@ def block(case: Case) -> Call:
 
 
 def _block_gradients(case: Case, draw: Draw, t: dict[str, Any]) -> dict[str, Any]:
-    """What block_gradient gives, as functions of its inputs: z_bar, x_bar, w_bar, gamma_bar, beta_bar."""
-    y_bar, more = draw(*t["y"].shape).requires_grad_(), draw(*t["z"].shape).requires_grad_()
-    z_bar, gamma_bar, beta_bar = grad([t["y"]], [t["z"], t["gamma"], t["beta"]], [y_bar])
+    """What block_backward gives, as functions of its inputs: z_total, x_bar, w_bar, gamma_bar, beta_bar."""
+    y_bar, z_bar = draw(*t["y"].shape).requires_grad_(), draw(*t["z"].shape).requires_grad_()
+    z_total, gamma_bar, beta_bar = grad([t["y"]], [t["z"], t["gamma"], t["beta"]], [y_bar])
     if case.optional:
-        z_bar = z_bar + more
-    x_bar, w_bar = grad([conv(t["x"], t["weight"], None, case.stride)], [t["x"], t["weight"]], [z_bar])
+        z_total = z_total + z_bar
+    x_bar, w_bar = grad([conv(t["x"], t["weight"], None, case.stride)], [t["x"], t["weight"]], [z_total])
     return {
-        "y_bar": y_bar, "more": more, "z_bar": z_bar, "x_bar": x_bar, "w_bar": w_bar, "gamma_bar": gamma_bar,
+        "y_bar": y_bar, "z_bar": z_bar, "z_total": z_total, "x_bar": x_bar, "w_bar": w_bar, "gamma_bar": gamma_bar,
         "beta_bar": beta_bar,
     }  # fmt: skip
 
@@ -274,19 +275,19 @@ def _block_saved(draw: Draw, case: Case, t: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def block_gradient(case: Case) -> Call:
+def block_backward(case: Case) -> Call:
     draw, t = _block(case)
     g = _block_gradients(case, draw, t)
     given = {
-        "y_bar": draw.last(g["y_bar"]), "more": draw.last(g["more"]) if case.optional else None,
-        **_block_saved(draw, case, t), "z_bar": draw.out(g["z_bar"]), "x_bar": draw.out(g["x_bar"]),
+        "y_bar": draw.last(g["y_bar"]), "z_bar": draw.last(g["z_bar"]) if case.optional else None,
+        **_block_saved(draw, case, t), "z_total": draw.out(g["z_total"]), "x_bar": draw.out(g["x_bar"]),
         "w_bar": draw.out(g["w_bar"]), "gamma_bar": draw.out(g["gamma_bar"], False),
         "beta_bar": draw.out(g["beta_bar"], False), "stride": case.stride, "window": case.window,
     }  # fmt: skip
-    return Call(given, {name: g[name] for name in ("z_bar", "x_bar", "w_bar", "gamma_bar", "beta_bar")})
+    return Call(given, {name: g[name] for name in ("z_total", "x_bar", "w_bar", "gamma_bar", "beta_bar")})
 
 
-def block_gradient_back(case: Case) -> Call:
+def block_double_backward(case: Case) -> Call:
     draw, t = _block(case)
     g = _block_gradients(case, draw, t)
     cotangents = {
@@ -295,16 +296,17 @@ def block_gradient_back(case: Case) -> Call:
     }
     if not case.optional:
         cotangents["G"] = cotangents["B"] = None
-    wanted = [g["y_bar"], g["z_bar"], t["x"], t["weight"], t["gamma"], t["z"]]
+    wanted = [g["y_bar"], g["z_total"], t["x"], t["weight"], t["gamma"], t["z"]]
     outs = grad([g["x_bar"], g["w_bar"], g["gamma_bar"], g["beta_bar"]], wanted, list(cotangents.values()))
     names = ("y_bar_out", "Z", "x_out", "w_out", "gamma_out", "z_out")
     expected = dict(zip(names, outs, strict=True))
     given = {
         "X": draw.last(cotangents["X"]), "W": draw.last(cotangents["W"]), "G": draw.plain(cotangents["G"]),
         "B": draw.plain(cotangents["B"]), "y_bar": draw.last(g["y_bar"]), **_block_saved(draw, case, t),
-        "gamma_bar": draw.plain(g["gamma_bar"]), "beta_bar": draw.plain(g["beta_bar"]), "z_bar": draw.last(g["z_bar"]),
-        "Z": draw.out(t["z"]), "room": draw.out(t["z"]), "y_bar_out": draw.out(t["y"]), "x_out": draw.out(t["x"]),
-        "w_out": draw.out(t["weight"]), "gamma_out": draw.out(t["gamma"], False), "z_out": draw.out(t["z"]),
+        "gamma_bar": draw.plain(g["gamma_bar"]), "beta_bar": draw.plain(g["beta_bar"]),
+        "z_total": draw.last(g["z_total"]), "Z": draw.out(t["z"]), "workspace": draw.out(t["z"]),
+        "y_bar_out": draw.out(t["y"]), "x_out": draw.out(t["x"]), "w_out": draw.out(t["weight"]),
+        "gamma_out": draw.out(t["gamma"], False), "z_out": draw.out(t["z"]),
         "stride": case.stride, "window": case.window,
     }  # fmt: skip
     return Call(given, expected)
@@ -320,7 +322,7 @@ def patches_of(x: torch.Tensor, stride: int) -> torch.Tensor:
 
 def moments_of(x: torch.Tensor, stride: int) -> dict[str, torch.Tensor]:
     patches = patches_of(x, stride)
-    return {"mean": patches.mean(1), "covariance": torch.cov(patches, correction=0)}
+    return {"patch_mean": patches.mean(1), "patch_covariance": torch.cov(patches, correction=0)}
 
 
 def _first(case: Case) -> tuple[Draw, dict[str, Any]]:
@@ -354,12 +356,12 @@ def _first_given(draw: Draw, case: Case, t: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_moments(t: dict[str, Any]) -> dict[str, Any]:
-    return {"mean": t["mean"].clone(), "covariance": t["covariance"].clone(), "eps": EPS}
+    return {**{name: t[name].clone() for name in ("patch_mean", "patch_covariance")}, "eps": EPS}
 
 
 def moments(case: Case) -> Call:
     draw, t = _first(case)
-    expected = {name: t[name] for name in ("mean", "covariance")}
+    expected = {name: t[name] for name in ("patch_mean", "patch_covariance")}
     given = {name: torch.full_like(value, torch.nan) for name, value in expected.items()}
     return Call({"x": draw.plain(t["x"]), **given, "stride": case.stride}, expected)
 
@@ -388,7 +390,7 @@ def first_backward(case: Case) -> Call:
     return Call(given, {"sums": sums, "w_bar": w_bar, "gamma_bar": gamma_bar, "beta_bar": beta_bar})
 
 
-def first_backward_back(case: Case) -> Call:
+def first_double_backward(case: Case) -> Call:
     draw, t = _first(case)
     y_bar = draw(*t["y"].shape).requires_grad_()
     bars = grad([t["y"]], [t["weight"], t["gamma"], t["beta"]], [y_bar])
@@ -399,10 +401,10 @@ def first_backward_back(case: Case) -> Call:
     given = {
         "W": draw.plain(W), "G": draw.plain(G), "B": draw.plain(B), "sums": _sums(t, y_bar).detach(),
         "y": draw.last(t["y"]), "place": t["place"], **_first_given(draw, case, t), **_first_moments(t),
-        "y_bar_out": draw.out(outs[0]), "weight_out": draw.out(outs[1], False), "gamma_out": draw.out(outs[2], False),
+        "y_bar_out": draw.out(outs[0]), "w_out": draw.out(outs[1], False), "gamma_out": draw.out(outs[2], False),
         "stride": case.stride, "window": t["window"],
     }  # fmt: skip
-    return Call(given, dict(zip(("y_bar_out", "weight_out", "gamma_out"), outs, strict=True)))
+    return Call(given, dict(zip(("y_bar_out", "w_out", "gamma_out"), outs, strict=True)))
 
 
 def correlate(case: Case) -> Call:
@@ -423,17 +425,17 @@ def spread(case: Case) -> Call:
     sums = draw(*found.shape)
     (out,) = grad([found], [y_bar], [sums])
     given = {
-        "sums": draw.plain(sums), "y": draw.last(t["y"]), "place": t["place"], "x": draw.plain(t["x"]),
-        "out": draw.out(out), "stride": case.stride, "window": t["window"],
+        "sums_bar": draw.plain(sums), "y": draw.last(t["y"]), "place": t["place"], "x": draw.plain(t["x"]),
+        "y_bar_out": draw.out(out), "stride": case.stride, "window": t["window"],
     }  # fmt: skip
-    return Call(given, {"out": out})
+    return Call(given, {"y_bar_out": out})
 
 
 ENTRIES: dict[str, Callable[[Case], Call]] = {
     function.__name__: function
     for function in (
-        convolution, convolution_input, convolution_weight, channel_sums, pixel_means, spread_means, norm,
-        norm_gradient, norm_gradient_back, block, block_gradient, block_gradient_back, moments, first, first_backward,
-        first_backward_back, correlate, spread,
+        convolution, convolution_input, convolution_weight, convolution_bias, pixel_means, spread_means, norm,
+        norm_backward, norm_double_backward, block, block_backward, block_double_backward, moments, first,
+        first_backward, first_double_backward, correlate, spread,
     )
 }  # fmt: skip

@@ -22,7 +22,7 @@ from neo.errors import KernelArgumentError
 from neo.kernels import direct
 from tests.neo.kernels.entries import ENTRIES, Call, Case, moments_of, spread_of
 
-HELPERS = {"readable", "takes", "use_describe"}  # which read no memory of a tensor
+HELPERS = {"Kernel", "readable", "takes", "use_describe"}  # which read no memory of a tensor
 ERROR = {torch.float64: 1e-9, torch.float32: 3e-3}  # of the norm of what torch gives in float64
 
 
@@ -43,7 +43,8 @@ def test_every_entry_of_the_compiled_kernels_is_tried_here() -> None:
     found = {
         name
         for name, value in vars(kernels.library).items()
-        if callable(value) and getattr(value, "__module__", None) == kernels.library.__name__
+        if isinstance(value, kernels.library.Kernel)
+        or (callable(value) and getattr(value, "__module__", None) == kernels.library.__name__)
     }
     assert found == set(ENTRIES) | HELPERS
 
@@ -197,9 +198,9 @@ OTHER: dict[str, Callable[[torch.Tensor], Any]] = {
 
 # Where nothing else says how many images there are, and how large.
 SUMMARIES: dict[tuple[str, str], Callable[[dict[str, Any]], Call]] = {
-    ("channel_sums", "x"): lambda a: Call(a, {"sums": a["x"].double().sum((0, 2, 3))}),
-    ("pixel_means", "x"): lambda a: Call(a, {"means": a["x"].double().mean((2, 3))}),
-    ("spread_means", "x"): lambda a: Call(a, {"x": spread_of(a["means"].double(), a["x"])}),
+    ("convolution_bias", "z_bar"): lambda a: Call(a, {"b_bar": a["z_bar"].double().sum((0, 2, 3))}),
+    ("pixel_means", "z"): lambda a: Call(a, {"means": a["z"].double().mean((2, 3))}),
+    ("spread_means", "z"): lambda a: Call(a, {"z": spread_of(a["means"].double(), a["z"])}),
     ("moments", "x"): lambda a: Call(a, moments_of(a["x"].double(), a["stride"])),
 }
 
@@ -309,7 +310,7 @@ def test_what_may_be_none_and_what_may_not(entry, calls) -> None:
 
 @pytest.mark.parametrize("planes", [5, 64])
 def test_more_planes_than_the_first_blocks_kernels_have_room_for_are_refused(planes) -> None:
-    for entry in ("moments", "first", "first_backward", "first_backward_back", "correlate", "spread"):
+    for entry in ("moments", "first", "first_backward", "first_double_backward", "correlate", "spread"):
         call = ENTRIES[entry](Case(lanes=lanes(torch.float64), planes=planes))
         with pytest.raises(KernelArgumentError, match="1 to 4 planes"):
             getattr(kernels.library, entry)(**call.arguments)
@@ -324,7 +325,7 @@ def test_tensors_of_a_transform_have_no_memory_to_read() -> None:
         assert not kernels.library.takes(x)
         assert not kernels.library.readable(x)
         with pytest.raises(KernelArgumentError, match="on the CPU"):
-            kernels.library.channel_sums(x, sums)
+            kernels.library.convolution_bias(z_bar=x, b_bar=sums)
         return x.sum()
 
     torch.vmap(inside)(x)
@@ -341,4 +342,4 @@ def test_what_the_kernels_can_take_is_what_they_do_take() -> None:
         other = change(x)
         if not kernels.library.takes(other):
             with pytest.raises(KernelArgumentError):
-                kernels.library.channel_sums(other, torch.zeros(16))
+                kernels.library.convolution_bias(z_bar=other, b_bar=torch.zeros(16))
