@@ -16,6 +16,7 @@ from meta.learner import MetaLearner, Predictor, Step, as_predictor, seed_of
 from meta.parallel import Workers
 from meta.problems import Problem, constant
 from neo import pytree
+from neo.draws import SeededCalls
 from neo.typing import PyTree
 from tasks import Task
 
@@ -113,15 +114,19 @@ def evaluate(
     state = learner.init_state(params) if state is None else state
     predict_by = normalisation.policy(batch_norm)
 
+    seeded = SeededCalls()
+
     def result(item: tuple[int, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Score and loss (predictions,), after the last step or after each."""
         slot, task = item
         step = Step(iteration, slot, seed_of(seed, 0, slot), False, inner_steps, state)
-        with neo.nn.draws(step.seed, dropout=False):
+
+        def judged() -> list[tuple[Any, Any]]:
             predictor = as_predictor(learner.adapt(params, task.support, step))
             stages = predictor.trajectory if record and predictor.trajectory else (predictor,)
-            judged = [problem.query_loss(predict_by(stage, task.support), task.query) for stage in stages]
-        losses, scores = zip(*judged, strict=True)
+            return [problem.query_loss(predict_by(stage, task.support), task.query) for stage in stages]
+
+        losses, scores = zip(*seeded(step.seed, judged, dropout=False), strict=True)
         return _stacked(scores), _stacked(losses)
 
     share = ranks.share(tasks)

@@ -15,6 +15,7 @@ from meta.distributed import ALONE, Ranks
 from meta.learner import MetaLearner, Step, TaskResult, seed_of
 from meta.parallel import Batched, Workers
 from neo import LiteTensor, pytree
+from neo.draws import SeededCalls
 from neo.typing import PyTree
 from tasks import Task
 
@@ -81,6 +82,7 @@ class MetaBatch:
         self.workers = workers or Workers(None)
         self.owner = type(learner).__name__
         self.carried = Carried(self.owner, state)
+        self._seeded = SeededCalls()
         self._recorded = neo.capture(self._at_any_step) if capture else None
 
     def step(self, iteration: int, slot: int, state: PyTree) -> Step:
@@ -173,8 +175,7 @@ class MetaBatch:
         return self._averaged(self.workers.each(lambda task: self._result(params, task, step), tasks))
 
     def _drawn(self, params: PyTree, task: Any, step: Step, seed: int) -> _Result:
-        with neo.nn.draws(seed):
-            return self._result(params, task, step)
+        return self._seeded(seed, lambda: self._result(params, task, step))
 
     def _result(self, params: PyTree, task: Any, step: Step) -> _Result:
         found = self.learner.task_gradient(params, task, step)

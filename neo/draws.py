@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
 from neo.errors import DrawError
 
 __all__ = [
+    "SeededCalls",
     "draws",
     "dropping",
     "generator_for",
@@ -23,6 +26,9 @@ __all__ = [
     "source",
     "undrawn",
 ]
+
+
+Result = TypeVar("Result")
 
 
 class draws:
@@ -97,7 +103,7 @@ class _Place(threading.local):
 
     def __init__(self) -> None:
         # Of each open block, the one around it, and what entering it did to torch's function modes.
-        self.entered: list[tuple[draws | None, int]] = []
+        self.entered: list[tuple[draws | None, int | None]] = []
 
 
 _place = _Place()
@@ -112,19 +118,64 @@ def register_mode(begin: Callable[[], int], end: Callable[[int], None]) -> None:
     _begin_mode, _end_mode = begin, end
 
 
-def _enter(block: draws | None) -> None:
+def _enter(block: draws | None, mode: bool = True) -> None:
+    """mode: False leaves torch's random functions on torch tensors to torch's default generator."""
     outer, _place.source = _place.source, block
-    _place.entered.append((outer, _begin_mode()))
+    _place.entered.append((outer, _begin_mode() if mode else None))
 
 
 def _leave() -> None:
     _place.source, change = _place.entered.pop()
-    _end_mode(change)
+    if change is not None:
+        _end_mode(change)
 
 
 def source() -> draws | None:
     """The innermost `with draws(...)` of this thread; None outside of all, where torch's default generator draws."""
     return _place.source
+
+
+class SeededCalls:
+    """Calls functions as inside `with draws(seed)`, without what a block costs as long as none of them needs one.
+
+    A block has torch ask about every function of torch tensors, since any may draw: a tenth of the time of a small
+    network's meta-step. Here a call is made without being asked at first, and what it draws on LiteTensors comes from
+    its seed. That it drew on torch tensors too is seen by the state of torch's default generator: it is then made anew,
+    in a block, and so are all later calls. A function may thus be called twice. On several threads the draws of one
+    make all of them go that way, which changes nothing that they give.
+
+    Not seen is a draw within torch.random.fork_rng, which puts the state back.
+    """
+
+    def __init__(self) -> None:
+        self._blocks = False  # whether calls are made in blocks
+
+    def __call__(self, seed: int, fn: Callable[[], Result], *, dropout: bool = True) -> Result:
+        block = draws(seed, dropout=dropout)
+        if not self._blocks:
+            before = _default_states()
+            _enter(block, mode=False)
+            try:
+                result = fn()
+            finally:
+                _leave()
+            if _default_states() == before:
+                return result
+            self._blocks = True
+        with block:
+            return fn()
+
+
+def _default_states() -> list[bytes]:
+    """Of torch's default generators; in the memory of the host, so that nothing waits for a device.
+
+    Read by address: as tensors they would meet whatever mode (fake tensors, vmap) is around.
+    """
+    generators = [torch.default_generator]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        generators += torch.cuda.default_generators
+    states = [generator.get_state() for generator in generators]
+    return [ctypes.string_at(state.data_ptr(), state.numel()) for state in states]
 
 
 class replay:

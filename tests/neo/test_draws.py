@@ -401,3 +401,66 @@ def test_replaced_op_that_draws_is_asked_inside_a_block():
         assert torch.equal(once.data, again.data)
     finally:
         neo.functions.implements(torch.hardshrink, only=True)(before)
+
+
+# --- calls that need no block until one of them draws -----------------------------------------------------------------
+
+DRAWN = {
+    "torch.randn": lambda: torch.randn(3),
+    "dropout of a torch tensor": lambda: F.dropout(torch.ones(20)),
+    "a distribution": lambda: torch.distributions.Gamma(HALF, HALF).sample(),
+    "in place": lambda: torch.empty(3).uniform_(),
+    "a LiteTensor": lambda: torch.randn_like(neo.LiteTensor(X)).data,
+    "dropout of a LiteTensor": lambda: F.dropout(neo.LiteTensor(torch.ones(20))).data,
+}
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+@pytest.mark.parametrize("name", DRAWN)
+def test_seeded_calls_draw_what_blocks_draw(name, dropout):
+    seeded = neo.draws.SeededCalls()
+    for seed in (3, 4, 3):
+        torch.manual_seed(seed)
+        with neo.nn.draws(seed, dropout=dropout):
+            expected = DRAWN[name]()
+        torch.manual_seed(11)
+        assert torch.equal(seeded(seed, DRAWN[name], dropout=dropout), expected)
+
+
+def test_calls_without_draws_are_made_once_and_without_asking_about_torchs_functions():
+    calls = []
+    seeded = neo.draws.SeededCalls()
+
+    def asked():
+        calls.append(torch._C._len_torch_function_stack())
+        return torch.ones(2).sum()
+
+    assert [float(seeded(seed, asked)) for seed in range(3)] == [2.0] * 3
+    assert calls == [0, 0, 0]
+
+    def draws():
+        calls.append(torch._C._len_torch_function_stack())
+        return torch.rand(1)
+
+    seeded(0, draws)
+    seeded(1, draws)
+    assert calls[3:] == [0, 1, 1]  # found out, made anew, and from then on in blocks
+
+
+def test_seeded_call_that_raises_leaves_no_block_behind():
+    with pytest.raises(ZeroDivisionError):
+        neo.draws.SeededCalls()(0, lambda: 1 / 0)
+    assert neo.draws.source() is None
+
+
+def test_block_inside_a_seeded_call_is_a_block():
+    def both():
+        outside = torch.randn_like(neo.LiteTensor(X)).data
+        with neo.nn.draws(9):
+            inside = torch.randn(4)
+        return outside, inside
+
+    with neo.nn.draws(2):
+        expected = both()
+    for got, wanted in zip(neo.draws.SeededCalls()(2, both), expected, strict=True):
+        assert torch.equal(got, wanted)
