@@ -86,7 +86,7 @@ class CrossEntropyGradient(Policy):
             )
             g_bar = residual.sum(1) if reduction == 0 else residual.sum()
         if needs[1]:
-            x_bar = direct.cross_entropy_gradient_back(
+            x_bar = direct.cross_entropy_double_backward(
                 z_bar, g, log_p, target, count, reduction, ignore_index
             )
         return g_bar, x_bar, None, None, None

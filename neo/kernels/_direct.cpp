@@ -191,7 +191,7 @@ PyMethodDef functions[] = {
     {"affine", FAST(affine), nullptr},
     {"cross_entropy", FAST(cross_entropy), nullptr},
     {"cross_entropy_gradient", FAST(cross_entropy_gradient), nullptr},
-    {"cross_entropy_gradient_back", FAST(cross_entropy_gradient_back), nullptr},
+    {"cross_entropy_double_backward", FAST(cross_entropy_double_backward), nullptr},
     {"cos", FAST(vectorised<cos_of>), nullptr},
     {"div", FAST(binary<Div>), nullptr},
     {"empty", FAST(empty), nullptr},

@@ -23,7 +23,7 @@ __all__ = [
     "cos",
     "cross_entropy",
     "cross_entropy_gradient",
-    "cross_entropy_gradient_back",
+    "cross_entropy_double_backward",
     "describe",
     "div",
     "empty",
@@ -102,7 +102,7 @@ def _cross_entropy_gradient(g: Any, log_p: Any, target: Any, count: Any, reducti
     return torch._log_softmax_backward_data(pulled, log_p, 1, log_p.dtype)
 
 
-def _cross_entropy_gradient_back(
+def _cross_entropy_double_backward(
     z: Any, g: Any, log_p: Any, target: Any, count: Any, reduction: int, ignored: int
 ) -> Any:
     factor = torch.where(target == ignored, 0.0, g / count if reduction == 1 else g)
@@ -148,7 +148,7 @@ cross_entropy = _bound("cross_entropy", _cross_entropy)
 """(x (n, classes), target (n,), reduction 0 none, 1 mean, 2 sum, ignored) → loss, log softmax(x), rows that count."""
 cross_entropy_gradient = _bound("cross_entropy_gradient", _cross_entropy_gradient)
 """(g, log_p, target, count, reduction, ignored) → m g (e^log_p − onehot(target)), m = 1 / count for the mean."""
-cross_entropy_gradient_back = _bound("cross_entropy_gradient_back", _cross_entropy_gradient_back)
+cross_entropy_double_backward = _bound("cross_entropy_double_backward", _cross_entropy_double_backward)
 """(z, g, log_p, target, count, reduction, ignored) → m g p (z − Σ z p), p = e^log_p: the gradient's own, for x."""
 relu = _bound("relu", torch.relu)
 relu_gradient = _bound("relu_gradient", _relu_gradient)

@@ -112,8 +112,8 @@ PyObject* cross_entropy_gradient(PyObject* fallback, PyObject* const* arguments,
   END_HANDLE_TH_ERRORS
 }
 
-// cross_entropy_gradient_back(z, g, log_p, target, count, reduction, ignored) → m g p (z − Σ z p) of each row, p = e^log_p
-PyObject* cross_entropy_gradient_back(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+// cross_entropy_double_backward(z, g, log_p, target, count, reduction, ignored) → m g p (z − Σ z p) of each row, p = e^log_p
+PyObject* cross_entropy_double_backward(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   Rows rows;
   const Tensor* z = count == 7 && unwatched() ? plain(arguments[0]) : nullptr;

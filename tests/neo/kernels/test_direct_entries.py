@@ -140,7 +140,7 @@ ARGUMENTS: dict[str, Any] = {
     "affine": matrices(True),
     **{
         name: losses(name)
-        for name in ("cross_entropy", "cross_entropy_gradient", "cross_entropy_gradient_back")
+        for name in ("cross_entropy", "cross_entropy_gradient", "cross_entropy_double_backward")
     },
     "empty": st.tuples(sizes, st.sampled_from(DTYPES), st.sampled_from([True, False, 1, None])),
 }
