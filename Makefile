@@ -44,11 +44,11 @@ $(SEEN): pyproject.toml setup.py constraints.txt $(EXTENSIONS)
 	@echo "make: $(VENV) is ready"
 
 train: env  ## meta-train (TASK=glyphs, or TASK=omniglot DATA=folder; ARGS="trainer.iterations=400 ...")
-	@$(BIN)/python scripts/train.py task=$(TASK) $(if $(DATA),data_dir=$(DATA)) $(ARGS)
+	@$(BIN)/python scripts/train.py task=$(TASK) $(if $(DATA),'data_dir="$(subst ','\'',$(DATA))"') $(ARGS)
 
 evaluate: env  ## test a finished run on unseen tasks (RUN=folder)
-	@test -n "$(RUN)" || { echo "make: evaluate needs the folder of a run, got none; make evaluate RUN=..."; exit 1; }
-	@$(BIN)/python scripts/evaluate.py run_dir=$(RUN) $(ARGS)
+	@test -n '$(subst ','\'',$(RUN))' || { echo "make: evaluate needs the folder of a run, got none; make evaluate RUN=..."; exit 1; }
+	@$(BIN)/python scripts/evaluate.py 'run_dir="$(subst ','\'',$(RUN))"' $(ARGS)
 
 mnist: env  ## train the 784-256-64-10 perceptron with Neo and with PyTorch, side by side
 	@$(BIN)/python scripts/mnist.py $(ARGS)

@@ -90,6 +90,7 @@ def evaluate_run(
             f"{part}/ci95": evaluation.ci95,
             f"{part}/loss": evaluation.loss,
             f"{part}/tasks": tasks,
+            f"{part}/chance": sampler.chance,
             f"{part}/steps": [
                 {metric.name: step.score, "ci95": step.ci95, "loss": step.loss} for step in steps
             ],

@@ -23,6 +23,7 @@ from meta.evaluate import Evaluation, evaluate
 from meta.imports import accepted, located
 from meta.learner import MetaLearner
 from meta.loggers import Logger
+from meta.model_fit import misfit
 from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
 from meta.pictures import Picture
@@ -34,7 +35,8 @@ from tasks import TaskSampler, TaskSource
 
 __all__ = ["Experiment", "resolve_device", "versions"]
 
-OF_A_FAMILY = ("dataset", "problem", "picture")  # of config.task, what is the same for all of its samplers
+# Of config.task, what is no setting of its samplers. inner_lr: what conf/algorithm takes for its own.
+OF_A_FAMILY = ("dataset", "problem", "picture", "inner_lr")
 
 
 class Experiment:
@@ -199,19 +201,28 @@ class Experiment:
             return self
         return Experiment(self.config, self.ranks, outputs=outputs, dataset=self.dataset)
 
-    def expect_adaptation(self, state: State, sampler: TaskSampler) -> None:
-        """Adapt to one held-out task and score it, so that a predictor of the wrong form is known before training."""
-        evaluate(
-            self.learner,
-            state.params,
-            sampler,
-            1,
-            problem=self.problem,
-            state=state.state,
-            seed=self.config.evaluation.seed,
-            inner_steps=self.config.evaluation.inner_steps,
-            batch_norm=self.config.evaluation.batch_norm,
-        )
+    def expect_adaptation(self, state: State, sampler: TaskSampler) -> Evaluation:
+        """Adapt to one held-out task and score it, so that a predictor of the wrong form is known before training.
+
+        Raises: ValueError for a model that does not fit the tasks, saying both shapes; what the learner raises.
+        """
+        try:
+            return evaluate(
+                self.learner,
+                state.params,
+                sampler,
+                1,
+                problem=self.problem,
+                state=state.state,
+                seed=self.config.evaluation.seed,
+                inner_steps=self.config.evaluation.inner_steps,
+                batch_norm=self.config.evaluation.batch_norm,
+            )
+        except Exception as error:
+            reason = misfit(self.learner, self.problem, sampler.sample(0, [0])[0], self.config)
+            if reason is None:
+                raise
+            raise ValueError(reason) from error
 
     def protocol(self) -> dict[str, Any]:
         """How the numbers of this run came about, flat: all that tasks, algorithm and evaluation were set to.

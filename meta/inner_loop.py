@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -53,6 +54,8 @@ class InnerLoop:
                 f"{owner}: inner_lr={lr} is the rate of SGD, and nothing would read it beside inner_optimizer, which "
                 "has a rate of its own; give one of the two."
             )
+        if lr is not None and not (math.isfinite(lr) and lr >= 0):
+            raise ValueError(f"{owner}: inner_lr must be a finite number of 0 or more, got {lr}")
         if clip is not None and not clip > 0:
             raise ValueError(f"{owner}: inner_clip must be greater than 0, or null for no limit, got {clip}")
         self.owner, self.steps, self.clip = owner, steps, clip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -28,12 +29,15 @@ from meta.files import drop_unfinished, lock_dir, write_json
 from meta.interruption import Interrupted, Interruptions
 from meta.loggers import Progress
 from meta.metrics import Metrics, plain, read_metrics
+from meta.plausibility import LossWatch
 from meta.problems import metric_of
 from meta.resume import expect_own, expect_version, holds_run, resolved
 from meta.trainer import Log, State
 from tasks import TaskSampler
 
 __all__ = ["Run", "expect_same_data", "resumed_config", "sentence", "validation_score"]
+
+LOG = logging.getLogger(__name__)
 
 
 class Run:
@@ -80,7 +84,8 @@ class Run:
         samplers = {
             part: experiment.sampler(part) for part in ("train", "val", "test")
         }  # all protocols are known now
-        state, spent_s = trainer.start(experiment.device), 0.0
+        start = state = trainer.start(experiment.device)
+        spent_s = 0.0
         versions_of_all = {"data": experiment.dataset.describe()["checksum"], **versions()}
         ranks.assert_equal("data and versions", versions_of_all)
         if self.resume and ranks.first:
@@ -90,15 +95,16 @@ class Run:
         if ranks.broadcast_object(finished):
             return json.loads(result_path.read_text(encoding="utf-8")) if ranks.first else {}
         state = ranks.broadcast(state)
+        before = experiment.expect_adaptation(start, samplers["val"])
         held_out = experiment.for_tasks_of(samplers["val"], experiment.trained(state))
-        if not self.resume and ranks.first:
-            held_out.expect_adaptation(state, samplers["val"])
 
         def validate(state: State) -> Evaluation:
             return held_out.evaluate(state, samplers["val"], trainer.val_tasks)
 
         if ranks.first:
-            state, seconds = self._fit_and_record(state, spent_s, samplers["train"], validate)
+            state, seconds = self._fit_and_record(
+                state, spent_s, samplers["train"], validate, LossWatch(before.loss)
+            )
         else:
             with self.interruptions.patiently():
                 state = trainer.fit(samplers["train"], state, validate=validate, stop=self._stopped)
@@ -108,7 +114,12 @@ class Run:
         return self._conclude(held_out, state, tested, samplers["test"], seconds) if ranks.first else {}
 
     def _fit_and_record(
-        self, state: State, spent_s: float, sampler: Any, validate: Callable[[State], Evaluation]
+        self,
+        state: State,
+        spent_s: float,
+        sampler: Any,
+        validate: Callable[[State], Evaluation],
+        watch: LossWatch,
     ) -> tuple[State, Callable[[], float]]:
         """Train, with all that the first rank writes meanwhile: the last state, and the seconds the run has taken."""
         experiment, trainer, checkpoints = self.experiment, self.experiment.trainer, self.checkpoints
@@ -149,6 +160,9 @@ class Run:
                 metrics.write({"step": line.step, "seconds": seconds(), **numbers})
                 experiment.logger.log(line.step, numbers)
                 progress.log(line.step, numbers)
+                warning = watch.warning(line.step, line.loss)
+                if warning is not None:
+                    LOG.warning(warning)
 
             state = trainer.fit(
                 sampler,

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from meta.checkpoint import CheckpointError
 from meta.cli import sweeps
@@ -148,7 +148,13 @@ def _fail(error: Exception, debug: bool) -> NoReturn:
         traceback.print_exception(error)
     if isinstance(error.__cause__, OSError) and "Unable to configure handler" in str(error):
         error = error.__cause__  # hydra's log file could not be opened; logging says no more than that
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, InterpolationKeyError):
+        key = error.full_key
+        sentence = (
+            f"{key} is not set: {str(error.msg).splitlines()[0]}. Give {key} a value, or choose another "
+            f"{(key or '').split('.')[0]}=... that fits the other groups."
+        )
+    elif isinstance(error, OSError) and error.strerror:
         sentence = f"{error.filename or 'the system'}: {error.strerror}"
     else:
         sentence = " ".join(str(error).split())

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from meta.cli import command
 from meta.cli.overrides import ConfigError
 from meta.evaluate_run import evaluate_run
+from meta.plausibility import chance_warning
 from meta.problems import metric_of
 from meta.run import sentence
 
@@ -47,6 +48,9 @@ def job(config: DictConfig) -> None:
         overrides={place: config[key] for key, place in PROTOCOL.items() if config[key] is not None},
     )
     print(f"{sentence(result, config.part)}, {result['checkpoint']} after {result['iterations']} iterations")
+    warning = chance_warning(result, config.part)
+    if warning is not None:
+        command.print_error(warning)
     print(table(result, config.part))
     print(
         "written: "

@@ -25,6 +25,7 @@ from meta.cli import command, sweeps
 from meta.cli.overrides import ConfigError, quoted, value_of
 from meta.distributed import Ranks, launched
 from meta.divergence import TrainingError
+from meta.plausibility import chance_warning
 from meta.resume import RESUMABLE, holds_run, may_change
 from meta.run import Run, resumed_config, sentence, validation_score
 
@@ -80,6 +81,9 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
         raise
     arm = f"arm {folder.name}: " if sweeping else ""
     print(f"{arm}{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
+    warning = chance_warning(result)
+    if warning is not None:
+        command.print_error(f"{arm}{warning}")
     if not sweeping:
         print("pictures: " + "\n          ".join(map(str, sorted((folder / "plots").glob("*.png")))))
     return validation_score(folder)

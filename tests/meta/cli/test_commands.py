@@ -128,7 +128,11 @@ def test_train_continues_a_finished_run_with_more_iterations(finished, tmp_path)
             ["task.ways=1000"],
             "error: EpisodeSampler: ways=1000 is more than the 48 classes of glyphs train",
         ),
-        ("train", ["algorithm.inner_lr=-1"], "error: sgd: lr must be 0 or greater, got -1"),
+        (
+            "train",
+            ["algorithm.inner_lr=-1"],
+            "error: MAML: inner_lr must be a finite number of 0 or more, got -1",
+        ),
         (
             "train",
             [*TINY, "algorithm.inner_lr=1e38"],

@@ -1,0 +1,62 @@
+"""Whether a model takes a task's inputs and gives what its targets ask for: asked where a first call has failed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import neo
+from meta.learner import MetaLearner
+from meta.problems import Problem, constant
+
+__all__ = ["misfit"]
+
+REMEDY = "Set these values to fit, or choose another model=..."
+
+
+def misfit(learner: MetaLearner, problem: Problem, task: Any, config: DictConfig) -> str | None:
+    """Why the model alone, at its initial parameters, fails on a task's query set; None where it does not.
+
+    Only for sets of examples with a target each (batch.x, batch.y), and learners that keep their model as `model`.
+    config: of the run, whose `model` is named with what it was set to.
+    """
+    model, query = getattr(learner, "model", None), task.query
+    if model is None or not (hasattr(query, "x") and hasattr(query, "y")):
+        return None
+    tensors = constant(query.x)
+    try:
+        with neo.nn.draws(0):
+            params = model.init(seed=0, device=tensors.device)
+            prediction = model(params, query.x)
+    except Exception as error:
+        return f"{_named(config)} cannot take the inputs of these tasks, {_shape(query.x)}: {_words(error)}. {REMEDY}"
+    try:
+        problem.query_loss(lambda x: prediction, query)
+    except Exception as error:
+        return (
+            f"{_named(config)} gives predictions {_shape(prediction)}, which do not fit the targets of these tasks, "
+            f"{_shape(query.y)}: {_words(error)}. {REMEDY}"
+        )
+    return None
+
+
+def _named(config: DictConfig) -> str:
+    node: Any = OmegaConf.to_container(config.model, resolve=True)
+    settings = " ".join(
+        f"model.{key}={json.dumps(value)}"
+        for key, value in node.items()
+        if key != "_target_" and not isinstance(value, dict)
+    )
+    return f"the model {node['_target_']} ({settings})"
+
+
+def _shape(tensor: Any) -> str:
+    return (
+        f"{tuple(tensor.shape)} {constant(tensor).dtype}" if hasattr(tensor, "shape") else repr(type(tensor))
+    )
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
