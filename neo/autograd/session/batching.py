@@ -60,7 +60,7 @@ def vmap(
         not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1
     ):
         raise ValueError(f"vmap: chunk_size must be None or an integer of at least 1, got {chunk_size!r}")
-    name = f"vmap({name_of(fn)})"
+    name = f"vmap({name_of(fn, 'vmap')})"
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
