@@ -15,6 +15,7 @@ from neo.autograd._identity import full_gradients
 from neo.autograd._stack import TapeContext, suspended, tracked_here
 from neo.autograd._tape import Tape, record
 from neo.autograd.session._dims import Dim, dims_of, places_of
+from neo.autograd.session._keys import keyed_as_given
 from neo.autograd.session._replay import Replay
 from neo.autograd.session.reverse import close, name_of
 from neo.autograd.tensor import LiteTensor
@@ -70,7 +71,7 @@ def vmap(
 
         def on_leaves(slices: list[Any]) -> Any:
             positional, by_keyword = pytree.unflatten(spec, slices)
-            return fn(*positional, **by_keyword)
+            return keyed_as_given(fn(*positional, **by_keyword), slices, leaves)
 
         def batch(leaves: list[Any]) -> _Batch:
             return _Batch(name, on_leaves, leaves, dims, out_dims, randomness)

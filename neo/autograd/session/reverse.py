@@ -15,6 +15,7 @@ from neo.autograd._stack import TapeContext
 from neo.autograd._tape import Tape
 from neo.autograd.session import _argnums, _mirrors
 from neo.autograd.session._argnums import ArgNums
+from neo.autograd.session._keys import keyed_as_given
 from neo.autograd.session._mirrors import describe
 from neo.autograd.tensor import LiteTensor
 
@@ -45,6 +46,7 @@ def value_and_grad(
     Inside fn each differentiated argument is a fresh tensor on the same data, so that a closed-over use of the old one
     is a constant.
     Sessions nest: the gradients are themselves differentiable by any session that is open around this call.
+    Where such a dict is the output of a session or vmap around, its keys are what was passed there.
 
     Raises: TypeError when there is nothing to differentiate, argnums names an integer tensor, or fn returns something
     other than floating-point LiteTensors; ValueError for a cotangent of another structure or shape.
@@ -184,6 +186,7 @@ def run(
         close(tape)
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):
         raise TypeError(f"{name}: has_aux=True expects fn to return (output, aux), got {describe(out)}")
+    out = keyed_as_given(out, slots.fresh, slots.leaves)
     outputs, spec = pytree.flatten(out[0] if has_aux else out)
     for i, leaf in enumerate(outputs):
         if not isinstance(leaf, LiteTensor):
