@@ -40,6 +40,7 @@ def vmap(
         fn: takes and returns pytrees of LiteTensors (or torch tensors, which are constants).
         in_dims: along which dim each argument is sliced: an int, None for "the same for every example", or a tuple with
             an entry per argument, each an int, None, or a pytree of those that is a prefix of the argument.
+            None among the values is an empty tree, with nothing to slice.
             What fn closes over is the same for every example. Tensors given by keyword are sliced along dim 0, as
             jax.vmap has it (torch.func.vmap leaves them whole); numbers, strings and the like are passed on.
         out_dims: where the batch goes in each output: an int, None for an output that is the same for every example
