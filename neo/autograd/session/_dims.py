@@ -83,6 +83,8 @@ def _checked(leaf: Any, dim: Any, where: str, name: str) -> Dim:
         return None
     if not isinstance(dim, int) or isinstance(dim, bool):
         raise ValueError(f"{name}: in_dims of {where} must be an int or None, got {dim!r}")
+    if leaf is None:
+        return None  # an empty tree, as None is to the other transforms and in fn's output
     if not isinstance(leaf, LiteTensor | torch.Tensor):
         raise ValueError(
             f"{name}: {where} is {describe(leaf)}, which has no dim {dim} to slice. Give None for it in in_dims, or "

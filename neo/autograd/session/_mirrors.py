@@ -12,7 +12,7 @@ from neo import pytree
 from neo.autograd._identity import differentiable
 from neo.autograd.tensor import LiteTensor
 
-__all__ = ["cotangents", "describe", "expect_tuples", "tangents"]
+__all__ = ["cotangents", "describe", "expect_tuples", "plain", "tangents"]
 
 
 def cotangents(name: str, outputs: list[LiteTensor], spec: optree.PyTreeSpec, cotangent: Any) -> list[Any]:
@@ -89,10 +89,13 @@ def tangents(name: str, args: tuple, given: tuple, kind: str = "tangent") -> lis
 
 def expect_tuples(name: str, args: Any, others: Any) -> None:
     if not (isinstance(args, tuple) and isinstance(others, tuple) and len(args) == len(others)):
+        got = " and ".join(
+            f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else describe(value)
+            for value in (args, others)
+        )
         raise TypeError(
-            f"{name}: expected two tuples of the same length, one entry per argument of fn; got "
-            f"{type(args).__name__} of {len(args) if hasattr(args, '__len__') else '?'} and "
-            f"{type(others).__name__} of {len(others) if hasattr(others, '__len__') else '?'}"
+            f"{name}: expected two tuples of the same length, one entry per argument of fn; got {got}. Of one "
+            f"argument: {name}(fn, (x,), (v,))"
         )
 
 
@@ -134,10 +137,11 @@ def _difference(spec: optree.PyTreeSpec, tree: Any) -> str:
         if surplus
         else []
     )
-    return f"{' and '.join(said) or 'has other containers'}; expected the structure {_plain(spec)}, got {_plain(got)}"
+    return f"{' and '.join(said) or 'has other containers'}; expected the structure {plain(spec)}, got {plain(got)}"
 
 
-def _plain(spec: optree.PyTreeSpec) -> str:
+def plain(spec: optree.PyTreeSpec) -> str:
+    """A structure as errors write it."""
     return (
         str(spec)
         .removeprefix("PyTreeSpec(")

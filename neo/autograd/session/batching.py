@@ -15,6 +15,7 @@ from neo.autograd._identity import full_gradients
 from neo.autograd._stack import TapeContext, suspended, tracked_here
 from neo.autograd._tape import Tape, record
 from neo.autograd.session._dims import Dim, dims_of, places_of
+from neo.autograd.session._keys import keyed_as_given
 from neo.autograd.session._replay import Replay
 from neo.autograd.session.reverse import close, name_of
 from neo.autograd.tensor import LiteTensor
@@ -39,6 +40,7 @@ def vmap(
         fn: takes and returns pytrees of LiteTensors (or torch tensors, which are constants).
         in_dims: along which dim each argument is sliced: an int, None for "the same for every example", or a tuple with
             an entry per argument, each an int, None, or a pytree of those that is a prefix of the argument.
+            None among the values is an empty tree, with nothing to slice.
             What fn closes over is the same for every example. Tensors given by keyword are sliced along dim 0, as
             jax.vmap has it (torch.func.vmap leaves them whole); numbers, strings and the like are passed on.
         out_dims: where the batch goes in each output: an int, None for an output that is the same for every example
@@ -60,7 +62,7 @@ def vmap(
         not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1
     ):
         raise ValueError(f"vmap: chunk_size must be None or an integer of at least 1, got {chunk_size!r}")
-    name = f"vmap({name_of(fn)})"
+    name = f"vmap({name_of(fn, 'vmap')})"
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -70,7 +72,7 @@ def vmap(
 
         def on_leaves(slices: list[Any]) -> Any:
             positional, by_keyword = pytree.unflatten(spec, slices)
-            return fn(*positional, **by_keyword)
+            return keyed_as_given(fn(*positional, **by_keyword), slices, leaves)
 
         def batch(leaves: list[Any]) -> _Batch:
             return _Batch(name, on_leaves, leaves, dims, out_dims, randomness)

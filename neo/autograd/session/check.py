@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from neo import pytree
-from neo.autograd.session.reverse import vjp
+from neo.autograd.session.reverse import name_of, vjp
 from neo.autograd.session.trace import Call, trace
 from neo.autograd.session.transforms import jvp
 from neo.autograd.tensor import LiteTensor
@@ -51,6 +51,7 @@ def gradcheck(
     Cost: two calls of fn per order and entry of the inputs, or, with fast, per order and input.
     """
     args = args if isinstance(args, tuple) else (args,)
+    name = name_of(fn, "gradcheck")
     if order < 1:
         raise ValueError(f"gradcheck: order must be at least 1, got {order}")
     leaves, spec = pytree.flatten(args)
@@ -66,7 +67,6 @@ def gradcheck(
                 f"gradcheck: {_where(path)} is {leaf.dtype}; finite differences need float64: x.to(torch.float64)"
             )
     check = _Check(eps, rtol, atol, torch.Generator().manual_seed(seed), fast)
-    name = getattr(fn, "__name__", type(fn).__name__)
     names = [_where(path) for _, path in tensors]
     for level, (map_, at, cotangent) in enumerate(check.gradient_maps(fn, args, order), start=1):
         wrong = check.first_order(map_, at, cotangent)

@@ -35,8 +35,9 @@ def draw(fn: Callable[..., Any], *args: Any) -> Drawing:
     A notebook shows the picture by itself: by graphviz where its `dot` is installed, else as Mermaid text.
     Raises: what fn raises. Cost: fn once; every tensor it makes stays alive as long as the Drawing.
     """
+    name = name_of(fn, "draw")
     told, fresh, out = trace(fn, args)
-    return Drawing(name_of(fn), told, fresh, out)
+    return Drawing(name, told, fresh, out)
 
 
 class Drawing:

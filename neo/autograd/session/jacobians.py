@@ -34,9 +34,16 @@ def jacobian(
     Raises: what value_and_grad raises; ValueError for another mode.
     Cost: fn once, and the above. Differentiable at every order: jacobian(jacobian(f)), in any modes, is right.
     """
+    return _jacobian("jacobian", fn, argnums, has_aux, mode)
+
+
+def _jacobian(
+    transform: str, fn: Callable[..., Any], argnums: ArgNums, has_aux: bool, mode: str
+) -> Callable[..., Any]:
+    """jacobian, which errors call by the name of the transform that the user called."""
     if mode not in ("reverse", "forward"):
-        raise ValueError(f'jacobian: mode must be "reverse" or "forward", got {mode!r}')
-    name = f"jacobian({name_of(fn)})"
+        raise ValueError(f'{transform}: mode must be "reverse" or "forward", got {mode!r}')
+    name = f"{transform}({name_of(fn, transform)})"
     chosen = _argnums.checked(argnums, name)
 
     @functools.wraps(fn)
@@ -63,7 +70,8 @@ def hessian(
 
     Cost: one gradient and, per entry of x, one backward (or push) through it; use hvp where a product is enough.
     """
-    return jacobian(jacobian(fn, argnums, has_aux), argnums, has_aux, mode)
+    gradient = _jacobian("hessian", fn, argnums, has_aux, "reverse")
+    return _jacobian("hessian", gradient, argnums, has_aux, mode)
 
 
 def _by_rows(tape: Tape, inputs: list[LiteTensor], outputs: list[LiteTensor]) -> list[list[Any]]:

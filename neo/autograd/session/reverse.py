@@ -15,6 +15,7 @@ from neo.autograd._stack import TapeContext
 from neo.autograd._tape import Tape
 from neo.autograd.session import _argnums, _mirrors
 from neo.autograd.session._argnums import ArgNums
+from neo.autograd.session._keys import keyed_as_given
 from neo.autograd.session._mirrors import describe
 from neo.autograd.tensor import LiteTensor
 
@@ -45,12 +46,13 @@ def value_and_grad(
     Inside fn each differentiated argument is a fresh tensor on the same data, so that a closed-over use of the old one
     is a constant.
     Sessions nest: the gradients are themselves differentiable by any session that is open around this call.
+    Where such a dict is the output of a session or vmap around, its keys are what was passed there.
 
     Raises: TypeError when there is nothing to differentiate, argnums names an integer tensor, or fn returns something
     other than floating-point LiteTensors; ValueError for a cotangent of another structure or shape.
     Cost: fn once, plus one backward per recorded op; memory for what the Policies save, freed as the walk passes it.
     """
-    name = name_of(fn)
+    name = name_of(fn, "value_and_grad")
     chosen = _argnums.checked(argnums, name)
 
     @functools.wraps(fn)
@@ -73,6 +75,7 @@ def grad(
     fn: Callable[..., Any], argnums: ArgNums = None, has_aux: bool = False, cotangent: Any = None
 ) -> Callable[..., Any]:
     """Like value_and_grad, giving the gradients alone; (gradients, aux) with has_aux."""
+    name_of(fn, "grad")
     both = value_and_grad(fn, argnums, has_aux, cotangent)
 
     @functools.wraps(fn)
@@ -90,14 +93,19 @@ def vjp(fn: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
     arguments (None for constants); the cotangent must mirror the output. The pullback may be called any number of
     times; what the tape holds goes free when the pullback does.
     """
-    name = name_of(fn)
+    name = name_of(fn, "vjp")
     tape = Tape()
     slots = Arguments(args, tuple(range(len(args))), name, integers="constant")
     out, outputs = run(tape, fn, slots, {}, has_aux, name)
     out, aux = out if has_aux else (out, None)
     spec = pytree.structure(out)
 
-    def pullback(cotangent: Any) -> Any:
+    def pullback(cotangent: Any, *more: Any) -> Any:
+        if more:
+            raise TypeError(
+                f"pullback of {name}: expected one cotangent, in the structure of the output {_mirrors.plain(spec)}, "
+                f"got {1 + len(more)} arguments; pass one tree of that structure"
+            )
         if cotangent is None:
             raise TypeError(
                 f"pullback of {name}: expected a cotangent in the structure of the output, got None"
@@ -178,6 +186,7 @@ def run(
         close(tape)
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):
         raise TypeError(f"{name}: has_aux=True expects fn to return (output, aux), got {describe(out)}")
+    out = keyed_as_given(out, slots.fresh, slots.leaves)
     outputs, spec = pytree.flatten(out[0] if has_aux else out)
     for i, leaf in enumerate(outputs):
         if not isinstance(leaf, LiteTensor):
@@ -190,10 +199,11 @@ def run(
         raise TypeError(
             f"{name}: expected fn to return a LiteTensor or a pytree of them, got {describe(out)}"
         )
-    for leaf in outputs:
+    for i, leaf in enumerate(outputs):
         if not leaf.is_floating_point():
             raise TypeError(
-                f"{name}: the output is {leaf.dtype}, without a gradient; return a floating-point one"
+                f"{name}: the output{spec.accessors()[i].codify('')} is {leaf.dtype}, without a gradient; return a "
+                f"floating-point one, and what needs no gradient as aux, with has_aux=True"
             )
     return returned_tree(out, pytree.tree_map), outputs
 
@@ -215,5 +225,11 @@ def _refuse_integers(
             )
 
 
-def name_of(fn: Callable[..., Any]) -> str:
+def name_of(fn: Callable[..., Any], transform: str) -> str:
+    """The name of fn in errors. Raises: TypeError where fn is none that `transform` could call."""
+    if not callable(fn):
+        raise TypeError(
+            f"{transform}: expected a function, got {describe(fn)}; pass the function itself, as in "
+            f"neo.grad(loss)(params), and not what it returns"
+        )
     return getattr(fn, "__name__", type(fn).__name__)

@@ -34,8 +34,9 @@ def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple, has_aux: bool = Fa
     Cost: about three times fn, less where Policies have a jvp; fn's intermediates are kept until it is done.
     """
     _mirrors.expect_tuples("jvp", args, tangents)
+    name = name_of(fn, "jvp")
     dots = _mirrors.tangents("jvp", args, tangents)
-    recording = _Recording(fn, args, has_aux)
+    recording = _Recording(fn, name, args, has_aux)
     moved = recording.push(dots)
     return (recording.out, moved, recording.aux) if has_aux else (recording.out, moved)
 
@@ -50,7 +51,7 @@ def linearize(fn: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
     Raises: TypeError for another number of tangents; ValueError for one that does not match its argument.
     Cost: fn; each push about twice fn, less where Policies have a jvp. fn's intermediates are kept while push is.
     """
-    recording = _Recording(fn, args, has_aux)
+    recording = _Recording(fn, name_of(fn, "linearize"), args, has_aux)
 
     def push(*tangents: Any) -> Any:
         if len(tangents) != len(args):
@@ -69,6 +70,7 @@ def hvp(fn: Callable[..., Any], args: Any, vectors: Any, has_aux: bool = False) 
     args, vectors: tuples that mirror each other, or one argument and its vector. Reverse over reverse: H is symmetric,
     so that the pullback of the gradient at v is H v. Cost: about four times fn; H is never formed.
     """
+    name_of(fn, "hvp")
     single = not isinstance(args, tuple)
     if single:
         args, vectors = (args,), (vectors,)
@@ -92,8 +94,8 @@ def hvp(fn: Callable[..., Any], args: Any, vectors: Any, has_aux: bool = False) 
 class _Recording:
     """fn, run once on a tape that tangents are pushed through."""
 
-    def __init__(self, fn: Callable[..., Any], args: tuple, has_aux: bool):
-        self.name = name_of(fn)
+    def __init__(self, fn: Callable[..., Any], name: str, args: tuple, has_aux: bool):
+        self.name = name
         self.tape = Tape(keep_tensors=True)
         self.slots = Arguments(args, tuple(range(len(args))), self.name, integers="constant")
         out, self.outputs = run(self.tape, fn, self.slots, {}, has_aux, self.name)
@@ -117,7 +119,7 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
     values (fn keeps state, or draws from a generator of its own).
     """
 
-    name = f"checkpoint({name_of(fn)})"
+    name = f"checkpoint({name_of(fn, 'checkpoint')})"
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
