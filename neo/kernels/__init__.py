@@ -3,9 +3,9 @@
 Torch's convolutions run at the processor's peak already; to be faster is to multiply less. These take a 3x3 convolution
 of stride 1 by Winograd's algorithm, in a quarter of the products; one of stride 2 without its border of zeros, and of
 larger images by Winograd's way too, in two thirds of the rest; batch norm with its rectifier and pooling in two passes
-over memory; all that as one block, one call each for forward, backward and double backward (block.py); and the first block without
-storing its largest image. Each call is one task's work on one thread, with the GIL released: tasks run side by side
-(meta.parallel).
+over memory; all that as one block, one call each for forward, backward and double backward (block.py); and the
+first block without storing its largest image. Each call is one task's work on one thread, with the GIL released:
+tasks run side by side (meta.parallel).
 
 They are C, the same text for float32 and float64 (kernels.h), compiled for three kinds of vectors, of which the widest
 that the processor has is chosen here. Policies use them where `ready` says so, and torch's kernels elsewhere; each has
