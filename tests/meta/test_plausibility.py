@@ -68,7 +68,8 @@ def test_a_sinusoid_takes_its_own_inner_rate_in_every_algorithm():
     ],
 )
 def test_a_model_that_does_not_fit_the_task_is_named_before_training(overrides, message, tmp_path):
+    chosen = [one for one in TINY if not (overrides[0] == "model=mlp" and one.startswith("model."))]
+    config = composed("train", [*chosen, *overrides])
     with pytest.raises(ValueError, match=message):
-        chosen = [one for one in TINY if not (overrides[0] == "model=mlp" and one.startswith("model."))]
-        train(composed("train", [*chosen, *overrides]), tmp_path)
+        train(config, tmp_path)
     assert not (tmp_path / "checkpoints").exists()
