@@ -13,6 +13,7 @@ from tasks._torchvision import import_torchvision
 
 __all__ = ["accepted", "argument_names", "expect_arguments", "located", "nearest"]
 
+OWN = ("meta", "tasks")  # which come before a project's folders of these names
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -36,7 +37,12 @@ def located(path: str, key: str) -> Callable[..., Any]:
     for place, part in enumerate(parts[count:], count):
         if not hasattr(found, part):
             where = ".".join(parts[:place])
-            raise ValueError(f"{key}={path}: {where} has no {part!r}{nearest(part, dir(found))}")
+            users = Path.cwd() / parts[0]
+            hidden = parts[0] in OWN and users.is_dir() and not users.samefile(Path(found.__file__).parent)
+            raise ValueError(
+                f"{key}={path}: {where} has no {part!r}{nearest(part, dir(found))}"
+                + (f" {parts[0]} is Neo's own; give your folder {users} another name." if hidden else "")
+            )
         found = getattr(found, part)
     if not callable(found):
         raise ValueError(

@@ -1,6 +1,6 @@
 """Evaluate a run on unseen tasks: python scripts/evaluate.py run_dir=outputs/...; installed, neo-evaluate."""
 
-from meta.cli.evaluate import main
+from neo.__main__ import evaluate
 
 if __name__ == "__main__":
-    main()
+    evaluate()

@@ -1,6 +1,6 @@
 """Compare two runs task by task: python scripts/paired.py RUN RUN; installed, neo-paired."""
 
-from meta.cli.paired import main
+from neo.__main__ import paired
 
 if __name__ == "__main__":
-    main()
+    paired()

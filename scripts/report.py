@@ -1,6 +1,6 @@
 """One page about a sweep: python scripts/report.py SWEEP_DIR; installed, neo-report."""
 
-from meta.cli.report import main
+from neo.__main__ import report
 
 if __name__ == "__main__":
-    main()
+    report()

@@ -51,6 +51,7 @@ LAYERS = {
     "neo._custom_functions": ["neo.autograd", "neo.functions", "neo.errors"],
     "neo._torch_entry_points": ["neo.autograd", "neo.nn"],
     "neo.__init__": ["neo.*"],
+    "neo.__main__": [],
     "tasks": [],
     "meta": ["neo.*", "tasks"],
     "meta.report": ["meta"],
@@ -67,6 +68,10 @@ LAZY_IMPORTS = {
         "tasks/_torchvision.py",
         "import_module",
     ): "torchvision is optional, and its import is repaired",
+    (
+        "neo/__main__.py",
+        "import_module",
+    ): "the commands lie above the engine, which is the one package of a safe name",
     ("meta/loggers.py", "wandb"): "wandb is optional",
     ("meta/imports.py", "import_module"): "the user's own modules, which a configuration names",
 }

@@ -1,4 +1,4 @@
-"""A folder named conf on the user's path, which is what many projects have, is no business of Neo's commands."""
+"""Folders named conf, meta, tasks and scripts on the user's path: Neo's commands run beside them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from tests.meta.cli.test_commands import ROOT, TINY
 
 @pytest.fixture(params=["package", "folder"])
 def project(request, tmp_path: Path) -> Path:
-    """A project with a conf/ of its own, whose train.yaml and device/cpu.yaml are not Neo's."""
+    """A project with folders of Neo's names, whose train.yaml and device/cpu.yaml are not Neo's."""
     conf = tmp_path / "conf"
     (conf / "device").mkdir(parents=True)
     (conf / "train.yaml").write_text("mine: true\n")
     (conf / "device" / "cpu.yaml").write_text("# @package _global_\ndevice: mine\n")
+    for name in ("meta", "tasks", "scripts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text("value = 1\n")
     if request.param == "package":
-        (conf / "__init__.py").write_text("raise ImportError('imported')\n")
+        for name in ("conf", "meta", "tasks", "scripts"):
+            (tmp_path / name / "__init__.py").write_text("raise ImportError('imported')\n")
     return tmp_path
 
 
-def call(project: Path, module: str, *arguments: str) -> subprocess.CompletedProcess:
+def call(project: Path, command: str, *arguments: str) -> subprocess.CompletedProcess:
     """A command as its installed entry point runs it, the project both the current folder and first on PYTHONPATH."""
-    entry = f"import sys; sys.argv[0] = {module!r}; from {module} import main; main()"
+    entry = f"import sys; sys.argv[0] = {command!r}; from neo.__main__ import {command}; {command}()"
     return subprocess.run(
         [sys.executable, "-c", entry, *arguments],
         cwd=project,
@@ -43,16 +47,30 @@ def call(project: Path, module: str, *arguments: str) -> subprocess.CompletedPro
 
 
 def test_commands_run_beside_a_conf_of_the_users(project):
-    done = call(project, "meta.cli.train", *TINY, "hydra.run.dir=run")
+    done = call(project, "train", *TINY, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    done = call(project, "meta.cli.evaluate", "run_dir=run", "tasks=4", "device=cpu")
+    done = call(project, "evaluate", "run_dir=run", "tasks=4", "device=cpu")
     assert done.returncode == 0, done.stderr
-    done = call(project, "meta.cli.train", "task.wayss=3")
+    done = call(project, "train", "task.wayss=3")
     assert "did you mean task.ways?" in done.stderr
+    done = call(project, "train", "algorithm._target_=tasks.mine.Mine")
+    assert f"tasks is Neo's own; give your folder {project / 'tasks'} another name" in done.stderr
+
+
+def test_python_m_neo_runs_the_commands(project):
+    done = subprocess.run(
+        [sys.executable, "-m", "neo", "trian"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "expected one of train, evaluate, paired, report, bench, got trian" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "neo", "evaluate"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "error: run_dir is missing" in done.stderr
 
 
 def test_sweep_in_other_processes_runs_beside_a_conf_of_the_users(project):
     joblib = ("sweep=joblib", "hydra.launcher.n_jobs=2")
-    done = call(project, "meta.cli.train", "-m", *TINY, *joblib, "seed=0,1", "hydra.sweep.dir=s")
+    done = call(project, "train", "-m", *TINY, *joblib, "seed=0,1", "hydra.sweep.dir=s")
     assert done.returncode == 0, done.stderr
     assert len(list((project / "s").glob("*/result.json"))) == 2
