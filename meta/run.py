@@ -46,11 +46,20 @@ class Run:
         folder: the run's; without resume it must hold no other run.
         resume: continue from the last checkpoint in folder, bit for bit on the CPU.
         ranks: the place of this process in the run, connected.
+        locked: the caller has the folder already, by meta.files.lock_dir.
+        begin: is called once nothing can be refused any more, before anything is written.
     Raises: FileExistsError for a folder that holds a run; what Experiment raises.
     """
 
     def __init__(
-        self, config: DictConfig, folder: Path, *, resume: bool = False, ranks: Ranks = ALONE
+        self,
+        config: DictConfig,
+        folder: Path,
+        *,
+        resume: bool = False,
+        ranks: Ranks = ALONE,
+        locked: bool = False,
+        begin: Callable[[], None] | None = None,
     ) -> None:
         if ranks.first and not resume and holds_run(folder):
             raise FileExistsError(f"{folder} holds a run already")
@@ -60,6 +69,8 @@ class Run:
         trainer = self.experiment.trainer
         self.checkpoints = Checkpoints(folder / "checkpoints", trainer.keep, trainer.keep_best)
         self.interruptions = Interruptions()
+        self.locked, self.begin = locked, begin
+        self.was_finished = False  # whether train() found nothing left to do
 
     def train(self) -> dict[str, Any]:
         """Meta-train, test once at the end, and give the content of result.json; {} on all ranks but the first.
@@ -71,7 +82,10 @@ class Run:
         """
         with self.interruptions, contextlib.ExitStack() as stack:
             if self.ranks.first:
-                stack.enter_context(lock_dir(self.folder))
+                if not self.locked:
+                    stack.enter_context(lock_dir(self.folder))
+                if not self.resume and holds_run(self.folder):  # since this object was made
+                    raise FileExistsError(f"{self.folder} holds a run already")
                 stack.enter_context(contextlib.closing(self.experiment.logger))
             return self._train()
 
@@ -87,7 +101,8 @@ class Run:
             state, spent_s = self._restore(state)
         result_path = self.folder / "result.json"
         finished = self.resume and state.step >= trainer.iterations and result_path.is_file()
-        if ranks.broadcast_object(finished):
+        self.was_finished = ranks.broadcast_object(finished)
+        if self.was_finished:
             return json.loads(result_path.read_text(encoding="utf-8")) if ranks.first else {}
         state = ranks.broadcast(state)
         held_out = experiment.for_tasks_of(samplers["val"], experiment.trained(state))
@@ -135,6 +150,8 @@ class Run:
                 metrics.sync()  # a checkpoint vouches for the lines up to its step
                 checkpoints.save(state, about)
 
+        if self.begin is not None:
+            self.begin()
         drop_unfinished(self.folder)
         checkpoints.tidy(state.step)
         if not self.resume:
