@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,15 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["atomic_write", "drop_unfinished", "lock_dir", "make_new_dir", "naming", "write_json"]
+__all__ = [
+    "atomic_write",
+    "drop_unfinished",
+    "expect_writable",
+    "lock_dir",
+    "make_new_dir",
+    "naming",
+    "write_json",
+]
 
 UNFINISHED = ".part"
 HOLDER = ".lock"  # in a folder that is locked: who has it, for the error that others get
@@ -109,6 +118,12 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     atomic_write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def expect_writable(folder: Path) -> None:
+    """Raise OSError naming the folder unless a file can be made in it: asked before what takes long. Leaves none."""
+    with naming(folder), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def drop_unfinished(folder: Path) -> None:
