@@ -91,6 +91,7 @@ def evaluate_run(
         "trained_as": _trained_as(about, protocol, experiment),
         "versions": versions(),
         "device": device_name(experiment.device),
+        "record": about.get("record"),
     }
     assert evaluation.record is not None
     steps = results.Results(folder, evaluation.record, kept).by_step()

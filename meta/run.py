@@ -1,5 +1,6 @@
 """A run from its first step to its result, and everything it leaves in its folder.
 
+record.json                 what its numbers depend on, with a hash: meta.record
 metrics.jsonl               a line for each logged step
 checkpoints/                step-*.safetensors, the last few and the best few; best.safetensors
 plots/learning_curve.png, plots/tasks.png
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from meta import checkpoint, plots, results
+from meta import checkpoint, plots, record, results
 from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
@@ -70,6 +71,7 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints", trainer.keep, trainer.keep_best)
         self.interruptions = Interruptions()
         self.locked, self.begin = locked, begin
+        self.record: dict[str, Any] | None = None  # of the first rank; None also for a run begun without one
         self.was_finished = False  # whether train() found nothing left to do
 
     def train(self) -> dict[str, Any]:
@@ -99,6 +101,8 @@ class Run:
         ranks.assert_equal("data and versions", versions_of_all)
         if self.resume and ranks.first:
             state, spent_s = self._restore(state)
+        elif ranks.first:
+            self.record = record.make(experiment.about())
         result_path = self.folder / "result.json"
         finished = self.resume and state.step >= trainer.iterations and result_path.is_file()
         self.was_finished = ranks.broadcast_object(finished)
@@ -127,7 +131,7 @@ class Run:
     ) -> tuple[State, Callable[[], float]]:
         """Train, with all that the first rank writes meanwhile: the last state, and the seconds the run has taken."""
         experiment, trainer, checkpoints = self.experiment, self.experiment.trainer, self.checkpoints
-        about = experiment.about()
+        about = {**experiment.about(), "record": self.record}
         began = time.monotonic() - spent_s
         best = self._best_so_far(state.step)
 
@@ -155,6 +159,7 @@ class Run:
         drop_unfinished(self.folder)
         checkpoints.tidy(state.step)
         if not self.resume:
+            write_json(self.folder / record.FILE, self.record or {})
             checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
         metrics = Metrics(self.folder / "metrics.jsonl", after=state.step if self.resume else None)
         experiment.logger.start(self.folder, about["config"], self.resume)
@@ -214,9 +219,10 @@ class Run:
                 "versions": about["versions"],
                 "device": device_name(experiment.device),
                 "ranks": self.ranks.size,
+                "record": self.record,
             }
         )
-        kept = {"part": "test", "iterations": state.step, "protocol": protocol}
+        kept = {"part": "test", "iterations": state.step, "protocol": protocol, "record": self.record}
         results.write(folder / "test.safetensors", tested, self.metric, kept)
         pictures = draw(experiment, state, folder, result)
         write_json(folder / "result.json", result)
@@ -242,7 +248,9 @@ class Run:
                 f"trainer.iterations={self.experiment.trainer.iterations} is less than the {state.step} steps that "
                 f"{path} has behind it; choose trainer.iterations ≥ {state.step}, or start a new run."
             )
-        return state, float(checkpoint.read_header(path)["seconds"])
+        about = checkpoint.read_header(path)
+        self.record = about.get("record")
+        return state, float(about["seconds"])
 
     def _best_so_far(self, step: int) -> float:
         """The best validation score up to a step; one found later, by a run that was then killed, does not count."""

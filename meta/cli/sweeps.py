@@ -17,7 +17,7 @@ from meta.cli.configs import composed
 from meta.cli.overrides import ConfigError, quoted, value_of
 from meta.files import lock_dir, write_json
 from meta.report.arms import FAILURE
-from meta.resume import holds_run
+from meta.resume import expect_own, holds_run
 
 __all__ = ["RECORD", "expect_no_sweep", "holds_this_run", "prepare", "record_failure", "require"]
 
@@ -80,14 +80,16 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
 def holds_this_run(folder: Path, config: DictConfig) -> bool:
     """Whether an arm's folder holds a run of this very configuration, to be gone on with, or given if it is finished.
 
-    Raises: ConfigError where it holds another.
+    Raises: ConfigError where it holds another; CheckpointError where its files are not of one run.
     """
     try:
-        about = read_header(Checkpoints(folder / "checkpoints").last())
+        path = Checkpoints(folder / "checkpoints").last()
+        about = read_header(path)
     except CheckpointError:
         return False  # the first checkpoint is a run's first file; what else is there, train() will not overwrite
     if about["composed"] != OmegaConf.to_container(config, resolve=False):
         raise ConfigError(f"{folder} holds a run of another configuration; choose another hydra.sweep.dir.")
+    expect_own(folder, path)
     return True
 
 

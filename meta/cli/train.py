@@ -27,7 +27,8 @@ from meta.cli.overrides import ConfigError, quoted, value_of
 from meta.distributed import Ranks, launched
 from meta.divergence import TrainingError
 from meta.files import lock_dir
-from meta.resume import RESUMABLE, holds_run, may_change
+from meta.record import RESUMABLE, may_change
+from meta.resume import holds_run
 from meta.run import Run, resumed_config, sentence, validation_score
 
 

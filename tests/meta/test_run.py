@@ -78,6 +78,7 @@ def test_run_leaves_the_whole_folder(finished):
         "metrics.jsonl",
         "plots/learning_curve.png",
         "plots/tasks.png",
+        "record.json",
         "result.json",
         "test.safetensors",
     }
