@@ -11,16 +11,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from meta import checkpoint, plots, results
 from meta.experiment import Experiment, device_name, versions
-from meta.files import write_json
+from meta.files import expect_writable, write_json
 from meta.load import checkpoint_paths, loaded
 from meta.metrics import plain
 from meta.resume import expect_own
 from meta.run import expect_same_data
 
-__all__ = ["evaluate_run"]
+__all__ = ["NotWritten", "evaluate_run"]
 
 TAKEN = ("failure", "metrics", "result", "test")  # names of what training leaves in the folder
 SAMPLED = ("ways", "shots", "queries", "rotations")  # what tasks are made of
+
+
+class NotWritten(OSError):
+    """An evaluation could not be written; `result` has what evaluate_run() would have given."""
+
+    def __init__(self, error: OSError, result: dict[str, Any]) -> None:
+        super().__init__(error.errno, error.strerror or str(error), error.filename)
+        self.result = result
 
 
 def evaluate_run(
@@ -46,7 +54,8 @@ def evaluate_run(
             the tasks drawn), or dotted keys: evaluation.inner_steps, evaluation.seed, evaluation.batch_norm, device ...
     Raises: CheckpointError for a folder without such a checkpoint, or with one of another run, or other data than the
         run was trained on; TrainingError where adapting to a task breaks down; ValueError for a protocol that its
-        tasks or its model cannot hold.
+        tasks or its model cannot hold; OSError, before anything is computed, for a folder that cannot be written, and
+        NotWritten, with the result, where writing failed all the same.
     """
     if part not in ("val", "test"):
         raise ValueError(f"unknown part={part!r}; expected 'test' or 'val'.")
@@ -58,6 +67,9 @@ def evaluate_run(
     paths = checkpoint_paths(folder, which)
     for path in paths:
         expect_own(folder, path)
+    for place in (folder, folder / "plots"):
+        if place == folder or place.exists():
+            expect_writable(place)
     about = checkpoint.read_header(paths[0])
     config = _configured(about, {**(overrides or {}), "evaluation.tasks": tasks})
     experiment = Experiment(config)
@@ -79,9 +91,10 @@ def evaluate_run(
         "trained_as": _trained_as(about, protocol, experiment),
         "versions": versions(),
         "device": device_name(experiment.device),
+        "record": about.get("record"),
     }
-    results.write(folder / f"{name}.safetensors", evaluation, metric, kept)
-    steps = results.load(folder / f"{name}.safetensors").by_step()
+    assert evaluation.record is not None
+    steps = results.Results(folder, evaluation.record, kept).by_step()
     result = plain(
         {
             "metric": metric.name,
@@ -97,14 +110,18 @@ def evaluate_run(
             **kept,
         }
     )
-    plots.inner_steps(
-        steps,
-        folder / "plots" / f"{name}.png",
-        title=f"{experiment.dataset.name}, {sampler.title}: {tasks} {part} tasks",
-        metric=metric,
-        chance=sampler.chance,
-    )
-    write_json(folder / f"{name}.json", result)
+    try:
+        results.write(folder / f"{name}.safetensors", evaluation, metric, kept)
+        plots.inner_steps(
+            steps,
+            folder / "plots" / f"{name}.png",
+            title=f"{experiment.dataset.name}, {sampler.title}: {tasks} {part} tasks",
+            metric=metric,
+            chance=sampler.chance,
+        )
+        write_json(folder / f"{name}.json", result)
+    except OSError as error:
+        raise NotWritten(error, result) from error
     return result
 
 

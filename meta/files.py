@@ -5,26 +5,39 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["atomic_write", "drop_unfinished", "lock_dir", "naming", "write_json"]
+__all__ = [
+    "atomic_write",
+    "drop_unfinished",
+    "expect_writable",
+    "lock_dir",
+    "make_new_dir",
+    "naming",
+    "write_json",
+]
 
 UNFINISHED = ".part"
+HOLDER = ".lock"  # in a folder that is locked: who has it, for the error that others get
 
 
 @contextlib.contextmanager
 def lock_dir(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for the same out of a folder, made if it is not there, as long as this lasts.
 
-    The system drops the lock when the process ends, however it ends, and no file stays behind. Where the system or the
-    file system has no such locks, nobody is kept out.
-    Raises: BlockingIOError where another process is in the folder.
+    The system drops the lock when the process ends, however it ends; the name of a killed holder that then stays behind
+    locks nobody out. Where the system or the file system has no such locks, nobody is kept out.
+    Raises: BlockingIOError where another process is in the folder, and says which; OSError where nothing can be
+        written there.
     """
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,14 +51,45 @@ def lock_dir(folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         os.close(descriptor)
         raise BlockingIOError(
-            f"{folder} is being written by another process; stop that one, or wait until it ends."
+            f"{folder} is being written by {_holder(folder)}, which is alive; nothing was changed. Wait until it ends, "
+            "or stop it, which leaves a checkpoint (kill -INT), and give the command again."
         ) from error
     except OSError:
         pass  # a network file system, perhaps
+    holder = folder / HOLDER
     try:
+        with naming(holder):
+            since = datetime.now().isoformat(" ", "seconds")
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n", "utf-8")
         yield
     finally:
+        with contextlib.suppress(OSError):
+            holder.unlink()
         os.close(descriptor)
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / HOLDER).read_text(encoding="utf-8").strip() or "another process"
+    except OSError:  # it has only just come, or can write no more
+        return "another process"
+
+
+def make_new_dir(folder: Path) -> Path:
+    """Make a folder that was not there before, and give it: folder itself, else folder-2, folder-3 ...
+
+    Two processes that ask for the same name at the same time get two folders.
+    Raises: OSError naming the folder that cannot be made.
+    """
+    number, candidate = 1, folder
+    while True:
+        try:
+            with naming(candidate):
+                candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = folder.with_name(f"{folder.name}-{number}")
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -74,6 +118,12 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     atomic_write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def expect_writable(folder: Path) -> None:
+    """Raise OSError naming the folder unless a file can be made in it: asked before what takes long. Leaves none."""
+    with naming(folder), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def drop_unfinished(folder: Path) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from meta import checkpoint
 from meta.checkpoint import CheckpointError, Checkpoints
 from meta.experiment import Experiment
+from meta.resume import expect_own
 from meta.trained import Trained
 
 __all__ = ["load"]
@@ -27,10 +28,13 @@ def load(run_dir: str | Path, which: str = "best", device: str | None = None) ->
         which: "best" (by validation), "last", or "ensemble": the trainer.keep_best best by validation, whose
             predictions are averaged, see meta.ensemble.
         device: None for the one that the run's configuration names.
-    Raises: CheckpointError where there is no such checkpoint, or it is damaged or of another format; ValueError for
-        another `which`, and what the configured model and algorithm raise.
+    Raises: CheckpointError where there is no such checkpoint, or it is damaged, of another format, or of another run
+        than the folder's other files; ValueError for another `which`, and what the configured model and algorithm
+        raise.
     """
     paths = checkpoint_paths(Path(run_dir), which)
+    for path in paths:
+        expect_own(Path(run_dir), path)
     config = OmegaConf.create(checkpoint.read_header(paths[0])["composed"])
     assert isinstance(config, DictConfig)
     if device is not None:

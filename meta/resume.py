@@ -1,9 +1,9 @@
-"""Whether a checkpoint is of the run in whose folder it lies, and what may change when that run goes on."""
+"""Whether a checkpoint is of the run in whose folder it lies, and of the Neo that would go on with it."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.experiment import versions
+from meta.record import disagreements, flat, may_change
 
-__all__ = ["RESUMABLE", "expect_own", "expect_version", "holds_run", "may_change", "resolved"]
+__all__ = ["expect_own", "expect_version", "holds_run", "resolved"]
 
-# What may change when a run is resumed: nothing that its past steps depended on. Of a group, everything in it.
-RESUMABLE = (
-    "resume",
-    "data_dir",
-    "debug",
-    "device",
-    "evaluation.batch",
-    "logger",
-    "rank_timeout_s",
-    "trainer.capture",
-    "trainer.checkpoint_every",
-    "trainer.iterations",
-    "trainer.keep",
-    "trainer.keep_best",
-    "workers",
-)
 NAMES = {"model": "model", "task": "dataset or task", "algorithm": "algorithm", "optimizer": "optimiser"}
 
 log = logging.getLogger(__name__)
@@ -41,17 +26,31 @@ def holds_run(folder: Path) -> bool:
     return (folder / "metrics.jsonl").exists() or bool(Checkpoints(folder / "checkpoints").paths())
 
 
-def may_change(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in RESUMABLE)
-
-
 def expect_own(folder: Path, path: Path) -> None:
     """Raise CheckpointError, naming the first difference, if a checkpoint is of another run than its folder.
 
-    A run started from the command line keeps its configuration in .hydra/config.yaml; of another there is nothing to
-    compare with.
+    What the checkpoint and result.json say of their run is compared with .hydra/config.yaml, where there is one, and
+    with record.json, which runs of Neo 0.1.0 have not: a warning says so.
     """
-    place = folder / ".hydra" / "config.yaml"
+    about = read_header(path)
+    _expect_configuration(folder / ".hydra" / "config.yaml", path, about["composed"])
+    copies = {path: about.get("record")}
+    result = folder / "result.json"
+    if result.exists():
+        copies[result] = _record_of(result)
+    found = disagreements(folder, copies)
+    if found:
+        raise CheckpointError(
+            f"the files in {folder} are not all of one run: {'; '.join(found)}. Put the file that belongs there in its "
+            "place, or start a new run."
+        )
+    if about.get("record") is None:
+        log.warning(
+            "%s has no record of its run, as of Neo 0.1.0: only its configuration can be checked.", path
+        )
+
+
+def _expect_configuration(place: Path, path: Path, composed: Any) -> None:
     try:
         config = OmegaConf.load(place)
     except FileNotFoundError:
@@ -61,14 +60,21 @@ def expect_own(folder: Path, path: Path) -> None:
             "%s cannot be read (%s); %s is taken as it is.", place, " ".join(str(error).split()), path
         )
         return
-    theirs = _flat(read_header(path)["composed"])
-    ours = _flat(OmegaConf.to_container(config)) if isinstance(config, DictConfig) else {}
+    theirs = flat(composed)
+    ours = flat(OmegaConf.to_container(config)) if isinstance(config, DictConfig) else {}
     for key in sorted({*theirs, *ours}):
         if theirs.get(key) != ours.get(key) and not may_change(key):
             raise CheckpointError(
                 f"{path} is of another {NAMES.get(key.partition('.')[0], 'run')}: {key} is {theirs.get(key)!r} in it, "
                 f"and {ours.get(key)!r} in {place}. Put a checkpoint of this run in its place, or start a new run."
             )
+
+
+def _record_of(result: Path) -> Any:
+    try:
+        return json.loads(result.read_text(encoding="utf-8")).get("record")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def expect_version(path: Path) -> None:
@@ -89,13 +95,4 @@ def expect_version(path: Path) -> None:
 
 def resolved(config: DictConfig) -> dict[str, Any]:
     """Dotted key → value of every leaf of a configuration, references resolved."""
-    return _flat(OmegaConf.to_container(config, resolve=True))
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key → value of every leaf; lists are leaves."""
-    if not isinstance(node, Mapping):
-        return {prefix[:-1]: node}
-    return {
-        key: value for name, child in node.items() for key, value in _flat(child, f"{prefix}{name}.").items()
-    }
+    return flat(OmegaConf.to_container(config, resolve=True))

@@ -1,5 +1,6 @@
 """A run from its first step to its result, and everything it leaves in its folder.
 
+record.json                 what its numbers depend on, with a hash: meta.record
 metrics.jsonl               a line for each logged step
 checkpoints/                step-*.safetensors, the last few and the best few; best.safetensors
 plots/learning_curve.png, plots/tasks.png
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from meta import checkpoint, plots, results
+from meta import checkpoint, plots, record, results
 from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
@@ -50,11 +51,20 @@ class Run:
         folder: the run's; without resume it must hold no other run.
         resume: continue from the last checkpoint in folder, bit for bit on the CPU.
         ranks: the place of this process in the run, connected.
+        locked: the caller has the folder already, by meta.files.lock_dir.
+        begin: is called once nothing can be refused any more, before anything is written.
     Raises: FileExistsError for a folder that holds a run; what Experiment raises.
     """
 
     def __init__(
-        self, config: DictConfig, folder: Path, *, resume: bool = False, ranks: Ranks = ALONE
+        self,
+        config: DictConfig,
+        folder: Path,
+        *,
+        resume: bool = False,
+        ranks: Ranks = ALONE,
+        locked: bool = False,
+        begin: Callable[[], None] | None = None,
     ) -> None:
         if ranks.first and not resume and holds_run(folder):
             raise FileExistsError(f"{folder} holds a run already")
@@ -64,6 +74,9 @@ class Run:
         trainer = self.experiment.trainer
         self.checkpoints = Checkpoints(folder / "checkpoints", trainer.keep, trainer.keep_best)
         self.interruptions = Interruptions()
+        self.locked, self.begin = locked, begin
+        self.record: dict[str, Any] | None = None  # of the first rank; None also for a run begun without one
+        self.was_finished = False  # whether train() found nothing left to do
 
     def train(self) -> dict[str, Any]:
         """Meta-train, test once at the end, and give the content of result.json; {} on all ranks but the first.
@@ -75,7 +88,10 @@ class Run:
         """
         with self.interruptions, contextlib.ExitStack() as stack:
             if self.ranks.first:
-                stack.enter_context(lock_dir(self.folder))
+                if not self.locked:
+                    stack.enter_context(lock_dir(self.folder))
+                if not self.resume and holds_run(self.folder):  # since this object was made
+                    raise FileExistsError(f"{self.folder} holds a run already")
                 stack.enter_context(contextlib.closing(self.experiment.logger))
             return self._train()
 
@@ -90,9 +106,12 @@ class Run:
         ranks.assert_equal("data and versions", versions_of_all)
         if self.resume and ranks.first:
             state, spent_s = self._restore(state)
+        elif ranks.first:
+            self.record = record.make(experiment.about())
         result_path = self.folder / "result.json"
         finished = self.resume and state.step >= trainer.iterations and result_path.is_file()
-        if ranks.broadcast_object(finished):
+        self.was_finished = ranks.broadcast_object(finished)
+        if self.was_finished:
             return json.loads(result_path.read_text(encoding="utf-8")) if ranks.first else {}
         state = ranks.broadcast(state)
         before = experiment.expect_adaptation(start, samplers["val"])
@@ -123,7 +142,7 @@ class Run:
     ) -> tuple[State, Callable[[], float]]:
         """Train, with all that the first rank writes meanwhile: the last state, and the seconds the run has taken."""
         experiment, trainer, checkpoints = self.experiment, self.experiment.trainer, self.checkpoints
-        about = experiment.about()
+        about = {**experiment.about(), "record": self.record}
         began = time.monotonic() - spent_s
         best = self._best_so_far(state.step)
 
@@ -146,9 +165,12 @@ class Run:
                 metrics.sync()  # a checkpoint vouches for the lines up to its step
                 checkpoints.save(state, about)
 
+        if self.begin is not None:
+            self.begin()
         drop_unfinished(self.folder)
         checkpoints.tidy(state.step)
         if not self.resume:
+            write_json(self.folder / record.FILE, self.record or {})
             checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
         metrics = Metrics(self.folder / "metrics.jsonl", after=state.step if self.resume else None)
         experiment.logger.start(self.folder, about["config"], self.resume)
@@ -211,9 +233,10 @@ class Run:
                 "versions": about["versions"],
                 "device": device_name(experiment.device),
                 "ranks": self.ranks.size,
+                "record": self.record,
             }
         )
-        kept = {"part": "test", "iterations": state.step, "protocol": protocol}
+        kept = {"part": "test", "iterations": state.step, "protocol": protocol, "record": self.record}
         results.write(folder / "test.safetensors", tested, self.metric, kept)
         pictures = draw(experiment, state, folder, result)
         write_json(folder / "result.json", result)
@@ -239,7 +262,9 @@ class Run:
                 f"trainer.iterations={self.experiment.trainer.iterations} is less than the {state.step} steps that "
                 f"{path} has behind it; choose trainer.iterations ≥ {state.step}, or start a new run."
             )
-        return state, float(checkpoint.read_header(path)["seconds"])
+        about = checkpoint.read_header(path)
+        self.record = about.get("record")
+        return state, float(about["seconds"])
 
     def _best_so_far(self, step: int) -> float:
         """The best validation score up to a step; one found later, by a run that was then killed, does not count."""

@@ -88,27 +88,33 @@ def run(
     try:
         arguments = get_args_parser().parse_intermixed_args()
         overrides = parse(arguments.overrides)
+        sweeping = arguments.multirun or value_of(overrides, "hydra.mode") == RunMode.MULTIRUN.name
         ranks = launched(os.environ)
         if ranks.size > 1 and not in_ranks:
             raise ConfigError(
                 f"{config_name} runs in one process, and torchrun has started {ranks.size}; start it without torchrun."
             )
-        if ranks.size > 1 and arguments.multirun:
+        if ranks.size > 1 and sweeping:
             raise ConfigError(
                 "-m starts one run after another, torchrun shares out one run; use either. A launcher spreads a sweep "
                 "over processes and machines."
+            )
+        if arguments.config_path:
+            raise ConfigError(
+                f"--config-path={arguments.config_path} would take the place of Neo's configurations, by which what is "
+                "typed is checked; give your own files with --config-dir, where they go before Neo's."
             )
         sweeps.require(value_of(overrides, "sweep"))
         folders = [Path(arguments.config_dir).absolute()] if arguments.config_dir else []
         importable += [str(Path.cwd()), *(str(folder.parent) for folder in folders)]
         _import_from(importable)
-        if not (arguments.hydra_help or arguments.info or arguments.config_path):
+        if not (arguments.hydra_help or arguments.info):
             name = arguments.config_name or config_name
-            checked = check(name, overrides, arguments.multirun, folders)
+            checked = check(name, overrides, sweeping, folders)
             sys.argv = [*(one for one in given if one not in arguments.overrides), *checked]
             if not (arguments.help or arguments.cfg):
                 overrides = parse([*checked, *searching(overrides, folders)])
-                sys.argv += before(name, overrides, arguments.multirun)
+                sys.argv += before(name, overrides, sweeping)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
     except KeyboardInterrupt as interrupt:
         _interrupted(interrupt)

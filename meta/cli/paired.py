@@ -11,6 +11,7 @@ from pathlib import Path
 
 from meta.cli import command
 from meta.paired import difference
+from meta.record import disagreements
 from meta.report.page import format_difference, verdict
 from meta.results import Results, ResultsError, load
 
@@ -27,7 +28,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with command.report_errors():
-        one, other = (load(path) for path in _files(arguments.runs, arguments.name))
+        one, other = (_own(load(path)) for path in _files(arguments.runs, arguments.name))
         print(compared(one, other))
 
 
@@ -52,6 +53,17 @@ def _files(runs: list[Path], name: str | None) -> list[Path]:
     )
 
 
+def _own(results: Results) -> Results:
+    """Raise ResultsError where results are of another run than the folder that they lie in; else give them."""
+    found = disagreements(results.path.parent, {results.path: results.about.get("record")})
+    if found:
+        raise ResultsError(
+            f"{results.path} is not of the run in whose folder it lies: {'; '.join(found)}. Put the file that "
+            "belongs there in its place, or evaluate that run again."
+        )
+    return results
+
+
 def compared(one: Results, other: Results) -> str:
     """A line for each of the two, then their difference after each number of inner steps that both were taken to."""
     metric = one.metric
@@ -61,6 +73,7 @@ def compared(one: Results, other: Results) -> str:
         steps = f"{results.steps} inner step{'s' if results.steps != 1 else ''}"
         lines.append(
             f"{letter}  {metric.format(last.score, last.ci95)}  {results.tasks} tasks, {steps}  {results.path}"
+            f"{'' if results.about.get('record') else ', no record of its run'}"
         )
     unit = " points" if metric.fraction else ""
 

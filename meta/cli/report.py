@@ -26,6 +26,9 @@ def main() -> None:
         sweep = report.read(arguments.folder)
         path = arguments.out or arguments.folder / "report.html"
         atomic_write(path, report.page(sweep, baseline=arguments.baseline).encode())
+        for arm in sweep.arms:
+            if arm.status == "inconsistent":
+                command.print_error(f"{arm.name} is left out of all comparisons: {arm.reason}")
         print(f"{path}: {len(sweep.arms)} arm{'s' if len(sweep.arms) != 1 else ''}")
 
 

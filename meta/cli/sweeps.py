@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
+from meta.cli import folders
 from meta.cli.configs import composed
 from meta.cli.overrides import ConfigError, quoted, value_of
-from meta.files import write_json
+from meta.files import lock_dir, write_json
 from meta.report.arms import FAILURE
+from meta.resume import expect_own, holds_run
 
 __all__ = ["RECORD", "expect_no_sweep", "holds_this_run", "prepare", "record_failure", "require"]
 
@@ -60,7 +62,7 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
     an Optuna study gets further trials. Raises: ConfigError for a folder of another command, or a search for nothing.
     """
     config = _composed(config_name, overrides)
-    folder = Path(str(config.hydra.sweep.dir))
+    folder = folders.own_dir(config.hydra.sweep) or Path(str(config.hydra.sweep.dir))
     searching = "optuna" in str(config.hydra.sweeper._target_)
     if searching:
         _expect_a_search(config, overrides)
@@ -78,27 +80,38 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
 def holds_this_run(folder: Path, config: DictConfig) -> bool:
     """Whether an arm's folder holds a run of this very configuration, to be gone on with, or given if it is finished.
 
-    Raises: ConfigError where it holds another.
+    Raises: ConfigError where it holds another; CheckpointError where its files are not of one run.
     """
     try:
-        about = read_header(Checkpoints(folder / "checkpoints").last())
+        path = Checkpoints(folder / "checkpoints").last()
+        about = read_header(path)
     except CheckpointError:
         return False  # the first checkpoint is a run's first file; what else is there, train() will not overwrite
     if about["composed"] != OmegaConf.to_container(config, resolve=False):
         raise ConfigError(f"{folder} holds a run of another configuration; choose another hydra.sweep.dir.")
+    expect_own(folder, path)
     return True
 
 
 @contextlib.contextmanager
-def record_failure(folder: Path) -> Iterator[None]:
-    """Leave the error that ends a run in its folder, where a report finds it; one that goes on has none any more."""
-    note = folder / FAILURE
-    note.unlink(missing_ok=True)
+def record_failure(folder: Path) -> Iterator[Callable[[], None]]:
+    """Leave the error that ends a run in its folder, where a report finds it.
+
+    From when the function given is called, which removes an earlier one: a run that is refused before it begins has not
+    failed, and its folder stays as it is.
+    """
+    note, begun = folder / FAILURE, False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        note.unlink(missing_ok=True)
+
     try:
-        yield
-    except (FileExistsError, CheckpointError):  # refused: the folder stays as it is
-        raise
+        yield begin
     except Exception as error:
+        if not begun:
+            raise
         with contextlib.suppress(OSError):  # a full disk, say: the error itself is what matters
             write_json(note, {"error": type(error).__name__, "sentence": " ".join(str(error).split())})
         raise
@@ -132,7 +145,12 @@ def _of_the_arms(overrides: Sequence[Override]) -> list[str]:
 
 
 def _claim(folder: Path, record: dict[str, object]) -> None:
-    """Make the folder this command's own."""
+    """Make the folder this command's own. Raises: ConfigError; BlockingIOError where another is claiming it."""
+    with lock_dir(folder):
+        _expect_own(folder, record)
+
+
+def _expect_own(folder: Path, record: dict[str, object]) -> None:
     path = folder / RECORD
     if path.exists():
         if json.loads(path.read_text(encoding="utf-8")) != record:
@@ -142,7 +160,7 @@ def _claim(folder: Path, record: dict[str, object]) -> None:
                 "with sweep=optuna another hydra.sweeper.study_name."
             )
         return
-    if any(folder.glob("*/.hydra")):
+    if holds_run(folder) or any(folder.glob(".hydra")) or any(folder.glob("*/.hydra")):
         raise ConfigError(f"{folder} holds runs already; choose another folder: hydra.sweep.dir=...")
     write_json(path, record)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,12 +21,15 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from meta.cli import command, sweeps
+from meta.cli import command, folders, sweeps
+from meta.cli.configs import composed
 from meta.cli.overrides import ConfigError, quoted, value_of
 from meta.distributed import Ranks, launched
 from meta.divergence import TrainingError
+from meta.files import lock_dir
 from meta.plausibility import chance_warning
-from meta.resume import RESUMABLE, holds_run, may_change
+from meta.record import RESUMABLE, may_change
+from meta.resume import holds_run
 from meta.run import Run, resumed_config, sentence, validation_score
 
 
@@ -47,7 +50,13 @@ def follow(ranks: Ranks) -> None:
 
 
 def lead(config: DictConfig, ranks: Ranks) -> float | None:
+    """Claim the run's folder and train in it; until the run begins, whatever is refused leaves the folder as it was."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    with lock_dir(folder), folders.logged(folder / f"{HydraConfig.get().job.name}.log") as open_log:
+        return _train(config, ranks, folder, open_log)
+
+
+def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[], None]) -> float | None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     resume = config.resume is not None
     if resume:
@@ -57,12 +66,23 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
         )
     else:
         resume = sweeping and sweeps.holds_this_run(folder, config)
-        if (folder / ".hydra").is_dir():  # config.yaml there has references
-            OmegaConf.save(config, folder / ".hydra" / "resolved.yaml", resolve=True)
+        if not resume:
+            _expect_free(folder)
     ranks.broadcast_object((config, folder, resume))
     try:
-        with sweeps.record_failure(folder):
-            result = Run(config, folder, resume=resume, ranks=ranks).train()
+        with sweeps.record_failure(folder) as forget_failure:
+
+            def begin() -> None:
+                forget_failure()
+                open_log()
+
+            if not resume:
+                begin()
+                folders.write_configuration(folder, config)
+            run = Run(
+                config, folder, resume=resume, ranks=ranks, locked=True, begin=begin if resume else None
+            )
+            result = run.train()
     except FileExistsError as error:
         raise ConfigError(_taken(folder)) from error
     except TrainingError as error:
@@ -72,8 +92,8 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         raise OSError(
-            f"{where}{error.strerror}. What was written before is whole; when there is room or leave to write again, "
-            f"continue with: {_resume(folder)}"
+            f"{where}{error.strerror or error}. What was written before is whole; when there is room or leave to write "
+            f"again, continue with: {_resume(folder)}"
         ) from error
     except KeyboardInterrupt:
         if holds_run(folder):
@@ -84,27 +104,31 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
     warning = chance_warning(result)
     if warning is not None:
         command.print_error(f"{arm}{warning}")
+    if run.was_finished and not sweeping:
+        print(
+            f"nothing was left to do: the run had finished. To make it longer: {_resume(folder)} "
+            f"trainer.iterations=N, with N more than {result['iterations']}."
+        )
     if not sweeping:
         print("pictures: " + "\n          ".join(map(str, sorted((folder / "plots").glob("*.png")))))
     return validation_score(folder)
 
 
 def before(config_name: str, overrides: Sequence[Override], sweeping: bool) -> Sequence[str]:
-    """Point hydra at the folder of a run to be resumed, and away from one that another run or sweep has filled.
+    """Point hydra at the folder of a run to be resumed or at a new one, and let it write nothing there.
 
     Of several ranks only the first has a folder, and so agrees with itself on the time in its name.
     """
     if not launched(os.environ).first:
-        return "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"
+        return "hydra.run.dir=.", folders.QUIET, "hydra/job_logging=stdout"
     resume = value_of(overrides, "resume")
     if resume is None:
         if sweeping:
-            return sweeps.prepare(config_name, overrides)
+            return *sweeps.prepare(config_name, overrides), folders.QUIET
         sweeps.expect_no_sweep(overrides)
-        taken = value_of(overrides, "hydra.run.dir")
-        if isinstance(taken, str) and holds_run(Path(taken)):
-            raise ConfigError(_taken(Path(taken)))
-        return ()
+        typed = [override.input_line or "" for override in overrides]
+        folder = folders.own_dir(composed(config_name, typed, with_hydra=True).hydra.run)
+        return folders.QUIET, *([f"hydra.run.dir={quoted(folder)}"] if folder else [])
     if sweeping:
         raise ConfigError(
             "resume continues one run, -m starts several; leave -m out. A sweep goes on when its command is given "
@@ -123,7 +147,18 @@ def before(config_name: str, overrides: Sequence[Override], sweeping: bool) -> S
                 f"{key} cannot change when a run is resumed, for its past steps depended on it; leave it out, or "
                 f"start a new run. What may change: {', '.join(RESUMABLE[1:])}."
             )
-    return f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"
+    return f"hydra.run.dir={quoted(folder)}", folders.QUIET
+
+
+def _expect_free(folder: Path) -> None:
+    """Raise ConfigError where a folder holds a run, or a sweep, whose arms would no longer be found."""
+    if holds_run(folder):
+        raise ConfigError(_taken(folder))
+    if (folder / sweeps.RECORD).exists():
+        raise ConfigError(
+            f"{folder} holds a sweep, and a run needs a folder of its own; choose another hydra.run.dir, or of an arm "
+            "another hydra.sweep.subdir."
+        )
 
 
 def _taken(folder: Path) -> str:

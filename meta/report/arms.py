@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.metrics import read_metrics
 from meta.problems import ACCURACY, MSE, Metric, metric_of
+from meta.record import disagreements
 from meta.results import Results, ResultsError, load
 
 __all__ = ["FAILURE", "SEEDS", "Arm", "ReportError", "Sweep", "read"]
@@ -36,13 +37,14 @@ class Arm:
     """One run of a sweep."""
 
     name: str  # its folder's, seen from the sweep's
-    status: str  # finished, failed or unfinished
-    reason: str  # why it has no result; "" for a finished one
+    status: str  # finished, failed, unfinished, or inconsistent: its files are not all of one run
+    reason: str  # why it has no result that counts; "" for a finished one
     settings: Mapping[str, Any]  # dotted key → value as composed, references to other keys left out
     lines: Sequence[Mapping[str, Any]]  # of metrics.jsonl
     result: Mapping[str, Any]  # of result.json; {} without one
     tested: Results | None  # every test task's results
     about: Mapping[str, Any] = field(default_factory=dict)  # of the last checkpoint's header; {} without one
+    recorded: bool = True  # whether its files have a record of their run, by which they were checked
 
     @property
     def metric(self) -> Metric | None:
@@ -151,13 +153,18 @@ def _arm(folder: Path, name: str) -> Arm:
         lines = read_metrics(folder / "metrics.jsonl")
     except (OSError, ValueError):
         lines = []
-    result = _json(folder / "result.json")
+    result, about = _json(folder / "result.json"), _last_header(folder)
     status, reason = _status(folder, lines, result)
     try:
         tested = load(folder / "test.safetensors")
     except ResultsError:
         tested = None  # of an older version, or damaged: the means remain
-    return Arm(name, status, reason, _settings(folder), lines, result, tested, _last_header(folder))
+    said = {"result.json": result, "test.safetensors": tested.about if tested else {}, "checkpoints": about}
+    copies = {folder / place: entry.get("record") for place, entry in said.items() if entry}
+    if found := disagreements(folder, copies):
+        status, reason = "inconsistent", f"its files are not all of one run: {'; '.join(found)}"
+    recorded = any(copies.values()) or not copies
+    return Arm(name, status, reason, _settings(folder), lines, result, tested, about, recorded)
 
 
 def _last_header(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from meta.results import ResultsError
 
 __all__ = ["page"]
 
-STATUSES = ("finished", "failed", "unfinished")
+STATUSES = ("finished", "failed", "unfinished", "inconsistent")
 COLUMNS = 6  # at most so many settings have a column of their own in the table
 
 
@@ -90,7 +90,11 @@ def page(sweep: Sweep, *, baseline: str | None = None, now: datetime | None = No
         different={key: [_setting(arm, key) for arm in ranked] for key in keys},
         common={key: figures.format_value(value) for key, value in sweep.common.items()},
         protocol=_protocol(reference),
-        unpaired=[arm.name for arm in ranked if arm.test and not differences[arm.name] and arm is not reference],
+        unpaired=[
+            arm.name for arm in ranked
+            if arm.test and not differences[arm.name] and arm is not reference and arm.status != "inconsistent"
+        ],
+        unrecorded=[arm.name for arm in ranked if not arm.recorded],
         written=(now or datetime.now()).strftime("%Y-%m-%d %H:%M"),
     )  # fmt: skip
 
@@ -114,6 +118,8 @@ def _breakable(key: str) -> Markup:
 
 def _difference(reference: Arm | None, arm: Arm) -> Difference | None:
     if reference is None or arm is reference or reference.tested is None or arm.tested is None:
+        return None
+    if arm.status == "inconsistent":  # whose results these are, nobody knows
         return None
     try:
         return difference(reference.tested, arm.tested)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import get_object
 
-from meta import experiment
+from meta import experiment, files
 from meta.checkpoint import Checkpoints, load
 from meta.evaluate import evaluate
-from meta.evaluate_run import evaluate_run
+from meta.evaluate_run import NotWritten, evaluate_run
 from meta.paired import difference
 from meta.results import load as load_results
 from tests.meta.runs import train
@@ -138,3 +141,41 @@ def test_protocol_that_the_run_cannot_hold_is_refused_and_nothing_is_written(run
 def test_tasks_without_ways_refuse_them(sinusoids):
     with pytest.raises(ValueError, match=r"ways=3: the tasks of this run, tasks\.Sinusoid, have no ways"):
         evaluate_run(sinusoids, tasks=2, overrides={"ways": 3})
+
+
+def test_folder_that_cannot_be_written_is_refused_before_anything_is_computed(run, tmp_path, monkeypatch):
+    for name in ("checkpoints", "metrics.jsonl"):
+        (tmp_path / name).symlink_to(run / name)
+    (tmp_path / "plots").write_text("no folder")
+    monkeypatch.setattr("meta.evaluate_run.Experiment", None)  # what would compute
+    with pytest.raises(NotADirectoryError, match="plots"):
+        evaluate_run(tmp_path, tasks=2)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(OSError, match=r"Read-only file system: '.*run\d*'"):
+        evaluate_run(run, tasks=2)
+
+
+def read_only(dir: Path) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_numbers_survive_a_write_that_fails(run, monkeypatch, failing):
+    """Of the per-task results, the picture, or the result itself."""
+    expected = evaluate_run(run, tasks=3, name="whole")
+    writes = iter(range(10))
+
+    def fail(original):
+        def write(*arguments, **settings):
+            if next(writes) == failing:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "there")
+            return original(*arguments, **settings)
+
+        return write
+
+    for place in ("meta.results.write", "meta.plots.inner_steps", "meta.evaluate_run.write_json"):
+        monkeypatch.setattr(place, fail(get_object(place)))
+    with pytest.raises(NotWritten, match="No space left on device: 'there'") as caught:
+        evaluate_run(run, tasks=3, name="lost")
+    assert caught.value.result == expected
+    assert not (run / "lost.json").exists()

@@ -78,6 +78,7 @@ def test_run_leaves_the_whole_folder(finished):
         "metrics.jsonl",
         "plots/learning_curve.png",
         "plots/tasks.png",
+        "record.json",
         "result.json",
         "test.safetensors",
     }
@@ -181,7 +182,10 @@ def test_run_that_another_process_is_writing_is_not_resumed(finished, tmp_path):
     shutil.copytree(finished, folder)
     before = (folder / "metrics.jsonl").read_bytes()
     config = resumed_config(folder, {"trainer.iterations": 6})
-    with lock_dir(folder), pytest.raises(BlockingIOError, match=r"run is being written by another process"):
+    with (
+        lock_dir(folder),
+        pytest.raises(BlockingIOError, match=r"run is being written by process \d+ on .* alive"),
+    ):
         train(config, folder, resume=True)
     assert (folder / "metrics.jsonl").read_bytes() == before
     train(config, folder, resume=True)  # once it has left

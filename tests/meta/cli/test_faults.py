@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -358,6 +360,35 @@ def test_read_only_folder_is_named_and_left_as_it_is(run):
     one_sentence(ended(cwd, "new"), "disk/run: Read-only file system")
     one_sentence(ended(cwd, "old"), f"{run}", "Read-only file system")
     assert content(run) == before
+
+
+def test_evaluation_that_cannot_be_written_is_printed_in_full(run, monkeypatch):
+    whole = call(run.parent, "evaluate", "run_dir=run", "tasks=4", "name=whole")
+    assert whole.code == 0, whole.stderr
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("meta.results.atomic_write", full)
+    before = content(run)
+    done = call(run.parent, "evaluate", "run_dir=run", "tasks=4", "name=lost")
+    one_sentence(done, "run/lost.safetensors: No space left on device. The numbers are above, in full")
+    assert json.loads(done.stdout) == json.loads((run / "whole.json").read_text())
+    assert content(run) == before
+
+
+@pytest.mark.slow
+def test_read_only_run_is_not_evaluated_in_vain(run):
+    mounted(
+        run.parent,
+        """
+        mount --bind run run
+        mount -o remount,bind,ro run
+        code=0; ${TRAIN%train.py}evaluate.py run_dir=run tasks=1000000000 > read.out 2> read.err || code=$?
+        echo $code > read.code
+        """,
+    )
+    one_sentence(ended(run.parent, "read"), "run: Read-only file system")
 
 
 # --- signals -------------------------------------------------------------------------------------------------------
