@@ -25,8 +25,10 @@ from meta.cli import command, sweeps
 from meta.cli.overrides import ConfigError, quoted, value_of
 from meta.distributed import Ranks, launched
 from meta.divergence import TrainingError
+from meta.interruption import Stopped
 from meta.resume import RESUMABLE, holds_run, may_change
 from meta.run import Run, resumed_config, sentence, validation_score
+from meta.search import pruning
 
 
 def job(config: DictConfig) -> float | None:
@@ -59,13 +61,20 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
         if (folder / ".hydra").is_dir():  # config.yaml there has references
             OmegaConf.save(config, folder / ".hydra" / "resolved.yaml", resolve=True)
     ranks.broadcast_object((config, folder, resume))
+    arm = f"arm {folder.name}: " if sweeping else ""
     try:
         with sweeps.record_failure(folder):
-            result = Run(config, folder, resume=resume, ranks=ranks).train()
+            validated = pruning.reporter(HydraConfig.get().sweeper if sweeping else {})
+            result = Run(config, folder, resume=resume, ranks=ranks, validated=validated).train()
+    except Stopped as stop:
+        print(f"{arm}{stop}")
+        return None
     except FileExistsError as error:
         raise ConfigError(_taken(folder)) from error
     except TrainingError as error:
         raise TrainingError(f"{error} The checkpoints before it are in {folder / 'checkpoints'}.") from error
+    except BlockingIOError:  # another process is in the folder, and says all there is to say
+        raise
     except OSError as error:
         if not holds_run(folder):
             raise
@@ -78,7 +87,6 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
         if holds_run(folder):
             command.print_error(f"\nstopped; continue with: {_resume(folder)}")
         raise
-    arm = f"arm {folder.name}: " if sweeping else ""
     print(f"{arm}{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
     if not sweeping:
         print("pictures: " + "\n          ".join(map(str, sorted((folder / "plots").glob("*.png")))))
