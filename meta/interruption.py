@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a run ends between two steps, with what it has done on the disk."""
+"""A run ends between two steps, with what it has done on the disk: by SIGINT, SIGTERM, or who looks at its scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupted", "Interruptions"]
+__all__ = ["STOPPED", "Interrupted", "Interruptions", "Stopped"]
+
+STOPPED = "stopped.json"  # in a run's folder: why it was stopped before its last step
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 
@@ -19,6 +21,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = int(number)
+
+
+class Stopped(Exception):
+    """Who looks at the validations saw no use in going on. No error; the message is the reason."""
 
 
 class Interruptions:

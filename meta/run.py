@@ -6,6 +6,7 @@ checkpoints/                step-*.safetensors, the last few and the best few; b
 plots/learning_curve.png, plots/tasks.png
 test.safetensors            every test task's results, after each inner step: meta.results
 result.json                 the test score and its protocol, at the end
+stopped.json                in its place: why the run was stopped before its end
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
 from meta.files import drop_unfinished, lock_dir, write_json
-from meta.interruption import Interrupted, Interruptions
+from meta.interruption import STOPPED, Interrupted, Interruptions, Stopped
 from meta.loggers import Progress
 from meta.metrics import Metrics, plain, read_metrics
 from meta.plausibility import LossWatch
@@ -53,6 +54,7 @@ class Run:
         ranks: the place of this process in the run, connected.
         locked: the caller has the folder already, by meta.files.lock_dir.
         begin: is called once nothing can be refused any more, before anything is written.
+        validated: told the step and the score of every validation; gives a reason to stop there, or None.
     Raises: FileExistsError for a folder that holds a run; what Experiment raises.
     """
 
@@ -65,6 +67,7 @@ class Run:
         ranks: Ranks = ALONE,
         locked: bool = False,
         begin: Callable[[], None] | None = None,
+        validated: Callable[[int, float], str | None] = lambda step, score: None,
     ) -> None:
         if ranks.first and not resume and holds_run(folder):
             raise FileExistsError(f"{folder} holds a run already")
@@ -77,14 +80,17 @@ class Run:
         self.locked, self.begin = locked, begin
         self.record: dict[str, Any] | None = None  # of the first rank; None also for a run begun without one
         self.was_finished = False  # whether train() found nothing left to do
+        self.validated = validated
+        self.reason: str | None = None  # to stop before the last step
 
     def train(self) -> dict[str, Any]:
         """Meta-train, test once at the end, and give the content of result.json; {} on all ranks but the first.
 
         Raises: BlockingIOError for a folder that another process is writing; CheckpointError where it cannot be
             resumed; TrainingError; RankError; TypeError or ValueError for a learner whose results have the wrong form;
-            Interrupted at SIGINT or SIGTERM to any rank, with a checkpoint of the step that it ended at; OSError naming
-            the file that could not be written. What the run has written by then stays, and can be resumed.
+            Interrupted at SIGINT or SIGTERM to any rank, and Stopped where `validated` gave a reason, with a
+            checkpoint of the step that it ended at; OSError naming the file that could not be written. What the run has
+            written by then stays, and can be resumed.
         """
         with self.interruptions, contextlib.ExitStack() as stack:
             if self.ranks.first:
@@ -128,7 +134,7 @@ class Run:
             with self.interruptions.patiently():
                 state = trainer.fit(samplers["train"], state, validate=validate, stop=self._stopped)
                 if self._stopped():
-                    self._interrupt()
+                    self._end_early()
         tested = held_out.evaluate(state, samplers["test"], self.config.evaluation.tasks, record=True)
         return self._conclude(held_out, state, tested, samplers["test"], seconds) if ranks.first else {}
 
@@ -160,6 +166,9 @@ class Run:
             if result is not None and self.metric.better(result.mean, best):
                 best = result.mean
                 checkpoints.save_best(state, about)
+            if result is not None:
+                reason = self.validated(state.step, result.mean)
+                self.reason = reason if state.step < trainer.iterations else None
             due = state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations
             if due or checkpoints.among_best(about):
                 metrics.sync()  # a checkpoint vouches for the lines up to its step
@@ -168,6 +177,7 @@ class Run:
         if self.begin is not None:
             self.begin()
         drop_unfinished(self.folder)
+        (self.folder / STOPPED).unlink(missing_ok=True)
         checkpoints.tidy(state.step)
         if not self.resume:
             write_json(self.folder / record.FILE, self.record or {})
@@ -199,7 +209,11 @@ class Run:
                 if not checkpoints.path(state.step).exists():
                     metrics.sync()
                     checkpoints.save(state, described(None))
-                self._interrupt()
+                if self.interruptions.caught is not None:
+                    self.reason = None  # a signal ends all that goes on here, and goes before
+                if self.reason is not None:
+                    write_json(self.folder / STOPPED, {"reason": self.reason, "iterations": state.step})
+                self._end_early()
         return state, seconds
 
     def _conclude(
@@ -244,12 +258,15 @@ class Run:
         return result
 
     def _stopped(self) -> bool:
-        """Asked by all ranks after every step, so that a signal to one ends all of them at the same step."""
-        return self.ranks.any(self.interruptions.caught is not None)
+        """Asked by all ranks after every step, so that what ends one ends all of them at the same step."""
+        return self.ranks.any(self.interruptions.caught is not None or self.reason is not None)
 
-    def _interrupt(self) -> NoReturn:
-        """Raise Interrupted once every rank is here: torchrun ends those left when one has gone."""
+    def _end_early(self) -> NoReturn:
+        """Raise Stopped or Interrupted once every rank is here: torchrun ends those left when one has gone."""
+        reason = self.ranks.broadcast_object(self.reason)
         self.ranks.barrier()
+        if reason is not None:
+            raise Stopped(reason)
         raise Interrupted(self.interruptions.caught or signal.SIGTERM)
 
     def _restore(self, like: State) -> tuple[State, float]:

@@ -20,6 +20,7 @@ from meta.cli.value_types import ConfigError, expect_type
 __all__ = ["ConfigError", "check", "groups", "leaves", "parse", "quoted", "searching", "value_of"]
 
 SEARCHPATH = "hydra.searchpath"
+OPTIONS = ("hydra.sweeper.sampler_options", "hydra.sweeper.pruner_options")  # any key may be given below them
 RENAMED = {  # keys of earlier versions, for the error alone
     "task.dataset.drawings": "task.dataset.images_per_class",
     "task.objective": "task.problem",
@@ -81,7 +82,9 @@ def check(
     for override in overrides:
         key, line = override.key_or_group, override.input_line or ""
         if _of_hydra(key) or key in choices or override.is_delete():
-            checked.append(line)
+            plain = not override.is_add() and not override.is_force_add() and not override.is_delete()
+            opened = plain and key.startswith(OPTIONS)
+            checked.append(f"++{line}" if opened else line)
             continue
         having = [arm for arm in found if arm.has(key)]
         opened = any(key not in arm.keys for arm in having)

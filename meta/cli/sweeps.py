@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from meta.cli import folders
 from meta.cli.configs import composed
 from meta.cli.overrides import ConfigError, quoted, value_of
 from meta.files import lock_dir, write_json
+from meta.interruption import Stopped
 from meta.report.arms import FAILURE
 from meta.resume import expect_own, holds_run
 
@@ -23,13 +25,14 @@ __all__ = ["RECORD", "expect_no_sweep", "holds_this_run", "prepare", "record_fai
 
 RECORD = "sweep.json"  # in a sweep's folder: what its arms have in common, and what was searched
 
-# sweep=... → the hydra plugin that it needs, and the extra of this package that brings it.
+# sweep=... → the module that it needs, and the extra of this package that brings it.
 PLUGINS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
-    "optuna": ("hydra_plugins.hydra_optuna_sweeper", "sweep"),
+    "optuna": ("optuna", "sweep"),
     "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "ray": ("hydra_plugins.hydra_ray_launcher", "ray"),
 }
+OPTUNA = 5  # whose tables and distributions meta.search takes for granted
 
 
 def require(choice: object) -> None:
@@ -39,6 +42,13 @@ def require(choice: object) -> None:
         raise ConfigError(
             f"sweep={choice} needs {module}, which is not installed; pip install 'neo-meta[{extra}]'."
         )
+    if module == "optuna":
+        found = importlib.metadata.version(module)
+        if int(found.split(".")[0]) < OPTUNA:
+            raise ConfigError(
+                f"sweep={choice} needs optuna {OPTUNA} or newer, found {found}; pip install -U 'neo-meta[{extra}]'. "
+                "hydra-optuna-sweeper, which holds optuna back, is needed no more: pip uninstall it."
+            )
 
 
 def installed(module: str) -> bool:
@@ -59,22 +69,15 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
     """Look at a sweep's folder before hydra writes into it, and give the overrides that keep its arms apart.
 
     A folder that the same command has begun is gone on with: arms that are finished are left alone, others continue,
-    an Optuna study gets further trials. Raises: ConfigError for a folder of another command, or a search for nothing.
+    a search runs the trials that it lacks. Raises: ConfigError for a folder of another command, or a search that cannot
+    be.
     """
     config = _composed(config_name, overrides)
     folder = folders.own_dir(config.hydra.sweep) or Path(str(config.hydra.sweep.dir))
-    searching = "optuna" in str(config.hydra.sweeper._target_)
-    if searching:
-        _expect_a_search(config, overrides)
+    searching = str(config.hydra.sweeper._target_).endswith(".OptunaSweeper")
+    further = _a_search(config, overrides) if searching else []
     _claim(folder, {"sweeper": "optuna" if searching else "grid", "overrides": _of_the_arms(overrides)})
-    further = [f"hydra.sweep.dir={quoted(folder)}"]  # said once, for its name may hold the time
-    if searching:
-        begun = sum((arm / ".hydra").is_dir() for arm in folder.iterdir())
-        seed = config.hydra.sweeper.sampler.get("seed")
-        further.append(f"hydra.sweep.subdir='${{plus:${{hydra.job.num}},{begun}}}'")
-        if begun and seed is not None:
-            further.append(f"hydra.sweeper.sampler.seed={seed + begun}")
-    return further
+    return [f"hydra.sweep.dir={quoted(folder)}", *further]  # said once, for its name may hold the time
 
 
 def holds_this_run(folder: Path, config: DictConfig) -> bool:
@@ -109,6 +112,8 @@ def record_failure(folder: Path) -> Iterator[Callable[[], None]]:
 
     try:
         yield begin
+    except Stopped:  # by a search: no failure
+        raise
     except Exception as error:
         if not begun:
             raise
@@ -122,17 +127,14 @@ def _composed(config_name: str, overrides: Sequence[Override]) -> DictConfig:
     return composed(config_name, fixed, with_hydra=True)
 
 
-def _expect_a_search(config: DictConfig, overrides: Sequence[Override]) -> None:
-    if not any(override.is_sweep_override() for override in overrides) and not config.hydra.sweeper.params:
-        raise ConfigError(
-            "sweep=optuna was given nothing to search; give a range to some value, as "
-            "'algorithm.inner_lr=tag(log, interval(0.01, 1))' or algorithm.inner_steps=1,5."
-        )
-    if config.trainer.val_every == 0:
-        raise ConfigError(
-            "sweep=optuna looks for the best validation score, and trainer.val_every=0 leaves none; choose "
-            "trainer.val_every ≥ 1."
-        )
+def _a_search(config: DictConfig, overrides: Sequence[Override]) -> list[str]:
+    """Look at what a search is told: the overrides that it needs besides. Raises: ConfigError where it cannot be."""
+    require("optuna")
+    from meta.search import settings, sweeper  # here, for most sweeps need no Optuna
+
+    sweeper.register()
+    settings.check(config, overrides)
+    return settings.looked_for(config)
 
 
 def _of_the_arms(overrides: Sequence[Override]) -> list[str]:
@@ -163,11 +165,3 @@ def _expect_own(folder: Path, record: dict[str, object]) -> None:
     if holds_run(folder) or any(folder.glob(".hydra")) or any(folder.glob("*/.hydra")):
         raise ConfigError(f"{folder} holds runs already; choose another folder: hydra.sweep.dir=...")
     write_json(path, record)
-
-
-def plus(one: object, other: object) -> int:
-    """${plus:1,2} in a configuration."""
-    return int(str(one)) + int(str(other))
-
-
-OmegaConf.register_new_resolver("plus", plus, replace=True)

@@ -27,10 +27,12 @@ from meta.cli.overrides import ConfigError, quoted, value_of
 from meta.distributed import Ranks, launched
 from meta.divergence import TrainingError
 from meta.files import lock_dir
+from meta.interruption import Stopped
 from meta.plausibility import chance_warning
 from meta.record import RESUMABLE, may_change
 from meta.resume import holds_run
 from meta.run import Run, resumed_config, sentence, validation_score
+from meta.search import pruning
 
 
 def job(config: DictConfig) -> float | None:
@@ -69,6 +71,7 @@ def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[]
         if not resume:
             _expect_free(folder)
     ranks.broadcast_object((config, folder, resume))
+    arm = f"arm {folder.name}: " if sweeping else ""
     try:
         with sweeps.record_failure(folder) as forget_failure:
 
@@ -80,13 +83,24 @@ def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[]
                 begin()
                 folders.write_configuration(folder, config)
             run = Run(
-                config, folder, resume=resume, ranks=ranks, locked=True, begin=begin if resume else None
+                config,
+                folder,
+                resume=resume,
+                ranks=ranks,
+                locked=True,
+                begin=begin if resume else None,
+                validated=pruning.reporter(HydraConfig.get().sweeper if sweeping else {}),
             )
             result = run.train()
+    except Stopped as stop:
+        print(f"{arm}{stop}")
+        return None
     except FileExistsError as error:
         raise ConfigError(_taken(folder)) from error
     except TrainingError as error:
         raise TrainingError(f"{error} The checkpoints before it are in {folder / 'checkpoints'}.") from error
+    except BlockingIOError:  # another process is in the folder, and says all there is to say
+        raise
     except OSError as error:
         if not holds_run(folder):
             raise
@@ -99,7 +113,6 @@ def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[]
         if holds_run(folder):
             command.print_error(f"\nstopped; continue with: {_resume(folder)}")
         raise
-    arm = f"arm {folder.name}: " if sweeping else ""
     print(f"{arm}{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
     warning = chance_warning(result)
     if warning is not None:

@@ -15,9 +15,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
+from meta.interruption import STOPPED
 from meta.metrics import read_metrics
 from meta.problems import ACCURACY, MSE, Metric, metric_of
 from meta.record import disagreements
+from meta.report.searches import Search, searches
 from meta.results import Results, ResultsError, load
 
 __all__ = ["FAILURE", "SEEDS", "Arm", "ReportError", "Sweep", "read"]
@@ -37,7 +39,7 @@ class Arm:
     """One run of a sweep."""
 
     name: str  # its folder's, seen from the sweep's
-    status: str  # finished, failed, unfinished, or inconsistent: its files are not all of one run
+    status: str  # finished, stopped (by a search), failed, unfinished, or inconsistent: its files are not of one run
     reason: str  # why it has no result that counts; "" for a finished one
     settings: Mapping[str, Any]  # dotted key → value as composed, references to other keys left out
     lines: Sequence[Mapping[str, Any]]  # of metrics.jsonl
@@ -83,6 +85,7 @@ class Sweep:
     folder: Path
     arms: Sequence[Arm]
     single: bool  # the folder is a run's own
+    searches: Sequence[Search] = ()  # in it, one or several
 
     @property
     def metric(self) -> Metric:
@@ -145,7 +148,7 @@ def read(folder: Path) -> Sweep:
         )
     named = {place: folder.name if single else place.relative_to(folder).as_posix() for place in places}
     arms = [_arm(place, named[place]) for place in sorted(places, key=lambda place: _natural(named[place]))]
-    return Sweep(folder, arms, single)
+    return Sweep(folder, arms, single, searches(folder))
 
 
 def _arm(folder: Path, name: str) -> Arm:
@@ -178,6 +181,8 @@ def _last_header(folder: Path) -> dict[str, Any]:
 def _status(folder: Path, lines: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> tuple[str, str]:
     if failure := _json(folder / FAILURE):
         return "failed", str(failure.get("sentence") or failure.get("error") or "unknown error")
+    if stopped := _json(folder / STOPPED):
+        return "stopped", str(stopped.get("reason", "stopped before its last step"))
     if result:
         return "finished", ""
     at = f"last logged step: {lines[-1]['step']}" if lines else "no step was logged"

@@ -19,7 +19,7 @@ from meta.results import ResultsError
 
 __all__ = ["page"]
 
-STATUSES = ("finished", "failed", "unfinished", "inconsistent")
+STATUSES = ("finished", "stopped", "failed", "unfinished", "inconsistent")
 COLUMNS = 6  # at most so many settings have a column of their own in the table
 
 
@@ -74,6 +74,8 @@ def page(sweep: Sweep, *, baseline: str | None = None, now: datetime | None = No
         sweep=sweep,
         metric=metric,
         rows=rows,
+        fronts=[search for search in sweep.searches if search.front],
+        on_front={name for search in sweep.searches if search.front for name in search.values},
         keys=keys,
         columns=keys[:COLUMNS],
         reference=reference,

@@ -140,6 +140,13 @@ def train_until_told(
         return train_run(ranks, config, folders)
 
 
+def train_until_validated(ranks: Ranks, config: DictConfig, folders: list[Path]) -> dict[str, Any]:
+    """train_run, which the first rank finds no use in going on with."""
+    if ranks.first:
+        folders[0].mkdir(parents=True, exist_ok=True)
+    return train(config, folders[ranks.index], ranks=ranks, validated=lambda step, score: "far behind")
+
+
 def train_run(ranks: Ranks, config: DictConfig, folders: list[Path], resume: bool = False) -> dict[str, Any]:
     """A run, with a folder for each rank, to see which of them are written."""
     if ranks.first:  # as hydra does

@@ -121,6 +121,18 @@ def test_signal_to_one_rank_ends_all_at_the_same_step_from_which_the_run_goes_on
     assert_same_run(alone, tmp_path / "0")
 
 
+def test_reason_to_stop_ends_all_ranks_at_the_same_step(alone, tmp_path):
+    for outcome in run_ranks(2, jobs.train_until_validated, config(), folders(tmp_path, 2)):
+        assert "meta.interruption.Stopped: far behind" in outcome.error
+    stopped = json.loads((tmp_path / "0" / "stopped.json").read_text())
+    assert (
+        Checkpoints(tmp_path / "0" / "checkpoints").last().name
+        == f"step-{stopped['iterations']:08}.safetensors"
+    )
+    train(resumed_config(tmp_path / "0", {}), tmp_path / "0", resume=True)
+    assert_same_run(alone, tmp_path / "0")
+
+
 def test_ranks_hear_what_the_first_says_and_what_any_wishes():
     assert values(run_ranks(3, jobs.tell)) == [({"from": 0}, True, False)] * 3
 

@@ -17,6 +17,7 @@ from meta import experiment
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.evaluate_run import evaluate_run
 from meta.files import lock_dir
+from meta.interruption import Stopped
 from meta.metrics import read_metrics
 from meta.run import resumed_config, sentence
 from tests.meta.runs import train
@@ -158,6 +159,29 @@ def test_resumed_run_equals_the_uninterrupted_one(finished, tmp_path, stop):
     assert [line["step"] for line in numbers(tmp_path)] == list(range(1, stop + 1))
     assert not (tmp_path / "result.json").exists()
     train(resumed_config(tmp_path, {}), tmp_path, resume=True)
+    assert_same_run(finished, tmp_path)
+
+
+def test_run_that_is_told_to_stop_keeps_its_checkpoint_says_why_and_can_be_resumed(finished, tmp_path):
+    seen = []
+
+    def validated(step: int, score: float) -> str | None:
+        seen.append((step, score))
+        return "far behind"
+
+    with pytest.raises(Stopped, match="far behind"):
+        train(tiny("trainer.checkpoint_every=3"), tmp_path, validated=validated)
+    assert seen == [
+        (line["step"], line["val/accuracy"]) for line in numbers(tmp_path) if "val/accuracy" in line
+    ]
+    assert [step for step, _ in seen] == [2]
+    assert json.loads((tmp_path / "stopped.json").read_text()) == {"reason": "far behind", "iterations": 2}
+    assert Checkpoints(tmp_path / "checkpoints").last().name == "step-00000002.safetensors"
+    assert not (tmp_path / "result.json").exists()
+    # At the last step there is nothing left to stop.
+    train(resumed_config(tmp_path, {}), tmp_path, resume=True, validated=validated)
+    assert [step for step, _ in seen] == [2, 4]
+    assert not (tmp_path / "stopped.json").exists()
     assert_same_run(finished, tmp_path)
 
 

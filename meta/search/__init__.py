@@ -1,0 +1,1 @@
+"""Searches for good settings by Optuna: -m sweep=optuna. See docs/sweeps.md."""
