@@ -90,30 +90,28 @@ class OptunaSweeper(Sweeper):
             ended = outcome.of_folder(self._place(left.number), self.objectives, self.directions)
             self._tell(study, self._trial(study, left.number), ended)
         while batch := self._batch(study):
-            trials = [self._trial(study, number) for number in batch]
-            overrides = [
-                [
-                    *searched.propose(trial),
-                    f"hydra.sweeper.trial={trial.number}",
-                    f"hydra.sweep.subdir={trial.number}",
-                ]
-                for trial in trials
-            ]
-            returned = self.launcher.launch(overrides, initial_job_idx=batch[0])
-            for trial, one in zip(trials, returned, strict=True):
-                ended = self._outcome(trial.number, one)
+            trials, overrides = [], []
+            for number in batch:  # proposed at once, while the study has this trial's sampler
+                trial = self._trial(study, number)
+                told = [f"hydra.sweeper.trial={trial.number}", f"hydra.sweep.subdir={trial.number}"]
+                overrides.append([*searched.propose(trial), *told])
+                trials.append(trial)
+            returned = self.launcher.launch(overrides, initial_job_idx=trials[0].number)
+            endings = [self._outcome(trial.number, one) for trial, one in zip(trials, returned, strict=True)]
+            for trial, ended in zip(trials, endings, strict=True):
                 self._tell(study, trial, ended)
+                failures = failures + 1 if ended.state == TrialState.FAIL else 0
+            for trial, ended in zip(trials, endings, strict=True):
                 if ended.state is None:
                     raise SearchError(
                         f"trial {trial.number}: {ended.reason} Then give the same command again."
                     )
-                failures = failures + 1 if ended.state == TrialState.FAIL else 0
-                if failures >= self.max_failures:
-                    raise SearchError(
-                        f"{failures} trials have failed one after another, the last one so: {ended.reason} Mend what "
-                        "they have in common and give the same command again with more hydra.sweeper.n_trials, or "
-                        "allow more hydra.sweeper.max_failures."
-                    )
+            if failures >= self.max_failures:
+                raise SearchError(
+                    f"{failures} trials have failed one after another, the last one so: {endings[-1].reason} Mend what "
+                    "they have in common and give the same command again with more hydra.sweeper.n_trials, or allow "
+                    "more hydra.sweeper.max_failures."
+                )
         summary.write(self.folder, study, self.names)
         log.info("%s", summary.sentence(study, self.names))
         if all(trial.state == TrialState.FAIL for trial in study.trials):
@@ -126,16 +124,18 @@ class OptunaSweeper(Sweeper):
 
         So that batches begin at the same numbers, and what is proposed has seen the same trials, after a kill too.
         """
-        begun = len(study.trials)
+        begun = sum(
+            trial.state != TrialState.WAITING for trial in study.trials
+        )  # others are somebody's wishes
         left = [trial.number for trial in _running(study)]
         end = begun + (-begun % self.n_jobs if left else self.n_jobs - begun % self.n_jobs)
         return [*left, *range(begun, max(begun, min(end, self.n_trials)))]
 
     def _trial(self, study: optuna.Study, number: int) -> Trial:
-        """The trial of this number, asked for if it is not there."""
+        """The trial of this number where it is running, otherwise the next one."""
         study.sampler = self._sampler(number)
-        trials = study.trials
-        return Trial(study, trials[number]._trial_id) if number < len(trials) else study.ask()
+        left = {trial.number: trial for trial in _running(study)}
+        return Trial(study, left[number]._trial_id) if number in left else study.ask()
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         return samplers.sampler(self.sampler, self.sampler_options, self.seed, number, len(self.objectives))

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from meta.cli.value_types import ConfigError
 from meta.files import lock_dir
 from meta.search import samplers
+from meta.search.space import Space
 from meta.search.sweeper import SearchError
 from tests.meta.search.searching import Killed, search
 
@@ -69,6 +70,33 @@ def test_batch_that_a_kill_cut_off_is_run_again_without_what_had_ended(tmp_path)
     found, launcher = search(tmp_path / "killed", score, n_jobs=4, n_trials=10)
     assert launcher.batches == [[6, 7], [8, 9]]  # 4 and 5 had left their results, and were told
     assert params(found) == params(whole)
+
+
+def test_search_killed_while_it_proposes_goes_on_to_the_same_proposals(tmp_path, monkeypatch):
+    whole, _ = search(tmp_path / "whole", score, n_jobs=2, sampler="random")
+    sound = Space.propose
+
+    def propose(self: Space, trial: optuna.Trial) -> list[str]:
+        if trial.number == 3:
+            raise Killed
+        return sound(self, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "propose", propose)
+        with pytest.raises(Killed):
+            search(tmp_path / "killed", score, n_jobs=2, sampler="random")
+    found, launcher = search(tmp_path / "killed", score, n_jobs=2, sampler="random")
+    assert launcher.batches == [[2, 3], [4, 5]]
+    assert params(found) == params(whole)
+
+
+def test_trial_that_somebody_wishes_for_is_run(tmp_path):
+    study, _ = search(tmp_path, score, n_trials=2)
+    wish = {"algorithm.inner_lr": 0.5, "algorithm.inner_steps": 5}
+    study.enqueue_trial(wish)
+    study, launcher = search(tmp_path, score, n_trials=4)
+    assert launcher.batches == [[2], [3]]
+    assert study.trials[2].params == wish
 
 
 def test_finished_search_runs_nothing_and_a_larger_one_goes_on(tmp_path):
