@@ -127,8 +127,8 @@ def expect_writable(folder: Path) -> None:
 
 
 def drop_unfinished(folder: Path) -> None:
-    """Remove what atomic_write() left in a folder when it was killed. Only where nobody else is writing."""
-    for path in folder.glob(f".*{UNFINISHED}"):
+    """Remove what atomic_write() left in a folder, or below, when it was killed. Only where nobody else is writing."""
+    for path in folder.rglob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 

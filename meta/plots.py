@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
 
+from meta.files import atomic_write
 from meta.problems import ACCURACY, Metric
 from tasks import Task
 
@@ -300,5 +302,6 @@ def _image(axes: Axes, x: torch.Tensor, left: float, label: int, colour: str, st
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_figure(str(path), dpi=DPI)
+    drawn = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(drawn, dpi=DPI, format=path.suffix[1:])
+    atomic_write(path, drawn.getvalue())
