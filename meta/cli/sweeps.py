@@ -62,10 +62,10 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
     an Optuna study gets further trials. Raises: ConfigError for a folder of another command, or a search for nothing.
     """
     config = _composed(config_name, overrides)
-    folder = folders.own_dir(config.hydra.sweep) or Path(str(config.hydra.sweep.dir))
     searching = "optuna" in str(config.hydra.sweeper._target_)
     if searching:
         _expect_a_search(config, overrides)
+    folder = folders.own_dir(config.hydra.sweep) or Path(str(config.hydra.sweep.dir))
     _claim(folder, {"sweeper": "optuna" if searching else "grid", "overrides": _of_the_arms(overrides)})
     further = [f"hydra.sweep.dir={quoted(folder)}"]  # said once, for its name may hold the time
     if searching:
