@@ -55,7 +55,9 @@ LAYERS = {
     "tasks": [],
     "meta": ["neo.*", "tasks"],
     "meta.report": ["meta"],
-    "meta.cli": ["meta", "meta.report", "neo.*", "tasks"],
+    "meta.cli.value_types": [],
+    "meta.search": ["meta", "meta.report", "meta.cli.value_types"],
+    "meta.cli": ["meta", "meta.report", "meta.search", "meta.cli.value_types", "neo.*", "tasks"],
 }
 
 # Imports inside functions: (file, what it imports, or the function that imports it) -> why they wait.
@@ -73,6 +75,11 @@ LAZY_IMPORTS = {
         "import_module",
     ): "the commands lie above the engine, which is the one package of a safe name",
     ("meta/loggers.py", "wandb"): "wandb is optional",
+    ("meta/cli/sweeps.py", "meta.search.settings"): "needs Optuna, which is optional",
+    ("meta/cli/sweeps.py", "meta.search.sweeper"): "needs Optuna, which is optional",
+    ("meta/search/pruning.py", "optuna"): "is optional: training reports to it only as a trial",
+    ("meta/search/pruning.py", "meta.search.samplers.pruner"): "needs Optuna, which is optional",
+    ("meta/search/pruning.py", "meta.search.study.storage"): "needs Optuna, which is optional",
     ("meta/imports.py", "import_module"): "the user's own modules, which a configuration names",
 }
 

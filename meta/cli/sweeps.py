@@ -73,9 +73,9 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
     be.
     """
     config = _composed(config_name, overrides)
-    folder = folders.own_dir(config.hydra.sweep) or Path(str(config.hydra.sweep.dir))
     searching = str(config.hydra.sweeper._target_).endswith(".OptunaSweeper")
     further = _a_search(config, overrides) if searching else []
+    folder = folders.own_dir(config.hydra.sweep) or Path(str(config.hydra.sweep.dir))
     _claim(folder, {"sweeper": "optuna" if searching else "grid", "overrides": _of_the_arms(overrides)})
     return [f"hydra.sweep.dir={quoted(folder)}", *further]  # said once, for its name may hold the time
 

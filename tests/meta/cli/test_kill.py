@@ -111,7 +111,7 @@ def survive(cwd: Path, event: int, reference: Path, caplog: pytest.LogCaptureFix
     return True
 
 
-@pytest.mark.parametrize("event", [12, 24, 33])
+@pytest.mark.parametrize("event", [45, 57, 66])
 def test_run_killed_at_a_file_goes_on_as_if_nothing_had_been(tmp_path, short, caplog, event):
     assert survive(tmp_path, event, short, caplog)
 

@@ -29,7 +29,10 @@ COMMANDS = {
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two finished runs that differ in their seed and rate, run/ and other/."""
     cwd = tmp_path_factory.mktemp("original")
-    for name, *settings in (("run", "seed=7"), ("other", "seed=9", "algorithm.inner_lr=0.1")):
+    for name, *settings in (
+        ("run", "seed=7", "algorithm.inner_lr=0.4"),
+        ("other", "seed=9", "algorithm.inner_lr=0.1"),
+    ):
         done = call(cwd, "train", *TINY, *settings, f"hydra.run.dir={name}")
         assert done.code == 0, done.stderr
     return cwd

@@ -129,7 +129,7 @@ def test_trains_with_its_metric_its_state_and_no_inner_steps(run, theirs, monkey
     assert loaded.params.keys() == {"weight"}
 
 
-@pytest.mark.parametrize("event", [40, 50])
+@pytest.mark.parametrize("event", [68, 75])
 def test_killed_and_resumed_it_is_the_same_run(run, theirs, tmp_path, event):
     cwd = tmp_path / "here"
     assert trained(cwd, *command(theirs, *SETTINGS, "hydra.run.dir=run"), kill_at=event) == -signal.SIGKILL

@@ -125,7 +125,7 @@ def test_failed_trials_are_findings_until_too_many_follow_one_another(tmp_path):
 
 
 def test_trial_that_another_process_still_writes_is_left_to_it(tmp_path):
-    busy = BlockingIOError("0 is being written by another process.")
+    busy = BlockingIOError("0 is being written by process.")
     with pytest.raises(SearchError, match=r"trial 0: 0 is being written .* give the same command again"):
         search(tmp_path, lambda n: busy)
     study, launcher = search(tmp_path, score, n_trials=1)
@@ -133,7 +133,7 @@ def test_trial_that_another_process_still_writes_is_left_to_it(tmp_path):
 
 
 def test_search_that_is_going_on_keeps_another_out(tmp_path):
-    with lock_dir(tmp_path), pytest.raises(BlockingIOError, match=r"is being written by another process"):
+    with lock_dir(tmp_path), pytest.raises(BlockingIOError, match=r"is being written by process"):
         search(tmp_path, score)
 
 
