@@ -36,7 +36,7 @@ from tasks import TaskSampler, TaskSource
 __all__ = ["Experiment", "resolve_device", "versions"]
 
 # Of config.task, what is no setting of its samplers. inner_lr: what conf/algorithm takes for its own.
-OF_A_FAMILY = ("dataset", "problem", "picture", "inner_lr")
+NOT_OF_SAMPLERS = ("dataset", "problem", "picture", "inner_lr")
 
 
 class Experiment:
@@ -219,7 +219,7 @@ class Experiment:
                 batch_norm=self.config.evaluation.batch_norm,
             )
         except Exception as error:
-            reason = misfit(self.learner, self.problem, sampler.sample(0, [0])[0], self.config)
+            reason = misfit(self.learner, self.problem, sampler.sample(0, [0])[0], self.config, error)
             if reason is None:
                 raise
             raise ValueError(reason) from error
@@ -249,7 +249,7 @@ class Experiment:
         return {
             key: value
             for key, value in self._plain("task").items()
-            if key not in OF_A_FAMILY and not (key.startswith("test_") and value is None)
+            if key not in NOT_OF_SAMPLERS and not (key.startswith("test_") and value is None)
         }
 
     def _plain(self, node: str) -> dict[str, Any]:

@@ -16,11 +16,17 @@ __all__ = ["misfit"]
 REMEDY = "Set these values to fit, or choose another model=..."
 
 
-def misfit(learner: MetaLearner, problem: Problem, task: Any, config: DictConfig) -> str | None:
+def misfit(
+    learner: MetaLearner, problem: Problem, task: Any, config: DictConfig, failure: Exception
+) -> str | None:
     """Why the model alone, at its initial parameters, fails on a task's query set; None where it does not.
 
     Only for sets of examples with a target each (batch.x, batch.y), and learners that keep their model as `model`.
-    config: of the run, whose `model` is named with what it was set to.
+
+    Args:
+        config: of the run, whose `model` is named with what it was set to.
+        failure: what the learner raised. An error of another kind explains nothing: the learner may call its model
+            with more than an input.
     """
     model, query = getattr(learner, "model", None), task.query
     if model is None or not (hasattr(query, "x") and hasattr(query, "y")):
@@ -30,15 +36,19 @@ def misfit(learner: MetaLearner, problem: Problem, task: Any, config: DictConfig
         with neo.nn.draws(0):
             params = model.init(seed=0, device=tensors.device)
             prediction = model(params, query.x)
-    except Exception as error:
+    except type(failure) as error:
         return f"{_named(config)} cannot take the inputs of these tasks, {_shape(query.x)}: {_words(error)}. {REMEDY}"
+    except Exception:
+        return None
     try:
         problem.query_loss(lambda x: prediction, query)
-    except Exception as error:
+    except type(failure) as error:
         return (
             f"{_named(config)} gives predictions {_shape(prediction)}, which do not fit the targets of these tasks, "
             f"{_shape(query.y)}: {_words(error)}. {REMEDY}"
         )
+    except Exception:
+        return None
     return None
 
 

@@ -17,16 +17,16 @@ class LossWatch:
     """Tells once when the training loss has become EXPLODED times what it was before training.
 
     Args:
-        before: the loss of the initial meta-parameters, > 0. One task's is enough: tasks differ by a hundredfold
-            at most, say sinusoids of amplitude 0.5 and 5.
+        before: the loss of the initial meta-parameters; of a negative one, a log-likelihood's, the size counts. One
+            task's is enough: tasks differ by a hundredfold at most, say sinusoids of amplitude 0.5 and 5.
     """
 
     def __init__(self, before: float) -> None:
-        self.before, self._told = before, False
+        self.before, self._told = before, before == 0  # a loss of 0 tells nothing of the size of others
 
     def warning(self, step: int, loss: float) -> str | None:
         """What there is to say after this step, the first time that there is something."""
-        if self._told or not loss > EXPLODED * self.before:
+        if self._told or not loss > EXPLODED * abs(self.before):
             return None
         self._told = True
         return (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import meta
+import neo
 from meta.cli.configs import composed
 from meta.plausibility import EXPLODED, LossWatch, chance_warning
 from tests.meta.runs import train
@@ -41,6 +43,12 @@ def test_an_exploded_loss_is_told_once():
     assert watch.warning(3, 1e18) is None
 
 
+def test_losses_below_zero_and_of_zero_are_no_explosion():
+    assert LossWatch(-2.0).warning(1, -1.5) is None
+    assert LossWatch(-2.0).warning(1, 3e6) is not None
+    assert LossWatch(0.0).warning(1, 0.5) is None
+
+
 def test_a_run_that_explodes_says_so_and_ends_with_what_it_has(tmp_path, caplog):
     result = train(tiny("optimizer.lr=1e9"), tmp_path)
     assert "the training loss is" in caplog.text
@@ -73,3 +81,18 @@ def test_a_model_that_does_not_fit_the_task_is_named_before_training(overrides, 
     with pytest.raises(ValueError, match=message):
         train(config, tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_learner_that_calls_its_model_with_more_than_an_input_fails_in_its_own_words(tmp_path, monkeypatch):
+    """Called with an input alone the model would fail too, but otherwise, and that would explain nothing."""
+
+    def with_context(self, params, x, context):
+        return self.layers[0][1](params, x) + context
+
+    def failing(self, params, support, step):
+        raise KeyError("context of the task")
+
+    monkeypatch.setattr(neo.nn.Conv4, "__call__", with_context)
+    monkeypatch.setattr(meta.MAML, "adapt", failing)
+    with pytest.raises(KeyError, match="context of the task"):
+        train(tiny(), tmp_path)

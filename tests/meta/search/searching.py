@@ -48,6 +48,14 @@ class Launcher:
         return returned
 
 
+class Searching(OptunaSweeper):
+    """With a launcher and a folder from the start, which setup() would take from hydra."""
+
+    def __init__(self, launcher: Any, folder: Path, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.launcher, self.folder, self.config = launcher, folder, OmegaConf.create({})
+
+
 def search(
     folder: Path,
     run: Callable[[int], float | BaseException | str],
@@ -68,8 +76,5 @@ def search(
         "max_failures": 5,
         "seed": 0,
     }
-    sweeper = OptunaSweeper(**told | settings)
     launcher = Launcher(folder, run)
-    sweeper.launcher, sweeper.folder = launcher, folder  # type: ignore[assignment]
-    sweeper.config = OmegaConf.create({})
-    return sweeper.sweep(list(space)), launcher
+    return Searching(launcher, folder, **told | settings).sweep(list(space)), launcher
