@@ -231,7 +231,13 @@ class MAMLPlusPlus(MAML):
         """Names of what there is one of for each number of inner steps."""
         if not self.per_step_norm or (self.norm == (NORM,) and _without_norm(self.model)):
             return []
-        return matching("MAMLPlusPlus", "norm", self.norm, params)
+        try:
+            return matching("MAMLPlusPlus", "norm", self.norm, params)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Name the scales and shifts of its batch norms with algorithm.norm, or, if it has none, set "
+                "algorithm.per_step_norm=false."
+            ) from None
 
     def _first_rates(self, leaf: LiteTensor) -> LiteTensor:
         return LiteTensor(leaf.data.new_full((self.inner.steps,), self.inner_lr))
