@@ -253,7 +253,9 @@ def test_a_model_without_norms_has_none_a_step_and_one_that_hides_them_is_asked_
     hidden = neo.nn.Sequential(
         [("first", neo.nn.Linear(4, 3)), ("layer", neo.nn.LayerNorm(3)), ("head", neo.nn.Linear(3, 2))]
     )
-    with pytest.raises(ValueError, match=r"algorithm\.norm, 'norm\*' matches no parameter.*per_step_norm=false"):
+    with pytest.raises(
+        ValueError, match=r"algorithm\.norm, 'norm\*' matches no parameter.*per_step_norm=false"
+    ):
         MAMLPlusPlus(hidden).init(seed=0)
     named = MAMLPlusPlus(hidden, norm="layer.*", inner_steps=2).init(seed=0)
     assert named["params"]["layer.weight"].shape == (3, 3)
