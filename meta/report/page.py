@@ -94,7 +94,7 @@ def page(sweep: Sweep, *, baseline: str | None = None, now: datetime | None = No
         protocol=_protocol(reference),
         unpaired=[
             arm.name for arm in ranked
-            if arm.test and not differences[arm.name] and arm is not reference and arm.status != "inconsistent"
+            if arm.test and not differences[arm.name] and arm is not reference and arm.status == "finished"
         ],
         unrecorded=[arm.name for arm in ranked if not arm.recorded],
         written=(now or datetime.now()).strftime("%Y-%m-%d %H:%M"),
@@ -121,7 +121,7 @@ def _breakable(key: str) -> Markup:
 def _difference(reference: Arm | None, arm: Arm) -> Difference | None:
     if reference is None or arm is reference or reference.tested is None or arm.tested is None:
         return None
-    if arm.status == "inconsistent":  # whose results these are, nobody knows
+    if arm.status != "finished":  # what results it has are of an earlier end, or of who knows which run
         return None
     try:
         return difference(reference.tested, arm.tested)

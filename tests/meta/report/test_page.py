@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime
 from html.parser import HTMLParser
@@ -131,6 +132,18 @@ def test_arms_on_other_tasks_are_not_compared_in_pairs(tmp_path):
     html = page(read(tmp_path))
     assert "Not compared in pairs, for want of common test tasks: 1." in html
     assert "whisker" not in row(html, "1")
+
+
+@pytest.mark.parametrize(("file", "told"), [("stopped.json", "reason"), ("failure.json", "sentence")])
+def test_arm_that_went_on_and_did_not_finish_is_not_compared_by_its_earlier_results(tmp_path, file, told):
+    write_run(tmp_path / "0", val=0.8)
+    write_run(tmp_path / "1", val=0.7)
+    assert "whisker" in row(page(read(tmp_path)), "1")
+    (tmp_path / "1" / file).write_text(json.dumps({told: "it ended here"}))
+    html = page(read(tmp_path))
+    assert "it ended here" in row(html, "1")
+    assert "whisker" not in row(html, "1")
+    assert "Not compared in pairs" not in html
 
 
 def test_single_run_has_a_page_without_comparison(tmp_path):
