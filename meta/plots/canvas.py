@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,6 +52,10 @@ FORMATS: dict[str, Callable[[Figure, io.BytesIO], None]] = {
     "pdf": lambda figure, file: FigureCanvasPdf(figure).print_pdf(file, metadata={"CreationDate": None}),
     "svg": lambda figure, file: FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None}),
 }
+
+logging.getLogger("fontTools").setLevel(
+    logging.WARNING
+)  # it tells of every table of every font that goes into a PDF
 
 styled = rc_context(STYLE)  # decorates what makes a figure
 

@@ -35,6 +35,16 @@
     head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
   }
 
+  // A table that is wider than its place becomes cards, one a row.
+  const fit = () => {
+    for (const table of document.querySelectorAll("table.arms, table.plain:not(.keep)")) {
+      table.classList.remove("cards");
+      table.classList.toggle("cards", table.scrollWidth > table.parentElement.clientWidth);
+    }
+  };
+  fit();
+  addEventListener("resize", fit);
+
   // On paper nothing can be unfolded.
   addEventListener("beforeprint", () => { for (const details of document.querySelectorAll("details")) details.open = true; });
   document.documentElement.dataset.ready = "yes";

@@ -108,7 +108,8 @@ def test_every_picture_is_for_screen_and_paper_with_text_as_text(written, stem):
     assert b"/Type3" not in pdf
 
 
-def test_same_picture_drawn_later_has_the_same_bytes(written, tmp_path, monkeypatch):
+def test_same_picture_drawn_later_has_the_same_bytes(written, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")  # as a run's log is
     monkeypatch.setenv(
         "SOURCE_DATE_EPOCH", "2000000000"
     )  # the time, to matplotlib and to what sets fonts into PDF
@@ -116,6 +117,7 @@ def test_same_picture_drawn_later_has_the_same_bytes(written, tmp_path, monkeypa
     assert len([*written.iterdir()]) == len(STEMS) * 3
     for path in written.iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+    assert not caplog.records
 
 
 def test_legend_and_titles_cover_no_panel_and_stay_inside(tmp_path, figures):

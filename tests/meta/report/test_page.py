@@ -8,13 +8,12 @@ from datetime import datetime
 from html.parser import HTMLParser
 from itertools import pairwise
 
-import numpy as np
 import pytest
 
 from meta.problems import ACCURACY, MSE
 from meta.report import page, read
-from meta.report.figures import Scale, running_mean
 from meta.report.page import format_difference
+from meta.report.parallel import Scale
 from tests.meta.report.folders import TASKS, write_run, write_sweep
 
 NOW = datetime(2026, 1, 31, 12)
@@ -200,10 +199,6 @@ def test_scale_s_ticks_keep_their_distance():
     places = sorted(place for place, _ in scale.ticks())
     assert len(places) >= 3
     assert min(b - a for a, b in pairwise(places)) > 0.06
-
-
-def test_running_mean_keeps_a_constant():
-    assert running_mean(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
 
 
 def test_differences_are_said_in_points_of_a_fraction():
