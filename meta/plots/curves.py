@@ -124,13 +124,13 @@ def inner_steps(
     save(figure, path)
 
 
-def running_mean(values: np.ndarray) -> np.ndarray:
-    """The mean over a window of a tenth of the curve around each point.
+def running_mean(values: np.ndarray, reach: int | None = None) -> np.ndarray:
+    """The mean over a window around each point, which reaches so many points to each side; None: a tenth of the curve.
 
     At the beginning, where curves are steep, the window reaches as far ahead as there are points behind: the mean
     begins at the first point. At the end it is cut off, so that the last point alone does not pull it up or down.
     """
-    reach = _reach(len(values))
+    reach = _reach(len(values)) if reach is None else reach
     places = np.arange(len(values))
     first, after = (
         np.maximum(0, places - reach),
@@ -164,8 +164,9 @@ def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str, interval: b
             steps, values, ".", color=BLUE, alpha=0.3, markersize=4, label="training meta-batch",
             rasterized=len(steps) > MANY,
         )  # fmt: skip
-        label = f"training, running mean of {2 * _reach(len(values)) + 1}"
-        handles += axes.plot(steps, running_mean(values), color=BLUE, linewidth=1.8, label=label)
+        reach = _reach(sum(train_key in line for line in lines))  # the same for loss and score
+        label = f"training, running mean of {2 * reach + 1}"
+        handles += axes.plot(steps, running_mean(values, reach), color=BLUE, linewidth=1.8, label=label)
     if val:
         margin = [line.get("val/ci95") or 0.0 for line in val] if interval else None
         handles.append(

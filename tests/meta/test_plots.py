@@ -171,17 +171,18 @@ def test_learning_curve_is_drawn_of_almost_nothing(tmp_path, png, line):
 
 @pytest.mark.parametrize("broken", [None, float("nan"), float("inf")])
 def test_losses_that_are_not_finite_are_left_out_and_counted(tmp_path, figures, broken):
-    lines = [dict(line) for line in LINES]
-    for line in lines[10:13]:
+    lines = [{"step": s, "train/loss": 1 / s, "train/accuracy": 1 - 1 / s} for s in range(1, 100)]
+    for line in lines[10:31]:
         line["train/loss"] = broken
     plots.learning_curve(lines, tmp_path / "curve.png", title="t", result=RESULT | {"test/accuracy": None})
     loss, accuracy = figures[0].axes
-    assert loss.get_title() == "not finite at 3 of 29 logged steps"
+    assert loss.get_title() == "not finite at 21 of 99 logged steps"
     assert accuracy.get_title() == ""
     dots = loss.lines[0]
-    assert len(dots.get_xdata()) == 26
+    assert len(dots.get_xdata()) == 78
     assert np.isfinite(loss.lines[1].get_ydata()).all()
-    assert any(text.get_text() == "test, not finite" for text in figures[0].legends[0].get_texts())
+    named = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert named == ["training meta-batch", "training, running mean of 9", "test, not finite"]
 
 
 def test_loss_that_explodes_leaves_the_others_to_be_seen(tmp_path, figures):
