@@ -140,7 +140,7 @@ class Experiment:
 
     def title(self, sampler: TaskSampler) -> str:
         """What pictures of this run are headed by."""
-        return run_title(self.learner, self.config.model, self.dataset.name, sampler.title)
+        return run_title(self.learner, self.config.get("model"), self.dataset.name, sampler.title)
 
     def trained(self, state: State) -> Trained:
         """A state of this run, ready to adapt to tasks."""

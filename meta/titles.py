@@ -18,9 +18,11 @@ def run_title(learner: MetaLearner, model: Any, dataset: str, task: str) -> str:
     """ "MAML++ (Conv4) on omniglot, 5-way 1-shot"
 
     Args:
-        model: the node of the configuration that names it; of a torch module, the module's name is said.
+        model: the node of the configuration that names it, if there is one; of a torch module, the module's name is
+            said.
         task: the kind of task, as a sampler's title has it.
     """
+    model = model or {}
     named = str(model.get("module") or model.get("_target_") or "").rpartition(".")[2]
     architecture = f" ({named})" if named and hasattr(learner, "model") else ""
     return f"{_algorithm(learner)}{architecture} on {dataset}, {task}"

@@ -54,7 +54,8 @@ def learning_curve(
         path: of the PNG; PDF and SVG go beside it.
         chance: the score of guessing, drawn as a dotted line.
         result: with test/<metric>, test/ci95 and test/tasks; drawn as a line with its interval.
-        metric: what the score is; one that is the loss itself gets the one panel there is, on a logarithmic scale.
+        metric: what the score is; one that is the loss itself gets the one panel there is, on a logarithmic scale
+            unless some value is 0 or less.
     """
     panels = [metric.name] if metric.is_loss else ["loss", metric.name]
     figure = Figure(figsize=(4.5 * len(panels), 4.0 if len(panels) > 1 else 4.4), layout="constrained")
@@ -72,7 +73,7 @@ def learning_curve(
         else:
             if metric.fraction:
                 _percentages(axes)
-            if metric.is_loss:
+            if metric.is_loss and axes.dataLim.y0 > 0:  # a log-likelihood may be on either side of 0
                 logarithmic_axis(axes)
             handles += _chance_line(axes, chance, metric)
             if result is not None:
@@ -213,5 +214,5 @@ def _percentages(axes: Axes) -> None:
 def _loss_axis(axes: Axes, logarithmic: bool) -> None:
     if logarithmic:
         logarithmic_axis(axes)
-    elif axes.get_ylim()[0] > 0 or axes.dataLim.y0 >= 0:  # a log-likelihood may be on either side of 0
+    elif axes.dataLim.y0 >= 0:
         axes.set_ylim(bottom=0)

@@ -200,6 +200,17 @@ def test_loss_that_explodes_leaves_the_others_to_be_seen(tmp_path, figures):
     assert curves.running_mean(np.array([1.0] * 30 + [1e18] + [1.0] * 30))[-1] == 1.0
 
 
+@pytest.mark.parametrize("metric", [ACCURACY, MSE])
+def test_losses_below_zero_are_seen(tmp_path, figures, metric):
+    """As a negative log-likelihood is, once it is good."""
+    key = "mse" if metric is MSE else "loss"
+    lines = [{"step": s, f"train/{key}": 3.0 - 0.2 * s} for s in range(1, 30)]
+    plots.learning_curve(lines, tmp_path / "curve.png", title="t", metric=metric)
+    axes = figures[0].axes[0]
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] < 3.0 - 0.2 * 29
+
+
 @pytest.mark.parametrize("points", [1, 2, 3, 29, 400])
 def test_running_mean_begins_where_its_points_do(tmp_path, figures, points):
     values = 5.0 * 0.8 ** np.arange(points)  # steep at first, as training is

@@ -145,6 +145,18 @@ def test_arm_that_went_on_and_did_not_finish_is_not_compared_by_its_earlier_resu
     assert "Not compared in pairs" not in html
 
 
+def test_iterations_have_a_column_only_where_they_differ(tmp_path):
+    write_run(tmp_path / "0")
+    write_run(tmp_path / "1")
+    html = page(read(tmp_path))
+    assert 'data-label="iterations"' not in html
+    assert "Every arm was trained for 60 iterations." in html
+    write_run(tmp_path / "2", lines=3)
+    html = page(read(tmp_path))
+    assert html.count('data-label="iterations"') == 3
+    assert "Every arm was trained" not in html
+
+
 def test_single_run_has_a_page_without_comparison(tmp_path):
     html = page(read(write_run(tmp_path / "run")))
     assert "This run reaches 70.0%" in html
