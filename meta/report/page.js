@@ -35,11 +35,15 @@
     head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
   }
 
-  // A table that is wider than its place becomes cards, one a row.
+  // A table that is wider than its place is set in smaller type; if it is still wider, it becomes cards, one a row.
   const fit = () => {
     for (const table of document.querySelectorAll("table.arms, table.plain:not(.keep)")) {
-      table.classList.remove("cards");
-      table.classList.toggle("cards", table.scrollWidth > table.parentElement.clientWidth);
+      table.classList.remove("dense", "cards");
+      for (const style of ["dense", "cards"]) {
+        if (table.scrollWidth <= table.parentElement.clientWidth) break;
+        table.classList.remove("dense");
+        table.classList.add(style);
+      }
     }
   };
   fit();
