@@ -43,7 +43,8 @@ def evaluate_run(
     """Evaluate a run's checkpoint on unseen tasks, step by step; write what was found, and give it.
 
     Writes into the folder: <name>.json (mean and 95% interval after the last inner step and after each, protocol),
-    <name>.safetensors (every task's results, see meta.results) and plots/<name>.png; an earlier one of that name goes.
+    <name>.safetensors (every task's results, see meta.results) and plots/<name>.png, .pdf and .svg; earlier
+    ones of that name go.
 
     Args:
         tasks: how many, ≥ 1.
@@ -115,7 +116,7 @@ def evaluate_run(
         plots.inner_steps(
             steps,
             folder / "plots" / f"{name}.png",
-            title=f"{experiment.dataset.name}, {sampler.title}: {tasks} {part} tasks",
+            title=f"{experiment.title(sampler)}: {tasks} {part} tasks",
             metric=metric,
             chance=sampler.chance,
         )

@@ -28,6 +28,7 @@ from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
 from meta.pictures import Picture
 from meta.problems import Problem
+from meta.titles import run_title
 from meta.trained import Trained
 from meta.trainer import State, Trainer
 from neo.typing import PyTree
@@ -136,6 +137,10 @@ class Experiment:
                 key.removeprefix("test_"): value for key, value in task.items() if key.startswith("test_")
             }
         return self.dataset.sampler(part, seed=seed, device=self.device, **settings)
+
+    def title(self, sampler: TaskSampler) -> str:
+        """What pictures of this run are headed by."""
+        return run_title(self.learner, self.config.get("model"), self.dataset.name, sampler.title)
 
     def trained(self, state: State) -> Trained:
         """A state of this run, ready to adapt to tasks."""

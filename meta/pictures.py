@@ -17,8 +17,12 @@ __all__ = ["Picture", "characters", "fits"]
 
 
 class Picture(Protocol):
-    """Draws the first tasks of a sampler into a file. title: of the run; steps: inner steps of its evaluation, None for
-    the algorithm's own."""
+    """Draws the first tasks of a sampler into a file.
+
+    path: of a PNG, which loggers are given; what meta.plots draws has a PDF and an SVG beside it.
+    title: of the run: algorithm, model, data, kind of task.
+    steps: inner steps of its evaluation, None for the algorithm's own.
+    """
 
     def __call__(
         self, trained: Trained, sampler: Sampler, path: Path, *, title: str, steps: int | None

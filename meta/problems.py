@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 Predict = Callable[[Any], Any]
+LARGE = 1e5  # scores that are no fractions are said in three figures from here on
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ class Metric:
         return float("-inf") if self.higher_is_better else float("inf")
 
     def format(self, value: float, ci95: float | None = None, digits: int = 2) -> str:
-        """ "92.11% ± 0.51", or "0.771 ± 0.032" for what is no fraction; digits: after the point of a percentage."""
+        """ "92.11% ± 0.51", or "0.771 ± 0.032" for what is no fraction; digits: after the point of a percentage.
+
+        What is no fraction and large, as an error that has exploded, is said in three figures: "2.77e+14 ± 2.83e+14".
+        """
+        if not self.fraction and abs(value) >= LARGE:
+            return f"{value:.3g}" + ("" if ci95 is None else f" ± {ci95:.3g}")
         scale, unit = (100, "%") if self.fraction else (1, "")
         places = digits if self.fraction else digits + 1
         interval = "" if ci95 is None else f" ± {scale * ci95:.{places}f}"

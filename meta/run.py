@@ -3,7 +3,7 @@
 record.json                 what its numbers depend on, with a hash: meta.record
 metrics.jsonl               a line for each logged step
 checkpoints/                step-*.safetensors, the last few and the best few; best.safetensors
-plots/learning_curve.png, plots/tasks.png
+plots/                      learning_curve and tasks, each as .png, .pdf and .svg: meta.plots
 test.safetensors            every test task's results, after each inner step: meta.results
 result.json                 the test score and its protocol, at the end
 stopped.json                in its place: why the run was stopped before its end
@@ -317,9 +317,9 @@ def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
 
 
 def draw(experiment: Experiment, state: State, folder: Path, result: Mapping[str, Any]) -> dict[str, Path]:
-    """The pictures of a finished run: name → path."""
+    """Draw the pictures of a finished run: name → path of the PNG, which has a PDF and an SVG beside it."""
     sampler = experiment.sampler("test")
-    title = f"{experiment.dataset.name}, {sampler.title}"
+    title = experiment.title(sampler)
     paths = {"learning_curve": folder / "plots" / "learning_curve.png"}
     plots.learning_curve(
         read_metrics(folder / "metrics.jsonl"),

@@ -64,7 +64,7 @@ def job(config: DictConfig) -> None:
         "written: "
         + "\n         ".join(str(folder / f"{config.name}{end}") for end in (".json", ".safetensors"))
     )
-    print(f"         {folder / 'plots' / config.name}.png")
+    print(f"         {folder / 'plots' / config.name}.png, .pdf, .svg")
 
 
 def table(result: Mapping[str, Any], part: str) -> str:

@@ -123,7 +123,8 @@ def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[]
             f"trainer.iterations=N, with N more than {result['iterations']}."
         )
     if not sweeping:
-        print("pictures: " + "\n          ".join(map(str, sorted((folder / "plots").glob("*.png")))))
+        pictures = [f"{path}, .pdf, .svg" for path in sorted((folder / "plots").glob("*.png"))]
+        print("pictures: " + "\n          ".join(pictures))
     return validation_score(folder)
 
 

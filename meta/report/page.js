@@ -35,6 +35,20 @@
     head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
   }
 
+  // A table that is wider than its place is set in smaller type; if it is still wider, it becomes cards, one a row.
+  const fit = () => {
+    for (const table of document.querySelectorAll("table.arms, table.plain:not(.keep)")) {
+      table.classList.remove("dense", "cards");
+      for (const style of ["dense", "cards"]) {
+        if (table.scrollWidth <= table.parentElement.clientWidth) break;
+        table.classList.remove("dense");
+        table.classList.add(style);
+      }
+    }
+  };
+  fit();
+  addEventListener("resize", fit);
+
   // On paper nothing can be unfolded.
   addEventListener("beforeprint", () => { for (const details of document.querySelectorAll("details")) details.open = true; });
   document.documentElement.dataset.ready = "yes";

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from meta.paired import Difference, difference
 from meta.problems import Metric
-from meta.report import figures, seeds
+from meta.report import again, figures, parallel, seeds
 from meta.report.arms import SEEDS, Arm, Sweep
 from meta.results import ResultsError
 
@@ -78,6 +78,8 @@ def page(sweep: Sweep, *, baseline: str | None = None, now: datetime | None = No
         on_front={name for search in sweep.searches if search.front for name in search.values},
         keys=keys,
         columns=keys[:COLUMNS],
+        alike=_alike(rows),
+        again=_again(sweep, reference),
         reference=reference,
         named=baseline is not None,
         summary=_summary(ranked, reference, differences, metric, baseline is not None),
@@ -87,8 +89,8 @@ def page(sweep: Sweep, *, baseline: str | None = None, now: datetime | None = No
         validation_curve=Markup(figures.learning_curve(ranked, "val", metric, colour, chance)),
         training_curve=Markup(figures.learning_curve(ranked, "train", metric, colour, chance)),
         inner_steps=Markup(figures.inner_steps(ranked, metric, colour, chance)),
-        parallel=Markup(figures.parallel_coordinates(ranked, swept, metric, colour)),
-        left_out=swept[figures.AXES :],
+        parallel=Markup(parallel.parallel_coordinates(ranked, swept, metric, colour)),
+        left_out=swept[parallel.AXES :],
         different={key: [_setting(arm, key) for arm in ranked] for key in keys},
         common={key: figures.format_value(value) for key, value in sweep.common.items()},
         protocol=_protocol(reference),
@@ -99,6 +101,20 @@ def page(sweep: Sweep, *, baseline: str | None = None, now: datetime | None = No
         unrecorded=[arm.name for arm in ranked if not arm.recorded],
         written=(now or datetime.now()).strftime("%Y-%m-%d %H:%M"),
     )  # fmt: skip
+
+
+def _alike(rows: Sequence[Row]) -> str:
+    """The iterations of all arms where they have the same, and need no column; else ""."""
+    steps = {row.steps for row in rows}
+    return steps.pop() if len(rows) > 1 and len(steps) == 1 else ""
+
+
+def _again(sweep: Sweep, reference: Arm | None) -> str | None:
+    """The command line that trains the reference once more; None where nothing tells."""
+    if reference is None:
+        return None
+    folder = sweep.folder if sweep.single else sweep.folder / reference.name
+    return again.command(folder, reference.result.get("iterations"))
 
 
 def _environment() -> Environment:

@@ -93,7 +93,9 @@ def test_train_leaves_the_run_folder_of_the_design(finished):
         "ways: 3" in (finished / ".hydra" / "resolved.yaml").read_text().partition("task:")[0]
     )  # the model's
     assert [line["step"] for line in read_metrics(finished / "metrics.jsonl")] == [1, 2, 3]
-    assert {path.name for path in (finished / "plots").iterdir()} == {"learning_curve.png", "tasks.png"}
+    assert {path.name for path in (finished / "plots").iterdir()} == {
+        f"{name}.{ending}" for name in ("learning_curve", "tasks") for ending in ("png", "pdf", "svg")
+    }
     assert json.loads((finished / "result.json").read_text())["test/tasks"] == 4
     assert {path.name for path in finished.parent.iterdir()} == {finished.name}
 

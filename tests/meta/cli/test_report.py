@@ -25,6 +25,21 @@ MEASURE = """
   const cell = document.querySelector('.arms tbody[data-arm="4"] td');
   cell.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
   root.dataset.looked = [...document.querySelectorAll("svg .mark.looked")].map((mark) => mark.dataset.arm).join(" ");
+  // Tables that do not fit, and texts of figures that a line of an arm runs through.
+  root.dataset.scrolling = [...document.querySelectorAll(".scroll:not(:has(.keep))")].filter(
+    (box) => box.scrollWidth > box.clientWidth).length;
+  root.dataset.cards = document.querySelectorAll("table.arms.cards").length;
+  const inside = (box, point) => box.left < point.x && point.x < box.right && box.top < point.y && point.y < box.bottom;
+  root.dataset.crossed = [...document.querySelectorAll("figure svg")].flatMap((svg) => {
+    const texts = [...svg.querySelectorAll("text")].map((text) => [text.textContent, text.getBoundingClientRect()]);
+    const lines = [...svg.querySelectorAll(".mark path")].filter((path) => !path.closest("defs"));
+    const points = lines.flatMap((path) => {
+      const [length, place] = [path.getTotalLength(), path.getScreenCTM()];
+      return Array.from({ length: 400 }, (_, k) => path.getPointAtLength(length * k / 399).matrixTransform(place));
+    });
+    root.dataset.points = Number(root.dataset.points ?? 0) + points.length;
+    return texts.filter(([, box]) => points.some((point) => inside(box, point))).map(([text]) => text);
+  }).join(" ");
   root.dataset.broken = [...document.querySelectorAll("figure svg")].filter((svg) => svg.getBBox().width < 100).length;
 </script>
 """
@@ -103,7 +118,7 @@ def root(done: Done) -> dict[str, str]:
     return dict(re.findall(r'data-(\w+)="([^"]*)"', re.search(r"<html[^>]*>", done.stdout)[0]))
 
 
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [1600, 1000, 500])
 def test_page_loads_runs_and_fits_in_a_browser(report, tmp_path, width):
     page = tmp_path / "page.html"
     page.write_text(report.read_text().replace("</body>", MEASURE + "</body>"))
@@ -114,12 +129,34 @@ def test_page_loads_runs_and_fits_in_a_browser(report, tmp_path, width):
     assert seen["ready"] == "yes"
     assert seen["overflow"] == "0"
     assert seen["broken"] == "0"
+    assert seen["scrolling"] == "0"
+    assert seen["cards"] == ("1" if width == 500 else "0")
+    assert seen["crossed"] == ""
+    assert int(seen["points"]) > 10_000
     # Sorted by test score, those without one last; and what lies under the pointer stands out in every figure.
     assert seen["order"].split()[:6] == ["2", "5", "3", "4", "1", "0"]
     assert set(seen["order"].split()[6:]) == {"6", "7"}
     assert seen["looked"].split() == ["4"] * len(seen["looked"].split())
     assert len(seen["looked"].split()) >= 4
     assert len(re.findall(r"<svg", done.stdout)) == 4
+
+
+def test_table_that_is_wider_than_the_page_becomes_cards(tmp_path):
+    """Six settings, one of them long: they fit at no width, and nothing has to be scrolled for."""
+    for number in range(3):
+        names = ("adapt", "inner_steps", "first_order", "meta_gradient", "truncated_steps")
+        settings = {f"algorithm__{name}_of_some_length": f"value-{number}" for name in names}
+        write_run(
+            tmp_path / "runs" / str(number), algorithm__inner_lr="[0.1, 0.2, 0.3]" * (number + 1), **settings
+        )
+    assert call(tmp_path, "report", "runs").code == 0
+    page = tmp_path / "page.html"
+    html = (tmp_path / "runs" / "report.html").read_text()
+    page.write_text(html.replace("</body>", MEASURE.replace('data-arm="4"', 'data-arm="2"') + "</body>"))
+    done = browser(tmp_path, page, "--dump-dom", width=1000)
+    assert not complaints(done)
+    seen = root(done)
+    assert (seen["overflow"], seen["scrolling"], seen["cards"], seen["crossed"]) == ("0", "0", "1", "")
 
 
 def test_browser_would_complain_of_a_page_with_a_fault(report, tmp_path):

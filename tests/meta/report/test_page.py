@@ -8,13 +8,12 @@ from datetime import datetime
 from html.parser import HTMLParser
 from itertools import pairwise
 
-import numpy as np
 import pytest
 
 from meta.problems import ACCURACY, MSE
 from meta.report import page, read
-from meta.report.figures import Scale, running_mean
 from meta.report.page import format_difference
+from meta.report.parallel import Scale
 from tests.meta.report.folders import TASKS, write_run, write_sweep
 
 NOW = datetime(2026, 1, 31, 12)
@@ -146,6 +145,18 @@ def test_arm_that_went_on_and_did_not_finish_is_not_compared_by_its_earlier_resu
     assert "Not compared in pairs" not in html
 
 
+def test_iterations_have_a_column_only_where_they_differ(tmp_path):
+    write_run(tmp_path / "0")
+    write_run(tmp_path / "1")
+    html = page(read(tmp_path))
+    assert 'data-label="iterations"' not in html
+    assert "Every arm was trained for 60 iterations." in html
+    write_run(tmp_path / "2", lines=3)
+    html = page(read(tmp_path))
+    assert html.count('data-label="iterations"') == 3
+    assert "Every arm was trained" not in html
+
+
 def test_single_run_has_a_page_without_comparison(tmp_path):
     html = page(read(write_run(tmp_path / "run")))
     assert "This run reaches 70.0%" in html
@@ -200,10 +211,6 @@ def test_scale_s_ticks_keep_their_distance():
     places = sorted(place for place, _ in scale.ticks())
     assert len(places) >= 3
     assert min(b - a for a, b in pairwise(places)) > 0.06
-
-
-def test_running_mean_keeps_a_constant():
-    assert running_mean(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
 
 
 def test_differences_are_said_in_points_of_a_fraction():

@@ -1,0 +1,10 @@
+"""The pictures of a run: its learning curve, and tasks with what the adapted model made of them.
+
+Each is written as .png, .pdf and .svg of one name, text as text in the latter two; the same run gives the same bytes.
+"""
+
+from meta.plots.classification import tasks
+from meta.plots.curves import inner_steps, learning_curve
+from meta.plots.regression import fits
+
+__all__ = ["fits", "inner_steps", "learning_curve", "tasks"]

@@ -1,0 +1,35 @@
+"""What a run is called in its pictures: the algorithm, the model, the data, and the kind of task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meta.algorithms import ESMAML, MAML, MAMLPlusPlus, MetaSGD
+from meta.estimators import FirstOrder
+from meta.learner import MetaLearner
+
+__all__ = ["run_title"]
+
+# As their papers write them, where that is not the class's name.
+WRITTEN = {ESMAML: "ES-MAML", MAMLPlusPlus: "MAML++", MetaSGD: "Meta-SGD"}
+
+
+def run_title(learner: MetaLearner, model: Any, dataset: str, task: str) -> str:
+    """ "MAML++ (Conv4) on omniglot, 5-way 1-shot"
+
+    Args:
+        model: the node of the configuration that names it, if there is one; of a torch module, the module's name is
+            said.
+        task: the kind of task, as a sampler's title has it.
+    """
+    model = model or {}
+    named = str(model.get("module") or model.get("_target_") or "").rpartition(".")[2]
+    architecture = f" ({named})" if named and hasattr(learner, "model") else ""
+    return f"{_algorithm(learner)}{architecture} on {dataset}, {task}"
+
+
+def _algorithm(learner: MetaLearner) -> str:
+    name = WRITTEN.get(type(learner), type(learner).__name__)
+    if not isinstance(getattr(learner, "estimator", None), FirstOrder):
+        return name
+    return "FOMAML" if type(learner) is MAML else f"first-order {name}"
