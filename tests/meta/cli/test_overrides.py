@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from meta.cli.overrides import ConfigError, check, parse
-from tests.meta.cli.test_commands import TINY, call
+from tests.meta.cli.test_commands import ROOT, TINY, call
 
 
 def checked(*overrides: str, sweeping: bool = False, name: str = "train") -> list[str]:
@@ -137,6 +137,22 @@ def test_commands_that_are_recommended_are_accepted(tmp_path):
         assert len(list((tmp_path / "s" / str(number)).glob("*/result.json"))) == number
     done = call(tmp_path, "report", "s")
     assert "3 arms" in done.stdout
+
+
+def test_page_about_sweeps_shows_what_is_said_of_such_a_key(tmp_path):
+    page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    ((command, said),) = re.findall(r"^\$ neo-train (-m .*)\n(error: .*\n)", page, re.MULTILINE)
+    done = call(tmp_path, "train", *shlex.split(command))
+    assert (done.code, done.stderr) == (1, said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_recommended_commands_have_the_folder_of_configurations(own):
+    swept = ["-m", "algorithm=maml,heads", "algorithm.adapt=head.*", "seed=1"]
+    done = call(own.parent, "train", *swept, "--config-dir", "own")
+    assert (
+        "-m --config-dir=own algorithm=heads 'algorithm.adapt=head.*' seed=1 hydra.sweep.dir=" in done.stderr
+    )
 
 
 def test_arms_that_have_the_same_keys_are_swept_over_together():
