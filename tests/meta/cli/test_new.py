@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra._internal.utils import get_args_parser
 from PIL import Image
 
 from meta.cli import new
 from meta.cli.new import TEMPLATE, create
-from meta.cli.overrides import ConfigError
+from meta.cli.overrides import ConfigError, check, parse
 from tests.meta.cli.test_commands import ROOT, call
 
 SMALL = [
@@ -215,6 +218,31 @@ def test_one_command_trains_on_images_of_ones_own(project, tmp_path, mode):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["protocol"]["algorithm"] == "bird_songs.algorithm.MultiStepMAML"
     assert result["protocol"]["dataset"] == "image_folder"
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Of the sh blocks of a page, what is typed after neo-train."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    words = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    return [one[1:] for one in words if one[0] == "neo-train"]
+
+
+COMMANDS = [*commands_of(ROOT / "docs" / "your-own-project.md"), *commands_of(TEMPLATE / "README.md")]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_commands_of_the_pages_have_keys_and_choices_that_exist(project, arguments):
+    parsed = get_args_parser().parse_intermixed_args(arguments)
+    folders = [project / parsed.config_dir] if parsed.config_dir else []
+    check("train", parse(parsed.overrides), parsed.multirun, folders)
+
+
+def test_pages_show_the_project_as_it_is(project):
+    assert len(COMMANDS) >= 9
+    page = (ROOT / "docs" / "your-own-project.md").read_text("utf-8")
+    (tree,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for name in re.findall(r"\w+(?=/(?:\s|$))|\w+\.(?:py|md|toml)\b", tree):
+        assert list(project.parent.rglob(name.replace("my_project", "bird_songs"))), name
 
 
 @pytest.mark.slow
