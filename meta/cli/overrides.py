@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from meta.cli import searchpath
 from meta.cli.arms import Arm, arms, leaves, nearest, separate_sweeps
@@ -120,6 +121,14 @@ def groups(folders: Sequence[Path] = ()) -> dict[str, list[str]]:
     return {group: sorted(names) for group, names in found.items() if names}
 
 
+def _resolves(arm: Arm) -> bool:
+    """False where the choices of its groups do not go together: model=conv4 wants the ways that task=sinusoid lacks."""
+    try:
+        return bool(arm.keys)
+    except OmegaConfBaseException:
+        return False
+
+
 def _of_hydra(key: str) -> bool:
     return key.split(".")[0] == "hydra" or key.startswith("hydra/")
 
@@ -180,7 +189,7 @@ def _unknown(
     group = key.split(".")[0]
     if "." in key and group in choices and group in arm.keys:
         others = arms(config_name, {**arm.chosen, group: list(choices[group])}, searched)
-        having = [str(other.chosen[group][0]) for other in others if other.has(key)]
+        having = [str(other.chosen[group][0]) for other in others if _resolves(other) and other.has(key)]
         if having:
             return (
                 f"unknown key {key!r} for {group}={arm.choice(group)}; "

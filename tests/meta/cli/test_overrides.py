@@ -211,6 +211,14 @@ def test_key_of_another_choice_is_told_with_the_choice():
         checked("algorithm.adapt=head.*")
 
 
+def test_unknown_key_is_told_where_another_choice_of_its_group_does_not_fit():
+    """task=sinusoid has no ways, which model=conv4 asks for."""
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'task\.dataset\.sise'; did you mean task\.dataset\.seed"
+    ):
+        checked("model=conv4", "task.dataset.sise=3")
+
+
 # --- configuration files elsewhere ----------------------------------------------------------------------------------
 
 
