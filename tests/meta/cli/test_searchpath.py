@@ -192,6 +192,16 @@ def test_experiment_that_sets_what_nothing_reads_is_refused(project, setting, se
     assert sentence in refused(project, "--config-dir", "own", *TINY, "experiment=odd")
 
 
+def test_experiment_may_set_what_a_reference_reads(project):
+    write(project, "model/narrow.yaml", "defaults: [conv4, _self_]\nhidden: ${width}\n")
+    text = "# @package _global_\ndefaults:\n  - override /model: narrow\nwidth: 4\n"
+    write(project, "experiment/narrow.yaml", text)
+    assert check("train", parse(["experiment=narrow"]), False, [project / "own"])
+    write(project, "experiment/narrow.yaml", f"{text}wdth: 5\n")
+    with pytest.raises(ConfigError, match="sets 'wdth', which nothing reads"):
+        check("train", parse(["experiment=narrow"]), False, [project / "own"])
+
+
 def test_setting_that_the_sampler_does_not_have_is_named(project):
     write(project, "task/turned.yaml", "defaults: [glyphs, _self_]\nrotation: true\n")
     done = call(project, "train", "--config-dir", "own", *TINY, "task=turned")
