@@ -102,6 +102,7 @@ format: env  ## repair style and formatting where a machine can
 
 types: env  ## check types
 	@$(BIN)/mypy
+	@cd meta/template && $(CURDIR)/$(BIN)/mypy
 
 wheel: env  ## build a wheel into dist/, in an isolated environment
 	@rm -rf build/lib  # or what has been deleted since would still be packed

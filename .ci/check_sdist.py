@@ -2,8 +2,9 @@
 
     python .ci/check_sdist.py
 
-Catches what an editable install hides: a source, stub or configuration file that does not travel. Dependencies
-are borrowed from the environment that runs this; Neo is built from the sdist, isolated, as pip does for users.
+Catches what an editable install hides: a source, stub or configuration file that does not travel. Then a project of
+neo-new's trains there on images, beside folders of the names of Neo's own. Dependencies are borrowed from the
+environment that runs this; Neo is built from the sdist, isolated, as pip does for users.
 """
 
 import os
@@ -25,6 +26,9 @@ IN_SDIST = (
     "neo/autograd/_tape.pyx",
     "neo/kernels/kernels.h",
     "neo/kernels/_direct.cpp",
+    "meta/template/.gitignore",
+    "meta/template/conf/experiment/own_images.yaml",
+    "meta/template/my_project/model.py",
 )
 SMOKE = """
 import importlib.machinery, importlib.util, pathlib, sys
@@ -84,6 +88,53 @@ def check_commands(folder: Path, programs: Path, environment: dict[str, str]) ->
             raise SystemExit(f"check_sdist: {command} --cfg job: exit code {done.returncode}\n{done.stderr}")
 
 
+IMAGES = """
+import numpy, pathlib, PIL.Image
+generator = numpy.random.default_rng(0)
+for number in range(16):
+    folder = pathlib.Path("images", f"class{number}")
+    folder.mkdir(parents=True)
+    for copy in range(8 + number % 3):
+        pixels = generator.integers(14 * number, 14 * number + 30, (40, 30, 3), dtype=numpy.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{copy}.png")
+"""
+FEW = [
+    "task.dataset.images_per_class=8",
+    "task.ways=3",
+    "trainer.iterations=5",
+    "trainer.meta_batch=2",
+    "trainer.val_tasks=5",
+    "evaluation.tasks=10",
+    "device=cpu",
+]
+
+
+def check_project(folder: Path, programs: Path, environment: dict[str, str]) -> None:
+    """neo-new in an empty folder, and one command, with folders conf and tasks of the user's beside it."""
+    here = folder / "empty"
+    here.mkdir()
+
+    def call(cwd: Path, *words: str | Path) -> str:
+        done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"check_sdist: {words}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    call(here, programs / "python", "-c", IMAGES)
+    call(here, programs / "neo-new", "my_nets")
+    for place in (here, here / "my_nets"):
+        for name in ("conf", "tasks"):
+            (place / name).mkdir(exist_ok=True)
+            (place / name / "__init__.py").write_text(
+                f"raise ImportError('the package {name} of the user')\n"
+            )
+    command = [programs / "neo-train", "--config-dir", "conf", "experiment=own_images", "data_dir=../images"]
+    printed = call(here / "my_nets", *command, *FEW, "hydra.run.dir=run")
+    if "test accuracy" not in printed:
+        raise SystemExit(f"check_sdist: neo-train says no result: {printed}")
+    call(here / "my_nets", programs / "neo-evaluate", "run_dir=run", "tasks=4")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -99,6 +150,7 @@ def main() -> None:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         subprocess.run([python, "-c", SMOKE], cwd=folder, check=True, env=environment)
         check_commands(folder, python.parent, environment)
+        check_project(folder, python.parent, environment)
         print(f"check_sdist: {sdist.name} builds, installs and works")
 
 

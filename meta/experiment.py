@@ -20,7 +20,7 @@ from meta.distributed import ALONE, Ranks
 from meta.divergence import expect_finite_results
 from meta.ensemble import Ensemble
 from meta.evaluate import Evaluation, evaluate
-from meta.imports import accepted, located
+from meta.imports import accepted, expect_known_arguments, located
 from meta.learner import MetaLearner
 from meta.loggers import Logger
 from meta.model_fit import misfit
@@ -28,6 +28,7 @@ from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
 from meta.pictures import Picture
 from meta.problems import Problem
+from meta.targets import expect_targets
 from meta.titles import run_title
 from meta.trained import Trained
 from meta.trainer import State, Trainer
@@ -136,6 +137,9 @@ class Experiment:
             settings |= {
                 key.removeprefix("test_"): value for key, value in task.items() if key.startswith("test_")
             }
+        expect_known_arguments(
+            self.dataset.sampler, settings, what=f"the sampler of {self.dataset.name}", key="task"
+        )
         return self.dataset.sampler(part, seed=seed, device=self.device, **settings)
 
     def title(self, sampler: TaskSampler) -> str:
@@ -280,7 +284,12 @@ class Experiment:
 
 
 def build(node: DictConfig, **arguments: Any) -> Any:
-    """The object that a config node names by _target_. Raises: what its constructor raised, unwrapped."""
+    """The object that a config node names by _target_.
+
+    Raises: ValueError for a _target_ that is not there, or does not take what it is given; what its constructor raised,
+        unwrapped.
+    """
+    expect_targets(node)
     try:
         return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:

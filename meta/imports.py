@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks._torchvision import import_torchvision
 
-__all__ = ["accepted", "argument_names", "expect_arguments", "located", "nearest"]
+__all__ = ["accepted", "argument_names", "expect_arguments", "expect_known_arguments", "located", "nearest"]
 
 OWN = ("meta", "tasks")  # which come before a project's folders of these names
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -42,6 +42,7 @@ def located(path: str, key: str) -> Callable[..., Any]:
             raise ValueError(
                 f"{key}={path}: {where} has no {part!r}{nearest(part, dir(found))}"
                 + (f" {parts[0]} is Neo's own; give your folder {users} another name." if hidden else "")
+                + _if_no_package(found)
             )
         found = getattr(found, part)
     if not callable(found):
@@ -51,11 +52,27 @@ def located(path: str, key: str) -> Callable[..., Any]:
     return found
 
 
+def _if_no_package(found: Any) -> str:
+    """What to do about a folder that was found in the place of the package in it, as one folder above a project."""
+    folders = [] if getattr(found, "__file__", None) else list(getattr(found, "__path__", []))
+    return (
+        f" {folders[0]} is a folder, not a package; start the command in the one that holds the package, or "
+        "pip install the package."
+        if folders
+        else ""
+    )
+
+
 def _imported(path: str, parts: Sequence[str], key: str) -> tuple[int, Any]:
-    """The longest beginning of a path that is a module: of how many parts, and the module."""
+    """The longest beginning of a path that is a module: of how many parts, and the module.
+
+    A name of a package comes before a module of the same name in it, as neo.optim.adam is the function.
+    """
     found: Any = None
     for count in range(1, len(parts) + 1):
         name = ".".join(parts[:count])
+        if count > 1 and not inspect.ismodule(getattr(found, parts[count - 1], found)):
+            return count - 1, found
         try:
             found = importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -87,13 +104,8 @@ def expect_arguments(
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # of some callables written in C
         return
+    expect_known_arguments(target, keywords, what=what, key=key)
     parameters = signature.parameters.values()
-    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
-        names = argument_names(target)
-        for name in keywords:
-            if name not in names:
-                takes = f"It takes {', '.join(names)}" if names else "It takes none"
-                raise ValueError(f"{key}.{name} is no argument of {what}{nearest(name, names)} {takes}.")
     try:
         signature.bind(*positional, **keywords)
     except TypeError:
@@ -103,6 +115,23 @@ def expect_arguments(
         raise ValueError(
             f"{needs}; give {' '.join(f'{key}.{name}=...' for name in lacking) or key + ' that fit'}."
         ) from None
+
+
+def expect_known_arguments(
+    target: Callable[..., Any], keywords: Iterable[str], *, what: str, key: str
+) -> None:
+    """The same for unknown names alone: further arguments may come from elsewhere."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        return
+    names = argument_names(target)
+    for name in keywords:
+        if name not in names:
+            takes = f"It takes {', '.join(names)}" if names else "It takes none"
+            raise ValueError(f"{key}.{name} is no argument of {what}{nearest(name, names)} {takes}.")
 
 
 def argument_names(target: Callable[..., Any]) -> list[str]:

@@ -15,7 +15,8 @@ from tasks.sampler import EpisodeSampler
 class CharacterSet:
     """Images of characters, some of each, and which of them meta-train, meta-val and meta-test use.
 
-    images: (characters, images_per_class, height, width), uint8, strokes 255 on paper 0; on the CPU.
+    images: (characters, images_per_class, height, width), uint8, strokes 255 on paper 0; on the CPU. Of photographs and
+        the like (characters, images_per_class, channels, height, width).
     names: one per character, "Alphabet/character01".
     parts: "train", "val", "test" → int64 indices of their characters; no character is in two of them.
     checksum: SHA-256 of images and names, the same wherever and however they were read.
@@ -32,10 +33,10 @@ class CharacterSet:
         parts: Mapping[str, Sequence[int]],
         source: str,
     ) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(names):
+        if images.dtype != torch.uint8 or images.ndim not in (4, 5) or len(images) != len(names):
             raise DataError(
-                f"{name}: expected uint8 images (characters, images_per_class, height, width) with a name for each "
-                f"character, got {images.dtype} {tuple(images.shape)} and {len(names)} names."
+                f"{name}: expected uint8 images (characters, images_per_class, [channels,] height, width) with a name "
+                f"for each character, got {images.dtype} {tuple(images.shape)} and {len(names)} names."
             )
         self.name, self.split, self.source = name, split, source
         self.images = images

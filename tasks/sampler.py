@@ -40,7 +40,7 @@ class EpisodeSampler:
         part: "train", "val" or "test": the characters to draw from.
         ways, shots, queries: classes in a task (≥ 2), support images (≥ 1) and query images (≥ 1) of each class.
         seed: any integer.
-        device: where the images live, as uint8, once per rotation: 69 MB for 1100 characters of 20 images.
+        device: where the images live, as uint8, once per rotation: 69 MB for 1100 characters of 20 images of 28x28.
     Raises: ValueError naming the argument, at construction and in sample().
     """
 
@@ -75,7 +75,7 @@ class EpisodeSampler:
         # Class number = rotation * characters + character; a row is one image of one class.
         upright = dataset.images[self._characters].to(self.device)
         rotated = torch.stack([torch.rot90(upright, k, dims=(-2, -1)) for k in range(self._rotations)])
-        self._item = (1, *rotated.shape[-2:])
+        self._item = tuple(rotated.shape[3:]) if rotated.ndim == 6 else (1, *rotated.shape[-2:])
         self._rows = rotated.reshape(self.classes * self._images_per_class, -1)
         self._class_numbers = torch.arange(self.classes, device=self.device)
         self._image_numbers = torch.arange(self._images_per_class, device=self.device)
@@ -103,8 +103,8 @@ class EpisodeSampler:
         iteration: ≥ 0; or an int64 tensor of shape () on the device, which a captured CUDA graph can count up.
         slots: how many, meaning slots 0, 1, ...; or the slot numbers themselves, ≥ 0 (a list is copied to the device).
             A tensor's values are not checked: looking at them would wait for the device.
-        Returns: support.x (slots, ways*shots, 1, height, width) float32 in [0, 1], support.y (slots, ways*shots) int64
-            in [0, ways), query likewise; both class by class: label 0 first, then label 1.
+        Returns: support.x (slots, ways*shots, channels, height, width) float32 in [0, 1], support.y (slots, ways*shots)
+            int64 in [0, ways), query likewise; both class by class: label 0 first, then label 1.
         Cost: one hash of every class per slot, one gather of the images; no synchronisation with the device.
         """
         classes, images = self.draw(iteration, slots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 import shlex
@@ -12,11 +13,12 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from meta.cli.configs import CONF
+from meta.cli.value_types import ConfigError
 
-__all__ = ["Arm", "arms", "leaves", "separate_sweeps"]
+__all__ = ["Arm", "arms", "leaves", "nearest", "separate_sweeps"]
 
 FOLDER = "hydra.sweep.dir"
 MOST = 16  # arms that are composed, a sixth of a second each, before groups are varied one at a time
@@ -24,10 +26,11 @@ MOST = 16  # arms that are composed, a sixth of a second each, before groups are
 
 @dataclass(frozen=True)
 class Arm:
-    """A configuration with the choices that were typed for its groups, each a list of one."""
+    """A configuration with the choices that were typed for its groups, each a list of one, and those of all groups."""
 
     chosen: Mapping[str, list[Any]]
     config: DictConfig
+    choices: Mapping[str, str]
 
     @cached_property
     def keys(self) -> Mapping[str, Any]:
@@ -68,8 +71,16 @@ def arms(config_name: str, chosen: Mapping[str, Sequence[Any]], fixed: Sequence[
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for choices in combinations:
             typed = [f"{group}={'null' if value is None else value}" for group, value in choices.items()]
-            config = compose(config_name, [*fixed, *typed])
-            found.append(Arm({group: [value] for group, value in choices.items()}, config))
+            config = compose(config_name, [*fixed, *typed], return_hydra_config=True)
+            made = {
+                group: choice for group, choice in config.hydra.runtime.choices.items() if choice is not None
+            }
+            with open_dict(config):
+                del config["hydra"]
+            for group, choice in made.items():
+                if isinstance(config.get(group), ListConfig):
+                    raise ConfigError(f"{group}={choice} is a list, and must be a file of keys and values.")
+            found.append(Arm({group: [value] for group, value in choices.items()}, config, made))
     return found
 
 
@@ -91,7 +102,23 @@ def leaves(config: DictConfig) -> dict[str, Any]:
     return found
 
 
-def separate_sweeps(key: str, found: Sequence[Arm], overrides: Sequence[Override]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
+    """ "; did you mean ...?" where one of the known keys or choices is near, else nothing."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not near:  # perhaps only the group was left out: inner_lr for algorithm.inner_lr
+        tails: dict[str, str] = {}
+        for name in known:
+            tails.setdefault(name.rpartition(".")[2], name)
+        near = [
+            tails[tail]
+            for tail in difflib.get_close_matches(word.rpartition(".")[2], list(tails), n=1, cutoff=0.6)
+        ]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def separate_sweeps(
+    key: str, found: Sequence[Arm], overrides: Sequence[Override], flags: Sequence[str] = ()
+) -> str:
     """What to type where only some arms of a sweep have a key: arms that have the same of the keys go together."""
     group, values = _deciding(key, found)
     given = {override.key_or_group for override in overrides if override.key_or_group != group}
@@ -114,7 +141,7 @@ def separate_sweeps(key: str, found: Sequence[Arm], overrides: Sequence[Override
             for override in overrides
             if override.key_or_group not in (partial - having) | {FOLDER}
         ]
-        commands.append(f"-m {shlex.join([*typed, f'{FOLDER}={folder}/{number}'])}")
+        commands.append(f"-m {shlex.join([*flags, *typed, f'{FOLDER}={folder}/{number}'])}")
     return (
         f"unknown key {key!r} for {' and '.join(lacking)}, where it would do nothing. Run one sweep over the choices "
         f"that have it and one over the others: {' and '.join(commands)}. One page shows them all: "

@@ -20,11 +20,12 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from meta.checkpoint import CheckpointError
-from meta.cli import sweeps
+from meta.cli import searchpath, sweeps
 from meta.cli.configs import CONF
-from meta.cli.overrides import ConfigError, check, parse, searching, value_of
+from meta.cli.overrides import ConfigError, check, parse, value_of
 from meta.distributed import RankError, launched
 from meta.interruption import Interrupted
 from meta.trainer import TrainingError
@@ -47,6 +48,7 @@ EXPECTED = (
     RankError,
     TrainingError,
     ValueError,
+    YAMLError,
 )
 
 
@@ -58,7 +60,8 @@ def run(
 ) -> None:
     """Compose conf/<config_name>.yaml with the command line, call job with it; exit 1 with a sentence where that fails.
 
-    What a configuration names by import path may lie in the current folder, or in the one that --config-dir lies in.
+    What a configuration names by import path may lie in the current folder, or beside a folder of configurations that
+    --config-dir or hydra.searchpath names.
 
     Args:
         job: is called once, or with -m once an arm of the sweep, in a process that keeps its working directory.
@@ -102,19 +105,24 @@ def run(
         if arguments.config_path:
             raise ConfigError(
                 f"--config-path={arguments.config_path} would take the place of Neo's configurations, by which what is "
-                "typed is checked; give your own files with --config-dir, where they go before Neo's."
+                "typed is checked; give your own files with --config-dir, which adds them to Neo's."
             )
         sweeps.require(value_of(overrides, "sweep"))
-        folders = [Path(arguments.config_dir).absolute()] if arguments.config_dir else []
-        importable += [str(Path.cwd()), *(str(folder.parent) for folder in folders)]
+        importable.append(str(Path.cwd()))
+        _import_from(importable)
+        folders = searchpath.folders_of(arguments.config_dir, value_of(overrides, searchpath.SEARCHPATH))
+        importable += [str(folder.parent) for folder in folders]
         _import_from(importable)
         if not (arguments.hydra_help or arguments.info):
             name = arguments.config_name or config_name
-            checked = check(name, overrides, sweeping, folders)
+            flags = [f"--config-dir={arguments.config_dir}"] if arguments.config_dir else []
+            checked = [
+                *check(name, overrides, sweeping, folders, flags),
+                *searchpath.override_of(folders),
+            ]
             sys.argv = [*(one for one in given if one not in arguments.overrides), *checked]
             if not (arguments.help or arguments.cfg):
-                overrides = parse([*checked, *searching(overrides, folders)])
-                sys.argv += before(name, overrides, sweeping)
+                sys.argv += before(name, parse(checked), sweeping)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
     except KeyboardInterrupt as interrupt:
         _interrupted(interrupt)

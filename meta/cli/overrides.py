@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
-from meta.cli.arms import Arm, arms, leaves, separate_sweeps
+from meta.cli import searchpath
+from meta.cli.arms import Arm, arms, leaves, nearest, separate_sweeps
 from meta.cli.configs import CONF
+from meta.cli.experiments import expect_known_settings
 from meta.cli.value_types import ConfigError, expect_type
 
-__all__ = ["ConfigError", "check", "groups", "leaves", "parse", "quoted", "searching", "value_of"]
+__all__ = ["ConfigError", "check", "groups", "leaves", "parse", "value_of"]
 
-SEARCHPATH = "hydra.searchpath"
 OPTIONS = ("hydra.sweeper.sampler_options", "hydra.sweeper.pruner_options")  # any key may be given below them
 RENAMED = {  # keys of earlier versions, for the error alone
     "task.dataset.drawings": "task.dataset.images_per_class",
@@ -48,14 +50,12 @@ def value_of(overrides: Iterable[Override], key: str) -> Any:
     return _unquoted(given[-1].value()) if given else None
 
 
-def quoted(value: object) -> str:
-    """A value in single quotes, as an override takes any text."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
 def check(
-    config_name: str, overrides: Sequence[Override], sweeping: bool, folders: Sequence[Path] = ()
+    config_name: str,
+    overrides: Sequence[Override],
+    sweeping: bool,
+    folders: Sequence[Path] = (),
+    flags: Sequence[str] = (),
 ) -> list[str]:
     """The overrides as hydra takes them; ConfigError where one would change nothing, or not what it says.
 
@@ -64,12 +64,15 @@ def check(
     as options: {}, any key may be given.
 
     Args:
-        folders: of further configuration files, beside conf/.
+        folders: of further configuration files, beside conf/: see meta.cli.searchpath.
+        flags: what else was typed, for the commands that an error recommends.
+    Returns: without hydra.searchpath, which the folders stand for.
     """
     choices = groups(folders)
     choices["device"] += _numbered_gpus(overrides, sweeping)
     chosen: dict[str, list[Any]] = {}
-    searched = searching(overrides, folders)
+    searched = searchpath.override_of(folders)
+    searchpath.expect_read(config_name, folders)
     for override in overrides:
         key = override.key_or_group
         if key in choices:
@@ -78,9 +81,14 @@ def check(
                 _expect_choice(key, value, choices[key])
             chosen[key] = values
     found = arms(config_name, chosen, searched)
+    for arm in found:
+        searchpath.expect_own_names(arm.choices, folders)
+        expect_known_settings(config_name, arm, searched)
     checked = []
     for override in overrides:
         key, line = override.key_or_group, override.input_line or ""
+        if key == searchpath.SEARCHPATH:
+            continue
         if _of_hydra(key) or key in choices or override.is_delete():
             plain = not override.is_add() and not override.is_force_add() and not override.is_delete()
             opened = plain and key.startswith(OPTIONS)
@@ -91,7 +99,7 @@ def check(
         if not having or (override.is_add() and not opened):
             raise ConfigError(_unknown(config_name, key, found[-1], choices, searched))
         if len(having) < len(found):
-            raise ConfigError(separate_sweeps(key, found, overrides))
+            raise ConfigError(separate_sweeps(key, found, overrides, flags))
         for arm in having:
             for value in _values(override, sweeping):
                 expect_type(arm.config, key, value)
@@ -113,11 +121,12 @@ def groups(folders: Sequence[Path] = ()) -> dict[str, list[str]]:
     return {group: sorted(names) for group, names in found.items() if names}
 
 
-def searching(overrides: Sequence[Override], folders: Sequence[Path]) -> list[str]:
-    """The override that lets hydra find configuration files in further folders too; none without any."""
-    given = value_of(overrides, SEARCHPATH) or []
-    paths = [*(f"file://{folder.absolute()}" for folder in folders), *given]
-    return [f"{SEARCHPATH}=[{','.join(quoted(path) for path in paths)}]"] if paths else []
+def _resolves(arm: Arm) -> bool:
+    """False where the choices of its groups do not go together: model=conv4 wants the ways that task=sinusoid lacks."""
+    try:
+        return bool(arm.keys)
+    except OmegaConfBaseException:
+        return False
 
 
 def _of_hydra(key: str) -> bool:
@@ -160,7 +169,12 @@ def _unquoted(value: Any) -> Any:
 def _expect_choice(group: str, value: Any, choices: Sequence[str]) -> None:
     if value is None or (isinstance(value, str) and value in choices):
         return
-    near = _nearest(str(value), choices)
+    beside = sorted(path.parts[-3] for path in Path.cwd().glob(f"*/{group}/{escape(str(value))}.yaml"))
+    if beside:
+        raise ConfigError(
+            f"{beside[0]}/{group}/{value}.yaml is not looked for without --config-dir {beside[0]}; add that."
+        )
+    near = nearest(str(value), choices)
     raise ConfigError(
         f"invalid {group} {str(value)!r}{near}; expected one of {', '.join(choices) or 'none'}."
     )
@@ -175,23 +189,10 @@ def _unknown(
     group = key.split(".")[0]
     if "." in key and group in choices and group in arm.keys:
         others = arms(config_name, {**arm.chosen, group: list(choices[group])}, searched)
-        having = [str(other.chosen[group][0]) for other in others if other.has(key)]
+        having = [str(other.chosen[group][0]) for other in others if _resolves(other) and other.has(key)]
         if having:
             return (
                 f"unknown key {key!r} for {group}={arm.choice(group)}; "
                 f"{' and '.join(f'{group}={name}' for name in having)} {'have' if having[1:] else 'has'} it."
             )
-    return f"unknown key {key!r}{_nearest(key, [*arm.keys, *choices])}; --cfg job prints all keys."
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not near:  # perhaps only the group was left out: inner_lr for algorithm.inner_lr
-        tails: dict[str, str] = {}
-        for name in known:
-            tails.setdefault(name.rpartition(".")[2], name)
-        near = [
-            tails[tail]
-            for tail in difflib.get_close_matches(word.rpartition(".")[2], list(tails), n=1, cutoff=0.6)
-        ]
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"unknown key {key!r}{nearest(key, [*arm.keys, *choices])}; --cfg job prints all keys."

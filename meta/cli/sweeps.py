@@ -15,11 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.cli import folders
 from meta.cli.configs import composed
-from meta.cli.overrides import ConfigError, quoted, value_of
+from meta.cli.overrides import ConfigError, value_of
+from meta.cli.value_types import quoted
 from meta.files import lock_dir, write_json
 from meta.interruption import Stopped
 from meta.report.arms import FAILURE
 from meta.resume import expect_own, holds_run
+from meta.targets import expect_targets
 
 __all__ = ["RECORD", "expect_no_sweep", "holds_this_run", "prepare", "record_failure", "require"]
 
@@ -73,6 +75,7 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
     be.
     """
     config = _composed(config_name, overrides)
+    expect_targets(config)
     searching = str(config.hydra.sweeper._target_).endswith(".OptunaSweeper")
     further = _a_search(config, overrides) if searching else []
     folder = folders.own_dir(config.hydra.sweep) or Path(str(config.hydra.sweep.dir))

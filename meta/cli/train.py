@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from meta.cli import command, folders, sweeps
 from meta.cli.configs import composed
-from meta.cli.overrides import ConfigError, quoted, value_of
+from meta.cli.overrides import ConfigError, value_of
+from meta.cli.value_types import quoted
 from meta.distributed import Ranks, launched
 from meta.divergence import TrainingError
 from meta.files import lock_dir
@@ -33,6 +34,7 @@ from meta.record import RESUMABLE, may_change
 from meta.resume import holds_run
 from meta.run import Run, resumed_config, sentence, validation_score
 from meta.search import pruning
+from meta.targets import expect_targets
 
 
 def job(config: DictConfig) -> float | None:
@@ -141,7 +143,9 @@ def before(config_name: str, overrides: Sequence[Override], sweeping: bool) -> S
             return *sweeps.prepare(config_name, overrides), folders.QUIET
         sweeps.expect_no_sweep(overrides)
         typed = [override.input_line or "" for override in overrides]
-        folder = folders.own_dir(composed(config_name, typed, with_hydra=True).hydra.run)
+        config = composed(config_name, typed, with_hydra=True)
+        expect_targets(config)
+        folder = folders.own_dir(config.hydra.run)
         return folders.QUIET, *([f"hydra.run.dir={quoted(folder)}"] if folder else [])
     if sweeping:
         raise ConfigError(

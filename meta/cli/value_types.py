@@ -11,7 +11,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-__all__ = ["ConfigError", "expect_type", "format_value"]
+__all__ = ["ConfigError", "expect_type", "format_value", "quoted"]
 
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 # A string may look like a number (data_dir=2024), and a whole number is a number too.
@@ -104,6 +104,12 @@ def _annotated(config: DictConfig, key: str) -> set[Any]:
         return set()
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     return {typing.get_origin(one) or one for one in members}
+
+
+def quoted(value: object) -> str:
+    """A value in single quotes, as an override takes any text."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
 
 
 def format_value(value: Any) -> str:

@@ -22,7 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import neo
 from meta import MAML, meta_gradient
-from meta.cli.overrides import check, parse, searching
+from meta.cli.overrides import check, parse
+from meta.cli.searchpath import override_of
 from meta.experiment import Experiment
 from meta.models import picked, torch_model
 from neo.errors import ConversionError
@@ -61,7 +62,7 @@ def composed(*overrides: str, folders: tuple[Path, ...] = ()) -> DictConfig:
     parsed = parse(overrides)
     checked = check("train", parsed, False, folders)
     with initialize_config_module("conf", version_base="1.3"):
-        return compose("train", [*checked, *searching(parsed, folders)])
+        return compose("train", [*checked, *override_of(folders)])
 
 
 def task_for(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Task:

@@ -49,6 +49,20 @@ def test_sample_has_the_documented_shapes_and_dtypes(glyphs):
     assert task.support.y.dtype == torch.int64
 
 
+def test_channels_of_colour_images_stay_apart_and_turn_together():
+    grey = counted()
+    colour = torch.stack([grey.images, grey.images // 2, 255 - grey.images], dim=2)
+    coloured = tasks.CharacterSet("counted", "all", colour, grey.names, {"train": range(6)}, "a test")
+    task = coloured.sampler("train", **PROTOCOL).sample(2, 3)
+    alike = grey.sampler("train", **PROTOCOL).sample(2, 3)
+    assert task.support.x.shape == (3, 5, 3, 28, 28)
+    pixels = (255 * task.query.x).round()
+    assert torch.equal(pixels[:, :, :1], (255 * alike.query.x).round())
+    assert torch.equal(pixels[:, :, 1:2], pixels[:, :, :1] // 2)
+    assert torch.equal(pixels[:, :, 2:], 255 - pixels[:, :, :1])
+    assert coloured.checksum != grey.checksum
+
+
 def test_sample_pixels_are_the_images_divided_by_255(glyphs):
     sampler = glyphs.sampler("val", **PROTOCOL, rotations=False)
     task = sampler.sample(3, 2)

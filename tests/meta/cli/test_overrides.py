@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from meta.cli.overrides import ConfigError, check, parse
-from tests.meta.cli.test_commands import TINY, call
+from tests.meta.cli.test_commands import ROOT, TINY, call
 
 
 def checked(*overrides: str, sweeping: bool = False, name: str = "train") -> list[str]:
@@ -139,6 +139,22 @@ def test_commands_that_are_recommended_are_accepted(tmp_path):
     assert "3 arms" in done.stdout
 
 
+def test_page_about_sweeps_shows_what_is_said_of_such_a_key(tmp_path):
+    page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    ((command, said),) = re.findall(r"^\$ neo-train (-m .*)\n(error: .*\n)", page, re.MULTILINE)
+    done = call(tmp_path, "train", *shlex.split(command))
+    assert (done.code, done.stderr) == (1, said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_recommended_commands_have_the_folder_of_configurations(own):
+    swept = ["-m", "algorithm=maml,heads", "algorithm.adapt=head.*", "seed=1"]
+    done = call(own.parent, "train", *swept, "--config-dir", "own")
+    assert (
+        "-m --config-dir=own algorithm=heads 'algorithm.adapt=head.*' seed=1 hydra.sweep.dir=" in done.stderr
+    )
+
+
 def test_arms_that_have_the_same_keys_are_swept_over_together():
     with pytest.raises(ConfigError) as caught:
         checked(
@@ -193,6 +209,14 @@ def test_key_of_another_choice_is_told_with_the_choice():
         ConfigError, match=r"unknown key 'algorithm\.adapt' for algorithm=\(its default\); algorithm=anil"
     ):
         checked("algorithm.adapt=head.*")
+
+
+def test_unknown_key_is_told_where_another_choice_of_its_group_does_not_fit():
+    """task=sinusoid has no ways, which model=conv4 asks for."""
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'task\.dataset\.sise'; did you mean task\.dataset\.seed"
+    ):
+        checked("model=conv4", "task.dataset.sise=3")
 
 
 # --- configuration files elsewhere ----------------------------------------------------------------------------------
