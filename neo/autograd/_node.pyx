@@ -38,7 +38,6 @@ cdef class BackwardFunction(PolicyBase):
     broadcasts = False
     verified = False
     materialize = True
-    jvp = None
 
     def __cinit__(self):
         self.ctx = Context.__new__(Context)
@@ -50,7 +49,7 @@ cdef class BackwardFunction(PolicyBase):
         return getattr(self.bwd_fn, "__name__", type(self.bwd_fn).__name__)
 
     cdef object rule(self, bint forward):
-        return self.bwd_fn
+        return self.jvp if forward else self.bwd_fn
 
 
 @cython.freelist(64)
@@ -62,9 +61,10 @@ cdef class Node:
     bwd_fn: one cotangent per output -> one gradient per parent (None = no gradient).
     A Node made by hand is recorded with `tape.add(node)`, keeps its tensors alive, and has bwd_fn called with
     LiteTensors: bwd_fn is the rule at every order, like a Policy's backward.
+    jvp, if there is one, is its forward-mode rule: a LiteTensor, or None for zero, for each parent -> for each output.
     """
 
-    def __init__(self, output, parents, bwd_fn):
+    def __init__(self, output, parents, bwd_fn, jvp=None):
         outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
         for value in (*outputs, *parents):
             if not is_lite_tensor(value):
@@ -74,6 +74,7 @@ cdef class Node:
         self.given = (outputs, tuple(parents))
         self.policy = BackwardFunction()
         (<BackwardFunction> self.policy).bwd_fn = bwd_fn
+        (<BackwardFunction> self.policy).jvp = jvp
 
     def __dealloc__(self):
         if self.slots != self.few:
@@ -186,7 +187,8 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
         change = switch(False)
     try:
         if forward:
-            result = policy.jvp(*values)
+            result = policy.composed_jvp(*values) if lite and not by_hand and policy.once_differentiable \
+                else policy.jvp(*values)
         elif lite and not by_hand and policy.once_differentiable:
             result = policy.composed_backward(*values)
         elif given == 1:
@@ -204,10 +206,10 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
 cdef object zeros(Node node, int i, bint forward):
     """What a rule gets where no cotangent (tangent) came: zeros, or None where it can do without."""
     cdef list layouts = node.layouts if forward else node.output_layouts
-    if layouts is None:
+    if layouts is None or (node.policy.verified or node.given is not None if forward else not node.policy.materialize):
         return None
     shape, dtype, device = layouts[i]
-    if not (dtype.is_floating_point if forward else node.policy.materialize):
+    if forward and not dtype.is_floating_point:
         return None
     return torch.zeros(shape, dtype=dtype, device=device)
 
