@@ -11,6 +11,7 @@ import torch
 
 from neo import pytree
 from neo.autograd._batched import is_sliced_here
+from neo.autograd._forward import ForwardTape
 from neo.autograd._identity import full_gradients
 from neo.autograd._stack import TapeContext, suspended, tracked_here
 from neo.autograd._tape import Tape, record
@@ -141,7 +142,13 @@ class _Batch:
         if parents and moving:
             results = [outputs[i] for i in moving]
             replay.remember(parents, results)
-            record(results, parents, self._rule(replay, arguments, [self.places[i] for i in moving]))
+            places = [self.places[i] for i in moving]
+            record(
+                results,
+                parents,
+                self._rule(replay, arguments, places),
+                self._tangent_rule(replay, arguments, places),
+            )
         return pytree.unflatten(self.spec, outputs)
 
     def _mapped(self) -> list[Any]:
@@ -231,6 +238,39 @@ class _Batch:
 
         backward.__name__ = self.name
         return backward
+
+    def _tangent_rule(self, replay: Replay, arguments: list[int], places: list[Dim]) -> Callable[..., list[Any]]:
+        """Forward mode: vmap of the function that gives an example's tangents, so that it can itself be differentiated."""
+        closed_over, count = self.closed_over, len(self.leaves)
+
+        def jvp(*dots: LiteTensor | None) -> list[Any]:
+            moved = [i for i, dot in enumerate(dots) if dot is not None]
+
+            def tangents(slices: list[Any]) -> list[list[Any]]:
+                leaves = slices[:count]
+                inputs = [*(leaves[i] for i in arguments), *closed_over]
+                level = ForwardTape()
+                for i, dot in zip(moved, slices[count:], strict=True):
+                    level.start(inputs[i], dot)
+                TapeContext.push(level)
+                try:
+                    outputs = [out for out in pytree.leaves(self.fn(leaves)) if _moves(out)]
+                finally:
+                    close(level)
+                replay.expect(len(outputs))
+                found = full_gradients([level.tangent_of(out) for out in outputs], outputs)
+                return [found, [out.data for out in outputs]]  # the values as constants, to be compared
+
+            leaves = [*self.leaves, *(dots[i] for i in moved)]
+            dims = [*self.dims, *(self.dims[arguments[i]] if i < len(arguments) else None for i in moved)]
+            batch = _Batch(self.name, tangents, leaves, dims, [places, places], self.randomness)
+            with replay.again():
+                found, values = batch.run()
+            replay.compare(values)
+            return list(found)
+
+        jvp.__name__ = self.name
+        return jvp
 
 
 def _moves(value: Any) -> bool:

@@ -156,9 +156,29 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
             replay.compare([out.data for out in outputs])
             return tape.gradients(outputs, cotangents, taken)
 
-        backward.__name__ = name
+        def jvp(*dots: LiteTensor | None) -> list[Any]:
+            # A checkpoint in its turn, so that a session around keeps nothing of the tangents either.
+            moved: list[Any] = checkpoint(pushed)(list(dots))
+            return moved
+
+        def pushed(dots: list[LiteTensor | None]) -> list[Any]:
+            level = ForwardTape()
+            for value, dot in zip(taken, dots, strict=True):
+                if dot is not None:
+                    level.start(value, dot)
+            with replay.again():
+                TapeContext.push(level)
+                try:
+                    leaves = pytree.leaves(fn(*args, **kwargs))
+                finally:
+                    close(level)
+            outputs = [leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
+            replay.compare([out.data for out in outputs])
+            return full_gradients([level.tangent_of(output) for output in outputs], outputs)
+
+        backward.__name__ = jvp.__name__ = name
         if taken and moving:
-            record([leaves[i] for i in moving], taken, backward)
+            record([leaves[i] for i in moving], taken, backward, jvp)
         return pytree.unflatten(spec, leaves)
 
     return wrapped
