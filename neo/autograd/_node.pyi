@@ -17,6 +17,7 @@ class Node:
         parents: Sequence[LiteTensor],
         bwd_fn: Callable[..., Any],
         jvp: Callable[..., Any] | None = None,
+        materialize: bool = True,
     ) -> None: ...
     @property
     def output(self) -> LiteTensor | tuple[LiteTensor | None, ...] | None: ...

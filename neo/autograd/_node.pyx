@@ -37,7 +37,6 @@ cdef class BackwardFunction(PolicyBase):
 
     broadcasts = False
     verified = False
-    materialize = True
 
     def __cinit__(self):
         self.ctx = Context.__new__(Context)
@@ -62,9 +61,10 @@ cdef class Node:
     A Node made by hand is recorded with `tape.add(node)`, keeps its tensors alive, and has bwd_fn called with
     LiteTensors: bwd_fn is the rule at every order, like a Policy's backward.
     jvp, if there is one, is its forward-mode rule: a LiteTensor, or None for zero, for each parent -> for each output.
+    materialize=False: bwd_fn gets None, in place of zeros, for an output that no cotangent came to.
     """
 
-    def __init__(self, output, parents, bwd_fn, jvp=None):
+    def __init__(self, output, parents, bwd_fn, jvp=None, materialize=True):
         outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
         for value in (*outputs, *parents):
             if not is_lite_tensor(value):
@@ -75,6 +75,7 @@ cdef class Node:
         self.policy = BackwardFunction()
         (<BackwardFunction> self.policy).bwd_fn = bwd_fn
         (<BackwardFunction> self.policy).jvp = jvp
+        (<BackwardFunction> self.policy).materialize = materialize
 
     def __dealloc__(self):
         if self.slots != self.few:

@@ -26,4 +26,5 @@ def record(
     parents: Sequence[LiteTensor],
     bwd_fn: Callable[..., Any],
     jvp: Callable[..., Any] | None = None,
+    materialize: bool = True,
 ) -> None: ...

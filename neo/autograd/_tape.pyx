@@ -160,14 +160,15 @@ cdef object accumulate(object a, object b):
 # --- nodes made by hand ----------------------------------------------------------------------------------------------
 
 
-def record(outputs, parents, bwd_fn, jvp=None):
+def record(outputs, parents, bwd_fn, jvp=None, bint materialize=True):
     """Record bwd_fn as the gradient rule from `outputs` to `parents` on every open tape that tracks a parent.
 
     jvp: the rule for tangents: a LiteTensor, or None for zero, for each parent -> the same for each output.
+    materialize: whether bwd_fn gets zeros where no cotangent came; else None.
     """
     cdef Stack stack = open_stack()
     if stack is not None:
-        record_on_open_tapes(stack, stack.first(), Node(outputs, parents, bwd_fn, jvp), None)
+        record_on_open_tapes(stack, stack.first(), Node(outputs, parents, bwd_fn, jvp, materialize), None)
 
 
 cdef int record_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape preferred) except -1:
@@ -195,7 +196,7 @@ cdef bint record_by_hand(Tape tape, Node node) except -1:
     if not tape.tracks_any(parents):
         return False
     if node.slots != NULL:
-        node = Node(outputs, parents, node.policy.rule(False), node.policy.rule(True))
+        node = Node(outputs, parents, node.policy.rule(False), node.policy.rule(True), node.policy.materialize)
     node.layouts = [layout(parent) for parent in parents]
     node.output_layouts = [layout(output) for output in outputs]
     node.autocast = autocast_state() if autocast_on() else None

@@ -18,7 +18,7 @@ from neo.autograd._tape import Tape, record
 from neo.autograd.session._dims import Dim, dims_of, places_of
 from neo.autograd.session._keys import keyed_as_given
 from neo.autograd.session._replay import Replay
-from neo.autograd.session.reverse import close, name_of
+from neo.autograd.session._recording import close, name_of
 from neo.autograd.tensor import LiteTensor
 
 __all__ = ["vmap"]

@@ -1,8 +1,7 @@
-"""What is built from sessions: forward products, Hessian products, recomputation."""
+"""What is built from sessions: forward products and Hessian products."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,14 +11,12 @@ from neo import pytree
 from neo.autograd._forward import ForwardTape
 from neo.autograd._forward import tangents as push_tangents
 from neo.autograd._identity import full_gradients
-from neo.autograd._stack import TapeContext, suspended
-from neo.autograd._tape import Tape, record
+from neo.autograd._tape import Tape
 from neo.autograd.session import _mirrors
-from neo.autograd.session._replay import Replay
-from neo.autograd.session.reverse import Arguments, close, name_of, run, vjp
-from neo.autograd.tensor import LiteTensor
+from neo.autograd.session._recording import Arguments, name_of, run
+from neo.autograd.session.reverse import vjp
 
-__all__ = ["checkpoint", "hvp", "jvp", "linearize"]
+__all__ = ["hvp", "jvp", "linearize"]
 
 
 def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple, has_aux: bool = False) -> Any:
@@ -114,71 +111,3 @@ class _Recording:
     def push(self, dots: list[Any]) -> Any:
         moved = push_tangents(self.tape, self.slots.fresh, dots, self.outputs)
         return pytree.unflatten(self.spec, full_gradients(moved, self.outputs))
-
-
-def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """fn with the same values and gradients, which recomputes fn in backward instead of storing what it did.
-
-    Memory of one call: its inputs and outputs. Time: one more fn per backward. Random draws are repeated: torch's
-    default generators, on the CPU and on CUDA, and the seed of neo.nn.draws are set back for the recomputation. Also
-    what fn closes over gets its gradient. Chen et al. 2016, arXiv:1604.06174.
-
-    Raises: SavedTensorError when an input was changed in place in between, or when the recomputation gives other
-    values (fn keeps state, or draws from a generator of its own).
-    """
-
-    name = f"checkpoint({name_of(fn, 'checkpoint')})"
-
-    @functools.wraps(fn)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if TapeContext.current() is None:
-            return fn(*args, **kwargs)
-        replay = Replay(name)
-        (leaves, spec), taken = suspended(lambda: pytree.flatten(fn(*args, **kwargs), where=(name, "output")))
-        moving = [
-            i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor) and leaf.is_floating_point()
-        ]
-        for i in moving:
-            leaves[i] = LiteTensor._wrap(leaves[i].data.detach())
-        replay.remember(taken, [leaves[i] for i in moving])
-
-        def backward(*cotangents: LiteTensor) -> list[Any]:
-            tape = Tape()
-            for value in taken:
-                tape.watch(value)
-            with replay.again():
-                TapeContext.push(tape)
-                try:
-                    leaves = pytree.leaves(fn(*args, **kwargs))
-                finally:
-                    close(tape)
-            outputs = [leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
-            replay.compare([out.data for out in outputs])
-            return tape.gradients(outputs, cotangents, taken)
-
-        def jvp(*dots: LiteTensor | None) -> list[Any]:
-            # A checkpoint in its turn, so that a session around keeps nothing of the tangents either.
-            moved: list[Any] = checkpoint(pushed)(list(dots))
-            return moved
-
-        def pushed(dots: list[LiteTensor | None]) -> list[Any]:
-            level = ForwardTape()
-            for value, dot in zip(taken, dots, strict=True):
-                if dot is not None:
-                    level.start(value, dot)
-            with replay.again():
-                TapeContext.push(level)
-                try:
-                    leaves = pytree.leaves(fn(*args, **kwargs))
-                finally:
-                    close(level)
-            outputs = [leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
-            replay.compare([out.data for out in outputs])
-            return full_gradients([level.tangent_of(output) for output in outputs], outputs)
-
-        backward.__name__ = jvp.__name__ = name
-        if taken and moving:
-            record([leaves[i] for i in moving], taken, backward, jvp)
-        return pytree.unflatten(spec, leaves)
-
-    return wrapped
