@@ -207,7 +207,7 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
 cdef object zeros(Node node, int i, bint forward):
     """What a rule gets where no cotangent (tangent) came: zeros, or None where it can do without."""
     cdef list layouts = node.layouts if forward else node.output_layouts
-    if layouts is None or (node.policy.verified or node.given is not None if forward else not node.policy.materialize):
+    if layouts is None or (node.policy.verified or type(node.policy) is BackwardFunction if forward else not node.policy.materialize):
         return None
     shape, dtype, device = layouts[i]
     if forward and not dtype.is_floating_point:

@@ -50,9 +50,9 @@ cdef class Tape(TensorSlots):
         if open_elsewhere(stack):
             refuse_other_threads("Tape.add", stack, node.given[1])
         if stack is None or self not in stack.tapes:
-            record_by_hand(self, node)
+            record_by_hand(self, node, True)
         if stack is not None:
-            record_on_open_tapes(stack, stack.muted, node, self)
+            record_on_open_tapes(stack, stack.muted, node, self, True)
 
     cdef int record(self, Node node, PolicyBase policy, tuple inputs, tuple outputs, bint all_floating) except -1:
         """Put an op on this tape, as `node`: the tensors among its inputs, and its outputs.
@@ -164,15 +164,18 @@ def record(outputs, parents, bwd_fn, jvp=None, bint materialize=True):
     """Record bwd_fn as the gradient rule from `outputs` to `parents` on every open tape that tracks a parent.
 
     jvp: the rule for tangents: a LiteTensor, or None for zero, for each parent -> the same for each output.
-    materialize: whether bwd_fn gets zeros where no cotangent came; else None.
+    materialize: whether bwd_fn gets zeros where no cotangent came; else None. The node keeps no tensor alive.
     """
     cdef Stack stack = open_stack()
     if stack is not None:
-        record_on_open_tapes(stack, stack.first(), Node(outputs, parents, bwd_fn, jvp, materialize), None)
+        record_on_open_tapes(stack, stack.first(), Node(outputs, parents, bwd_fn, jvp, materialize), None, False)
 
 
-cdef int record_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape preferred) except -1:
-    """Record a hand-made node on each open tape from `first` on that tracks a parent: itself on `preferred`, else copies."""
+cdef int record_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape preferred, bint keep) except -1:
+    """Record a hand-made node on each open tape from `first` on that tracks a parent: itself on `preferred`, else copies.
+
+    keep: the nodes keep their outputs and parents alive, as those do that a user has made.
+    """
     cdef Py_ssize_t i
     cdef bint recorded = False
     outputs, parents = node.given
@@ -181,25 +184,27 @@ cdef int record_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape pre
     first = max(first, stack.floor)
     for i in range(first, len(stack.tapes)):
         if stack.tapes[i] is preferred:
-            recorded = record_by_hand(preferred, node)
+            recorded = record_by_hand(preferred, node, keep)
     for i in range(first, len(stack.tapes)):
-        if stack.tapes[i] is not preferred and record_by_hand(<Tape> stack.tapes[i], node):
+        if stack.tapes[i] is not preferred and record_by_hand(<Tape> stack.tapes[i], node, keep):
             recorded = True
     if recorded and stack.observer is not None:
         stack.observer.recorded(node.policy.rule(False), None, parents, parents, outputs)
     return 0
 
 
-cdef bint record_by_hand(Tape tape, Node node) except -1:
+cdef bint record_by_hand(Tape tape, Node node, bint keep) except -1:
     """Record a hand-made node on a tape, if that tracks a parent; a copy of it, if it is on another tape already."""
     outputs, parents = node.given
     if not tape.tracks_any(parents):
         return False
-    if node.slots != NULL:
+    if node.slots != NULL or not keep:
         node = Node(outputs, parents, node.policy.rule(False), node.policy.rule(True), node.policy.materialize)
     node.layouts = [layout(parent) for parent in parents]
     node.output_layouts = [layout(output) for output in outputs]
     node.autocast = autocast_state() if autocast_on() else None
+    if not keep:
+        node.given = None
     tape.record(node, node.policy, parents, outputs, False)
     return True
 
