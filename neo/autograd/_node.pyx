@@ -17,7 +17,7 @@ from neo.autograd._context cimport Context, PolicyBase
 from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._queries cimport autocast_on
 from neo.autograd._stack cimport Stack, open_stack
-from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap, wrap_as
 
 cdef object Tensor = torch.Tensor
 cdef enum:
@@ -160,6 +160,8 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
     cdef unsigned long long wanted = 0
     cdef object result
 
+    if stack is not None and stack.floor and not by_hand:
+        capture_saved(stack, ctx)
     if stack is not None and not lite:
         for i in range(given):
             if stack.tracks(values[i]):
@@ -253,6 +255,26 @@ cdef bint tracks_saved(Stack stack, Context ctx) except -1:
             if ctx.serials[i] and stack.tracks_serial(ctx.serials[i], first):
                 return True
     return ctx.arguments is not None and tracks_any(stack, ctx.arguments)
+
+
+cdef int capture_saved(Stack stack, Context ctx) except -1:
+    """Under a checkpoint: note the use of what forward saved before, in a session that is older than the checkpoint."""
+    cdef Py_ssize_t i, first = stack.first()
+    for i in range(len(ctx.saved)):
+        if ctx.serials[i]:
+            stack.capture(wrap_as(ctx.saved[i].detach(), ctx.serials[i]), first)
+    if ctx.arguments is not None:
+        capture_all(stack, ctx.arguments, first)
+    return 0
+
+
+cdef int capture_all(Stack stack, object values, Py_ssize_t first) except -1:
+    for value in values:
+        if type(value) is tuple or type(value) is list:
+            capture_all(stack, value, first)
+        elif is_lite_tensor(value):
+            stack.capture(<TensorBase> value, first)
+    return 0
 
 
 cdef bint tracks_any(Stack stack, object values) except -1:

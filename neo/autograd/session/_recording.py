@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optree
+import torch
 
 from neo import pytree
+from neo.autograd._forward import ForwardTape
 from neo.autograd._identity import fresh_tensors, full_gradients, returned_tree
 from neo.autograd._stack import TapeContext
 from neo.autograd._tape import Tape
@@ -16,7 +18,17 @@ from neo.autograd.session._keys import keyed_as_given
 from neo.autograd.session._mirrors import describe
 from neo.autograd.tensor import LiteTensor
 
-__all__ = ["Arguments", "close", "name_of", "run"]
+__all__ = [
+    "Arguments",
+    "as_lite_tensors",
+    "close",
+    "moves",
+    "name_of",
+    "named",
+    "push_through",
+    "record_through",
+    "run",
+]
 
 
 class Arguments:
@@ -104,6 +116,55 @@ def run(
                 f"floating-point one, and what needs no gradient as aux, with has_aux=True"
             )
     return returned_tree(out, pytree.tree_map), outputs
+
+
+def record_through(fn: Callable[[], Any], values: Sequence[LiteTensor]) -> tuple[Tape, list[LiteTensor]]:
+    """fn(), recorded on a tape that watches `values`; gives the tape, closed, and fn's floating-point leaves."""
+    tape = Tape()
+    for value in values:
+        tape.watch(value)
+    TapeContext.push(tape)
+    try:
+        leaves = pytree.leaves(fn())
+    finally:
+        close(tape)
+    return tape, [leaf for leaf in leaves if moves(leaf)]
+
+
+def push_through(
+    fn: Callable[[], Any], values: Sequence[LiteTensor], dots: Sequence[Any]
+) -> tuple[list[LiteTensor], list[LiteTensor]]:
+    """fn() in forward mode along `dots`, tangents of `values` (None: zero); its floating-point leaves and theirs."""
+    level = ForwardTape()
+    for value, dot in zip(values, dots, strict=True):
+        if dot is not None:
+            level.start(value, dot)
+    TapeContext.push(level)
+    try:
+        leaves = pytree.leaves(fn())
+    finally:
+        close(level)
+    outputs = [leaf for leaf in leaves if moves(leaf)]
+    return outputs, full_gradients([level.tangent_of(output) for output in outputs], outputs)
+
+
+def moves(leaf: Any) -> bool:
+    return isinstance(leaf, LiteTensor) and leaf.is_floating_point()
+
+
+def as_lite_tensors(gradients: Sequence[Any]) -> list[Any]:
+    """What a walk gave, for a rule that works on LiteTensors; None stays None."""
+    return [LiteTensor._wrap(g.detach()) if isinstance(g, torch.Tensor) else g for g in gradients]
+
+
+def named(rule: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """`rule`, which errors and drawings call by this name."""
+
+    def called(*values: Any) -> Any:
+        return rule(*values)
+
+    called.__name__ = name
+    return called
 
 
 def close(tape: Tape) -> None:

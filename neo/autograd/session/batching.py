@@ -11,14 +11,13 @@ import torch
 
 from neo import pytree
 from neo.autograd._batched import is_sliced_here
-from neo.autograd._forward import ForwardTape
 from neo.autograd._identity import full_gradients
-from neo.autograd._stack import TapeContext, suspended, tracked_here
-from neo.autograd._tape import Tape, record
+from neo.autograd._stack import suspended, tracked_here
+from neo.autograd._tape import record
 from neo.autograd.session._dims import Dim, dims_of, places_of
 from neo.autograd.session._keys import keyed_as_given
+from neo.autograd.session._recording import moves, name_of, push_through, record_through
 from neo.autograd.session._replay import Replay
-from neo.autograd.session._recording import close, name_of
 from neo.autograd.tensor import LiteTensor
 
 __all__ = ["vmap"]
@@ -134,8 +133,8 @@ class _Batch:
             LiteTensor._wrap(data.detach()) if lite else data
             for data, lite in zip(self._mapped(), self.lite, strict=True)
         ]
-        moving = [i for i, out in enumerate(outputs) if _moves(out)]
-        arguments = [i for i in self.sliced if _moves(self.leaves[i])]
+        moving = [i for i, out in enumerate(outputs) if moves(out)]
+        arguments = [i for i in self.sliced if moves(self.leaves[i])]
         tracked = tracked_here([self.leaves[i] for i in arguments])
         arguments = [i for i, wanted in zip(arguments, tracked, strict=True) if wanted]
         parents = [*(self.leaves[i] for i in arguments), *self.closed_over]
@@ -207,15 +206,8 @@ class _Batch:
 
         def gradients(slices: list[Any]) -> list[list[Any]]:
             leaves, cotangents = slices[:count], slices[count:]
-            tape = Tape()
             inputs = [*(leaves[i] for i in arguments), *closed_over]
-            for value in inputs:
-                tape.watch(value)
-            TapeContext.push(tape)
-            try:
-                outputs = [out for out in pytree.leaves(self.fn(leaves)) if _moves(out)]
-            finally:
-                close(tape)
+            tape, outputs = record_through(lambda: self.fn(leaves), inputs)
             replay.expect(len(outputs))
 
             def pulled(chosen: list[int], wanted: list[Any], keep: bool) -> list[Any]:
@@ -239,8 +231,10 @@ class _Batch:
         backward.__name__ = self.name
         return backward
 
-    def _tangent_rule(self, replay: Replay, arguments: list[int], places: list[Dim]) -> Callable[..., list[Any]]:
-        """Forward mode: vmap of the function that gives an example's tangents, so that it can itself be differentiated."""
+    def _tangent_rule(
+        self, replay: Replay, arguments: list[int], places: list[Dim]
+    ) -> Callable[..., list[Any]]:
+        """Forward mode: vmap of the function that gives an example's tangents, itself to be differentiated."""
         closed_over, count = self.closed_over, len(self.leaves)
 
         def jvp(*dots: LiteTensor | None) -> list[Any]:
@@ -249,16 +243,10 @@ class _Batch:
             def tangents(slices: list[Any]) -> list[list[Any]]:
                 leaves = slices[:count]
                 inputs = [*(leaves[i] for i in arguments), *closed_over]
-                level = ForwardTape()
-                for i, dot in zip(moved, slices[count:], strict=True):
-                    level.start(inputs[i], dot)
-                TapeContext.push(level)
-                try:
-                    outputs = [out for out in pytree.leaves(self.fn(leaves)) if _moves(out)]
-                finally:
-                    close(level)
+                outputs, found = push_through(
+                    lambda: self.fn(leaves), [inputs[i] for i in moved], slices[count:]
+                )
                 replay.expect(len(outputs))
-                found = full_gradients([level.tangent_of(out) for out in outputs], outputs)
                 return [found, [out.data for out in outputs]]  # the values as constants, to be compared
 
             leaves = [*self.leaves, *(dots[i] for i in moved)]
@@ -271,10 +259,6 @@ class _Batch:
 
         jvp.__name__ = self.name
         return jvp
-
-
-def _moves(value: Any) -> bool:
-    return isinstance(value, LiteTensor) and value.is_floating_point()
 
 
 def _name_error(name: str, error: Exception) -> None:

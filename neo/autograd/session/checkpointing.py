@@ -7,11 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from neo import pytree
-from neo.autograd._forward import ForwardTape
-from neo.autograd._identity import full_gradients
 from neo.autograd._stack import TapeContext, suspended
-from neo.autograd._tape import Tape, record
-from neo.autograd.session._recording import close, name_of
+from neo.autograd._tape import record
+from neo.autograd.session._recording import moves, name_of, push_through, record_through
 from neo.autograd.session._replay import Replay
 from neo.autograd.tensor import LiteTensor
 
@@ -37,24 +35,14 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
             return fn(*args, **kwargs)
         replay = Replay(name)
         (leaves, spec), taken = suspended(lambda: pytree.flatten(fn(*args, **kwargs), where=(name, "output")))
-        moving = [
-            i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor) and leaf.is_floating_point()
-        ]
+        moving = [i for i, leaf in enumerate(leaves) if moves(leaf)]
         for i in moving:
             leaves[i] = LiteTensor._wrap(leaves[i].data.detach())
         replay.remember(taken, [leaves[i] for i in moving])
 
         def backward(*cotangents: LiteTensor) -> list[Any]:
-            tape = Tape()
-            for value in taken:
-                tape.watch(value)
             with replay.again():
-                TapeContext.push(tape)
-                try:
-                    leaves = pytree.leaves(fn(*args, **kwargs))
-                finally:
-                    close(tape)
-            outputs = [leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
+                tape, outputs = record_through(lambda: fn(*args, **kwargs), taken)
             replay.compare([out.data for out in outputs])
             return tape.gradients(outputs, cotangents, taken)
 
@@ -64,19 +52,10 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
             return moved
 
         def pushed(dots: list[LiteTensor | None]) -> list[Any]:
-            level = ForwardTape()
-            for value, dot in zip(taken, dots, strict=True):
-                if dot is not None:
-                    level.start(value, dot)
             with replay.again():
-                TapeContext.push(level)
-                try:
-                    leaves = pytree.leaves(fn(*args, **kwargs))
-                finally:
-                    close(level)
-            outputs = [leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
+                outputs, found = push_through(lambda: fn(*args, **kwargs), taken, dots)
             replay.compare([out.data for out in outputs])
-            return full_gradients([level.tangent_of(output) for output in outputs], outputs)
+            return found
 
         backward.__name__ = jvp.__name__ = name
         if taken and moving:

@@ -19,7 +19,7 @@ from neo.autograd._identity import full_gradients
 from neo.autograd._stack import TapeContext, suspended
 from neo.autograd._tape import Tape, record
 from neo.autograd.session import _mirrors
-from neo.autograd.session._recording import Arguments, close, run
+from neo.autograd.session._recording import Arguments, as_lite_tensors, close, moves, named, push_through, run
 from neo.autograd.session._replay import Replay
 from neo.autograd.session.checkpointing import checkpoint
 from neo.autograd.tensor import LiteTensor
@@ -47,26 +47,24 @@ class MixedGradient:
         """fn's value and its gradients, recorded as one node."""
         self.replay = Replay(self.name)
         (leaves, (spec, slots)), self.taken = suspended(self._reverse)
-        moving = [i for i, leaf in enumerate(leaves) if _moves(leaf)]
+        moving = [i for i, leaf in enumerate(leaves) if moves(leaf)]
         if self.taken:
             for i in moving:  # not what fn has returned, which may be known to the tapes around
                 leaves[i] = LiteTensor._wrap(leaves[i].data.detach())
         count = len(leaves) - len(slots.fresh)
-        self.values = sum(i < count for i in moving)  # how many outputs of the node are fn's, before the gradients
+        self.values = sum(
+            i < count for i in moving
+        )  # how many outputs of the node are fn's, before the gradients
         outputs = [leaves[i] for i in moving]
         self.replay.remember(self.taken, outputs[: self.values])
         if self.taken:
-            record(outputs, self.taken, self._named(self._pull_back), self._named(self._push), materialize=False)
+            rules = self._checkpointed(self._pull_back), self._checkpointed(self._push)
+            record(outputs, self.taken, *rules, materialize=False)
         return pytree.unflatten(spec, leaves[:count]), slots.mirrored(leaves[count:])
 
-    def _named(self, rule: Callable[[list[Any]], list[Any]]) -> Callable[..., list[Any]]:
-        def called(*bars: LiteTensor | None) -> list[Any]:
-            # A checkpoint, so that a session around keeps nothing of what the rule does either.
-            found: list[Any] = checkpoint(rule)(list(bars))
-            return found
-
-        called.__name__ = self.name
-        return called
+    def _checkpointed(self, rule: Callable[[list[Any]], list[Any]]) -> Callable[..., list[Any]]:
+        """The rule for a session around, which keeps nothing of what the rule does either."""
+        return named(lambda *given: checkpoint(rule)(list(given)), self.name)
 
     def _reverse(self) -> tuple[list[Any], Any]:
         """The leaves of fn's output and the gradients; how to put them together."""
@@ -83,9 +81,9 @@ class MixedGradient:
         spec = pytree.structure(out[0] if self.has_aux else out)
         return _mirrors.cotangents(self.name, outputs, spec, self.cotangent)
 
-    def _pull_back(self, bars: list[LiteTensor | None]) -> list[Any]:
+    def _pull_back(self, given: list[LiteTensor | None]) -> list[Any]:
         """The gradients of what was taken: by the tangents ḡ of the arguments, and by fn's own cotangents."""
-        value_bars, gradient_bars = bars[: self.values], bars[self.values :]
+        value_bars, gradient_bars = given[: self.values], given[self.values :]
         wanted = [i for i, bar in enumerate(value_bars) if bar is not None]
         level, tape = ForwardTape(), Tape()
         for value in self.taken:
@@ -99,13 +97,13 @@ class MixedGradient:
                     if bar is not None:
                         level.start(tensor, bar)
                 out = self.fn(*slots.args, **self.kwargs)
-                ends = [leaf for leaf in pytree.leaves(out[0] if self.has_aux else out) if _moves(leaf)]
+                ends = [leaf for leaf in pytree.leaves(out[0] if self.has_aux else out) if moves(leaf)]
                 cotangents = self._cotangents(out, ends)
                 if self.cotangent is not None:  # may be what a session around differentiates
                     ends = [(end * bar).sum() for end, bar in zip(ends, cotangents, strict=True)]
                     cotangents = [torch.ones_like(end.data) for end in ends]
                 close(tape)
-                values = [leaf for leaf in pytree.leaves(out) if _moves(leaf)]
+                values = [leaf for leaf in pytree.leaves(out) if moves(leaf)]
                 self.replay.compare([value.data for value in values])
                 found: list[Any] = [None] * len(self.taken)
                 if any(bar is not None for bar in gradient_bars):
@@ -114,29 +112,17 @@ class MixedGradient:
             finally:
                 close(level)
         if wanted:
-            direct = tape.gradients([values[i] for i in wanted], [value_bars[i] for i in wanted], self.taken)
+            bars = [bar for bar in value_bars if bar is not None]
+            direct = tape.gradients([values[i] for i in wanted], bars, self.taken)
             found = [_total(a, b) for a, b in zip(found, direct, strict=True)]
-        return [LiteTensor._wrap(g.detach()) if isinstance(g, torch.Tensor) else g for g in found]
+        return as_lite_tensors(found)
 
     def _push(self, dots: list[LiteTensor | None]) -> list[Any]:
         """Forward mode: the tangents of fn's outputs and of the gradients."""
-        level = ForwardTape()
-        for value, dot in zip(self.taken, dots, strict=True):
-            if dot is not None:
-                level.start(value, dot)
         with self.replay.again():
-            TapeContext.push(level)
-            try:
-                leaves, _ = self._reverse()
-            finally:
-                close(level)
-        outputs = [leaf for leaf in leaves if _moves(leaf)]
+            outputs, found = push_through(lambda: self._reverse()[0], self.taken, dots)
         self.replay.compare([out.data for out in outputs[: self.values]])
-        return full_gradients([level.tangent_of(output) for output in outputs], outputs)
-
-
-def _moves(leaf: Any) -> bool:
-    return isinstance(leaf, LiteTensor) and leaf.is_floating_point()
+        return found
 
 
 def _total(a: Any, b: Any) -> Any:

@@ -24,12 +24,13 @@ def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple, has_aux: bool = Fa
 
     (out, tangent), or (out, tangent, aux) with has_aux, where fn returns (output, aux).
 
-    Every op pushes its tangents on as it runs: by its Policy's own `jvp`, or, where it has none, by its backward: v ↦ Jᵀ v
-    is linear, and its own pullback is t ↦ J t (Townsend 2017, "A new trick for calculating Jacobian vector products").
+    Every op pushes its tangents on as it runs: by its Policy's own `jvp`, or, where it has none, by its backward:
+    v ↦ Jᵀ v is linear, and its own pullback is t ↦ J t (Townsend 2017, "A new trick for calculating Jacobian vector
+    products").
     Nests with sessions and with itself, at any order; jvp of a gradient is forward over reverse.
 
     Raises: TypeError for no two tuples of one length; ValueError for a tangent that does not match its argument.
-    Cost: two to three times fn, and a tangent beside each of fn's tensors as long as that is alive; nothing is recorded.
+    Cost: two to three times fn, and a tangent beside each of fn's tensors as long as it is alive; nothing is recorded.
     """
     _mirrors.expect_tuples("jvp", args, tangents)
     name = name_of(fn, "jvp")
