@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
-from neo.functions.elementwise import is_exactly, is_number
+from neo.functions.elementwise import Binary, is_exactly, is_number
 from neo.functions.registry import implements, raw
 from neo.functions.softmaxes import log_softmax, normalized_exp
 from neo.guards import known
@@ -304,22 +304,19 @@ def binary_cross_entropy_with_logits(
     return reduced(losses if weight is None else losses * weight, reduction, name)
 
 
-class Xent(Policy):
+class Xent(Binary):
     """ℓ = −t max(log x, −100) − (1 − t) max(log(1 − x), −100);
     x̄ = ℓ̄ (x − t) / max(x (1 − x), 1e−12), t̄ = ℓ̄ (log(1 − x) − log x)."""
-
-    broadcasts = True
-    verified = True
 
     def forward(self, x, target):
         self.ctx.save(x, target)
         return F.binary_cross_entropy(x, target, reduction="none")
 
-    def backward(self, loss_bar):
+    def partials(self, of_x, of_target):
         x, target = self.ctx.release
-        need_x, need_target = self.ctx.needs_grad
-        x_bar = loss_bar * (x - target) / torch.clamp(x * (1 - x), min=1e-12) if need_x else None
-        return x_bar, loss_bar * (torch.log1p(-x) - torch.log(x)) if need_target else None
+        if of_x is not None:
+            of_x = of_x * (x - target) / torch.clamp(x * (1 - x), min=1e-12)
+        return of_x, None if of_target is None else of_target * (torch.log1p(-x) - torch.log(x))
 
 
 _xent = function(Xent, "binary_cross_entropy")
