@@ -44,7 +44,11 @@ class Descend(Policy):
         if None not in dots:
             return descend(params, directions, rate)
         return tuple(
-            x_dot if g_dot is None else g_dot * -rate if x_dot is None else torch.add(x_dot, g_dot, alpha=-rate)
+            x_dot
+            if g_dot is None
+            else g_dot * -rate
+            if x_dot is None
+            else torch.add(x_dot, g_dot, alpha=-rate)
             for x_dot, g_dot in zip(params, directions, strict=True)
         )
 

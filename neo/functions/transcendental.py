@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd.policy import Policy, function
+from neo.autograd.policy import function
 from neo.functions._kinks import without_slope
 from neo.functions.elementwise import Binary, Unary, is_number
 from neo.functions.registry import implements
