@@ -1,7 +1,7 @@
 """Meta-learning: algorithms, the meta-training loop, evaluation on unseen tasks."""
 
 from meta.algorithms import ANIL, ESMAML, MAML, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile
-from meta.estimators import FirstOrder, Reverse, Truncated
+from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Reverse, Truncated
 from meta.evaluate import Evaluation, evaluate
 from meta.inner_loop import InnerLoop, adapt
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
@@ -19,13 +19,16 @@ __all__ = [
     "Batched",
     "Classification",
     "Evaluation",
+    "EvolutionStrategies",
     "FirstOrder",
+    "Implicit",
     "InnerLoop",
     "MAMLPlusPlus",
     "MetaGradient",
     "MetaLearner",
     "MetaSGD",
     "Metric",
+    "Mixed",
     "Predictor",
     "Problem",
     "ProtoNet",

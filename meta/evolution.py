@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import torch
 
 import neo
+from meta.learner import seed_of
+from meta.problems import constant
 from neo import LiteTensor, pytree
 from neo.draws import replay
 from neo.typing import PyTree
 
-__all__ = ["Smoothing", "noise_like"]
+__all__ = ["Smoothing", "generator", "noise_like"]
 
 
 class Smoothing(NamedTuple):
@@ -79,3 +81,9 @@ def noise_like(params: PyTree, generator: torch.Generator) -> PyTree:
 
     noise: PyTree = pytree.tree_map(drawn, params)
     return noise
+
+
+def generator(params: PyTree, seed: int, stream: int) -> torch.Generator:
+    """Of a task's noise, on the device of the parameters; the same for the same seed (a Step's) and stream."""
+    device = constant(pytree.leaves(params)[0]).device
+    return torch.Generator(device).manual_seed(seed_of(seed, stream, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from meta.patterns import expect_patterns, matching
 from neo.optim import Optimizer
 from neo.typing import PyTree
 
-__all__ = ["InnerLoop", "adapt", "last"]
+__all__ = ["InnerLoop", "Iterates", "adapt"]
 
 Loss = Callable[[PyTree, Any], Any]  # (params, support) → scalar LiteTensor
 Differentiate = Callable[
@@ -73,26 +74,31 @@ class InnerLoop:
         optimizer: Optimizer | None = None,
         at_step: Callable[[int], dict[str, Any]] | None = None,
         differentiate: Differentiate | None = None,
-    ) -> Iterator[PyTree]:
-        """The parameters after 0, 1, ..., `steps` inner steps, one after the other.
+    ) -> Iterates:
+        """The parameters after 0, 1, ..., `steps` inner steps: one after the other, or the last alone.
 
         Args:
             loss: (params, support) → scalar; with at_step (params, support, inner steps taken) → scalar.
             steps: None for the loop's own.
-            estimator: which inner gradients are constants to an outer session; exact by default.
+            estimator: how an outer session differentiates the steps; exactly, by reverse mode, by default.
             optimizer: in the place of the loop's own, clipped as that: for rates that are meta-parameters.
             at_step: inner steps taken → parameters by name that do not adapt, and are others after each step: for what
                 is learned a step, as MAML++'s batch norm is.
-            differentiate: loss → its gradient with respect to the first argument, in the place of neo.grad: for
-                gradients that are estimated from values (meta.evolution).
+            differentiate: loss → its gradient with respect to the first argument, in the place of neo.grad in the
+                estimator's mode: for gradients that are estimated from values (meta.evolution).
         Cost: as adapt() has it.
         """
         steps = self.steps if steps is None else steps
         descent = self.optimizer if optimizer is None else self._clipped(optimizer)
         estimator = estimator or Reverse()
-        differentiate = differentiate or _exactly
+        differentiate = differentiate or functools.partial(neo.grad, argnums=0, mode=estimator.mode)
         if self.patterns == ("*",) and at_step is None:
-            return _iterates(differentiate(loss), params, support, descent, steps, estimator)
+            plain = differentiate(estimator.inner_loss(loss, params))
+
+            def gradient(params: PyTree, step: int, constant: bool) -> PyTree:
+                return plain(params, support)
+
+            return Iterates(gradient, params, descent, steps, estimator)
         told = (lambda params, support, step: loss(params, support)) if at_step is None else loss
         of_step = at_step or (lambda step: {})
         return self._of_some(differentiate, told, params, support, descent, steps, estimator, of_step)
@@ -115,7 +121,7 @@ class InnerLoop:
         steps: int,
         estimator: Estimator,
         at_step: Callable[[int], dict[str, Any]],
-    ) -> Iterator[PyTree]:
+    ) -> Iterates:
         stopped = neo.stop_gradient(params)
 
         def of_adapting(adapting: PyTree, support: Any, step: int, constant: bool) -> Any:
@@ -124,10 +130,16 @@ class InnerLoop:
             kept = {**stopped, **neo.stop_gradient(of_step)} if constant else {**params, **of_step}
             return loss({**kept, **adapting}, support, step)
 
-        adapting = self.adapting(params, besides=at_step(0))
-        gradient = differentiate(of_adapting)
-        iterates = _iterates(gradient, adapting, support, optimizer, steps, estimator, tell=True)
-        return ({**params, **at_step(step), **adapted} for step, adapted in enumerate(iterates))
+        adapting: Any = self.adapting(params, besides=at_step(0))
+        told = differentiate(estimator.inner_loss(of_adapting, adapting))
+
+        def gradient(adapting: PyTree, step: int, constant: bool) -> PyTree:
+            return told(adapting, support, step, constant)
+
+        def all_params(adapted: Any, step: int) -> PyTree:
+            return {**params, **at_step(step), **adapted}
+
+        return Iterates(gradient, adapting, optimizer, steps, estimator, all_params)
 
     def _clipped(self, optimizer: Optimizer) -> Optimizer:
         return optimizer if self.clip is None else neo.optim.clipped(optimizer, norm=self.clip)
@@ -161,37 +173,52 @@ def adapt(
     if steps < 0:
         raise ValueError(f"adapt: steps must be 0 or more, got {steps}")
     gradient = neo.grad(loss, argnums=0)
-    return last(
-        _iterates(gradient, params, support, optimizer, steps, FirstOrder() if first_order else Reverse())
-    )
+    estimator = FirstOrder() if first_order else Reverse()
+    return Iterates(lambda params, *_: gradient(params, support), params, optimizer, steps, estimator).end()
 
 
-def _exactly(loss: Callable[..., Any]) -> Callable[..., PyTree]:
-    return neo.grad(loss, argnums=0)
+class Iterates:
+    """θ₀, θ₁, ..., θ_steps of an inner loop, computed as they are asked for: all by iteration, or the last by end().
 
+    What estimators see of it is a meta.estimators.Descent.
 
-def _iterates(
-    gradient: Callable[..., PyTree],
-    params: PyTree,
-    support: Any,
-    optimizer: Optimizer,
-    steps: int,
-    estimator: Estimator,
-    tell: bool = False,
-) -> Iterator[PyTree]:
-    """tell: gradient is told more: how many steps have been taken, and whether it is a constant in this step."""
-    state = optimizer.init(params)
-    yield params
-    for step in range(steps):
-        constant = estimator.is_constant(step, steps)
-        at = neo.stop_gradient(params) if constant else params
-        found = gradient(at, support, step, constant) if tell else gradient(at, support)
-        params, state = optimizer.step(params, found, state)
-        yield params
+    Args:
+        gradient: (θ, inner step, whether it is a constant to the meta-gradient) → gradient like θ.
+        finish: (θₖ, k) → what an iterate is to the outside; None: θₖ.
+    """
 
+    def __init__(
+        self,
+        gradient: Callable[[PyTree, int, bool], PyTree],
+        start: PyTree,
+        optimizer: Optimizer,
+        steps: int,
+        estimator: Estimator,
+        finish: Callable[[PyTree, int], PyTree] | None = None,
+    ) -> None:
+        self.start, self.steps = start, steps
+        self._gradient, self._optimizer = gradient, optimizer
+        self._estimator, self._finish = estimator, finish or (lambda params, step: params)
 
-def last(iterates: Iterator[PyTree]) -> PyTree:
-    """Where they end; what they pass on the way is let go at once."""
-    for params in iterates:  # noqa: B007
-        pass
-    return params
+    def __iter__(self) -> Iterator[PyTree]:
+        """Nothing is kept of a step but what open sessions keep."""
+        state = self.after(None, 0, 0)
+        yield self._finish(state[0], 0)
+        for step in range(self.steps):
+            state = self.after(state, step, 1)
+            yield self._finish(state[0], step + 1)
+
+    def end(self) -> PyTree:
+        """After all steps, as the estimator goes there."""
+        return self._finish(self._estimator.end(self), self.steps)
+
+    def after(self, state: Any, first: int, count: int) -> Any:
+        params, memory = (self.start, self._optimizer.init(self.start)) if state is None else state
+        for step in range(first, first + count):
+            constant = self._estimator.is_constant(step, self.steps)
+            at = neo.stop_gradient(params) if constant else params
+            params, memory = self._optimizer.step(params, self._gradient(at, step, constant), memory)
+        return params, memory
+
+    def gradient(self, params: PyTree, step: int) -> PyTree:
+        return self._gradient(params, step, False)

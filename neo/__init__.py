@@ -6,11 +6,12 @@ See autograd.Policy for a gradient rule of your own, neo.functions for the op li
 and optimisers, and the package `meta` for MAML.
 """
 
-from neo import autograd, functions, nn, optim, pytree, runtime
+from neo import autograd, functions, linear, nn, optim, pytree, runtime
 from neo._custom_functions import install as _answer_custom_functions
 from neo._torch_entry_points import install as _answer_torch_entry_points
 from neo.autograd.session import (
     checkpoint,
+    custom_gradient,
     grad,
     gradcheck,
     hessian,
@@ -48,6 +49,8 @@ from neo.creation import (
 )
 from neo.errors import (
     CaptureError,
+    ConvergenceError,
+    ConvergenceWarning,
     ConversionError,
     DrawError,
     GradcheckError,
@@ -56,6 +59,7 @@ from neo.errors import (
     NeoError,
     SavedTensorError,
 )
+from neo.implicit_differentiation import implicit
 
 _answer_custom_functions()
 _answer_torch_entry_points()
@@ -64,6 +68,8 @@ __version__ = "0.2.0"
 
 __all__ = [
     "CaptureError",
+    "ConvergenceError",
+    "ConvergenceWarning",
     "ConversionError",
     "DrawError",
     "GradcheckError",
@@ -76,6 +82,7 @@ __all__ = [
     "autograd",
     "capture",
     "checkpoint",
+    "custom_gradient",
     "empty",
     "empty_like",
     "eye",
@@ -86,8 +93,10 @@ __all__ = [
     "gradcheck",
     "hessian",
     "hvp",
+    "implicit",
     "jacobian",
     "jvp",
+    "linear",
     "linearize",
     "linspace",
     "manual_seed",

@@ -47,7 +47,7 @@ class FunctionContext:
         self._own.saved = tensors
 
     def save_for_forward(self, *tensors: Any) -> None:
-        """For Function.jvp, which Neo has no use for: tangents come of backward."""
+        self._own.saved_for_forward = tensors
 
     def mark_dirty(self, *tensors: Any) -> None:
         self._own.dirty = tensors
@@ -64,6 +64,9 @@ class _Own:
 
     def __init__(self, needs_input_grad: tuple[bool, ...], saved: tuple[Any, ...]):
         self.needs_input_grad, self.saved = needs_input_grad, saved
+        self.saved_for_forward: tuple[
+            Any, ...
+        ] = ()  # what Function.jvp finds as saved_tensors, if there are any
         self.dirty: tuple[Any, ...] = ()
         self.non_differentiable: tuple[Any, ...] = ()
         self.materialize = True
@@ -127,38 +130,42 @@ class _Call:
 
 
 class _Saved:
-    """How to make a FunctionContext for backward of what the Policy saved."""
+    """How to make a FunctionContext for backward, or for jvp, of what the Policy saved."""
 
     def __init__(self, ctx: FunctionContext):
         attributes: Any = {name: value for name, value in vars(ctx).items() if name != "_own"}
         leaves, self.spec = optree.tree_flatten(attributes, none_is_leaf=True)
-        everything = [*ctx.saved_tensors, *leaves]
+        self.count, self.for_forward = len(ctx.saved_tensors), len(ctx._own.saved_for_forward)
+        everything = [*ctx.saved_tensors, *ctx._own.saved_for_forward, *leaves]
         self.places = [i for i, leaf in enumerate(everything) if isinstance(leaf, torch.Tensor | LiteTensor)]
         self.tensors = [everything[i] for i in self.places]
         self.rest = [None if i in self.places else leaf for i, leaf in enumerate(everything)]
-        self.count = len(ctx.saved_tensors)
 
     def take_tensors(self) -> list[Any]:
         """The tensors, which are the Policy's to keep."""
         tensors, self.tensors = self.tensors, []
         return tensors
 
-    def context(self, tensors: tuple[Any, ...], needs_input_grad: tuple[bool, ...]) -> FunctionContext:
+    def context(
+        self, tensors: tuple[Any, ...], needs_input_grad: tuple[bool, ...], forward: bool = False
+    ) -> FunctionContext:
         everything = list(self.rest)
         for place, tensor in zip(self.places, tensors, strict=True):
             everything[place] = tensor
-        ctx = FunctionContext(needs_input_grad, tuple(everything[: self.count]))
-        attributes: Any = optree.tree_unflatten(self.spec, everything[self.count :])
+        end = self.count + self.for_forward
+        found = everything[self.count : end] if forward and self.for_forward else everything[: self.count]
+        ctx = FunctionContext(needs_input_grad, tuple(found))
+        attributes: Any = optree.tree_unflatten(self.spec, everything[end:])
         vars(ctx).update(attributes)
         return ctx
 
     def objects(self) -> list[Any]:
         """What forward has set on ctx that is no tensor: objects and functions, in which there may be some."""
-        return [leaf for leaf in self.rest[self.count :] if leaf is not None]
+        return [leaf for leaf in self.rest[self.count + self.for_forward :] if leaf is not None]
 
 
 class CustomFunction(Policy):
-    """y = F.forward(x);  x̄ = F.backward(ȳ), for a torch.autograd.Function F.
+    """y = F.forward(x);  x̄ = F.backward(ȳ), for a torch.autograd.Function F; ẏ = F.jvp(ẋ) where F has one.
 
     Second order is that of the ops of F.backward. A tensor that F.forward computes and saves is differentiated through,
     by running F.forward again; torch takes it for a constant there.
@@ -176,6 +183,7 @@ class CustomFunction(Policy):
             outputs = call.run(ctx, given)
         self.materialize = ctx.materialize_grads
         self.saved = _Saved(ctx)
+        self.pushes = call.source.jvp is not torch.autograd.Function.jvp and not call.writes
         originals = dict(zip(map(id, given), tensors, strict=True)) if call.writes else {}
         kept = [
             tensor if _among(tensor, ctx.dirty_tensors) else originals.get(id(tensor), tensor)
@@ -212,6 +220,29 @@ class CustomFunction(Policy):
                     f"expected {shape}, the shape of its input"
                 )
         return found
+
+    @property
+    def jvp(self) -> Any:
+        """None where the Function has no jvp: its tangents come of backward."""
+        return self.push_forward if self.pushes else None
+
+    def push_forward(self, *dots):
+        call, *tensors = self.ctx.release
+        source, given = call.source, [None] * call.count
+        for position, dot in zip(call.positions, dots, strict=True):
+            if position is not None:
+                given[position] = dot
+        ctx = self.saved.context(tuple(tensors), _spread(self.ctx.needs_grad, call), forward=True)
+        lifted = any(isinstance(tensor, LiteTensor) for tensor in (*dots, *tensors))
+        with torch_code(), Lifting() if lifted else contextlib.nullcontext():
+            result = source.jvp(ctx, *given)
+        tangents = list(result) if isinstance(result, tuple | list) else [result]
+        if len(tangents) != len(call.outputs):
+            raise GradientError(
+                f"{source.__name__}.jvp: expected {len(call.outputs)} tangents, one per output of forward, got "
+                f"{len(tangents)}. Return None where there is no tangent."
+            )
+        return tuple(tangents[place] for place in call.places)
 
 
 def apply(source: Source, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

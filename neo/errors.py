@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = [
     "AmbiguousTruthError",
     "AutocastError",
+    "ConvergenceError",
+    "ConvergenceWarning",
     "ConversionError",
     "DrawError",
     "GradcheckError",
@@ -64,6 +66,14 @@ class GradcheckError(NeoError, AssertionError):
 
 class ConversionError(NeoError, TypeError):
     """A torch.nn.Module that cannot be made a pure function of its parameters; the message names the part and why."""
+
+
+class ConvergenceError(NeoError, RuntimeError):
+    """A solver did not come as close as it was asked to; the message says how close, and after how many products."""
+
+
+class ConvergenceWarning(UserWarning):
+    """The same, where the solver was asked to go on with what it had."""
 
 
 class DrawError(NeoError, RuntimeError):

@@ -34,6 +34,8 @@ LAYERS = {
     "neo.autograd": ["neo.errors", "neo._elsewhere", "neo.guards", "neo.pytree", "neo.kernels"],
     "neo.autograd.session": ["neo.autograd", "neo.draws", "neo.errors", "neo.guards", "neo.pytree"],
     "neo.autograd.__init__": ["neo.autograd", "neo.autograd.session"],
+    "neo.linear": ["neo.autograd", "neo.autograd.session", "neo.errors", "neo.pytree"],
+    "neo.implicit_differentiation": ["neo.linear", "neo.autograd", "neo.autograd.session", "neo.pytree"],
     "neo.typing": ["neo.autograd"],
     # The op library. What it gives to layers below, it installs there: _install.py.
     "neo.functions": [

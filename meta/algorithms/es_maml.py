@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from meta.evolution import Smoothing
-from meta.inner_loop import InnerLoop, last
-from meta.learner import MetaLearner, Predictor, Step, TaskResult, seed_of
-from meta.problems import Classification, Problem, constant
-from neo import pytree
+from meta.evolution import Smoothing, generator
+from meta.inner_loop import InnerLoop, Iterates
+from meta.learner import MetaLearner, Predictor, Step, TaskResult
+from meta.problems import Classification, Problem
 from neo.nn import Module
 from neo.optim import Optimizer
 from neo.typing import PyTree
@@ -109,21 +106,21 @@ class ESMAML(MetaLearner):
         def loss_after_adaptation(params: PyTree) -> Any:
             return self.adapted_query_loss(params, task, step)[0]
 
-        noise = generator(params, step, OUTER)
+        noise = generator(params, step.seed, OUTER)
         gradient, losses = self.smoothing.gradient(loss_after_adaptation, params, noise)
         loss, score = self.adapted_query_loss(params, task, step)
         return TaskResult(gradient, loss, score, metrics={"perturbed_loss": losses.mean()})
 
     def adapted_query_loss(self, params: PyTree, task: Any, step: Step) -> tuple[Any, Any]:
         """J, and the score."""
-        adapted = last(self.iterates(params, task.support, step))
+        adapted = self.iterates(params, task.support, step).end()
         return self.problem.query_loss(lambda x: self.model(adapted, x), task.query)
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterator[PyTree]:
+    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
         """The model's parameters after 0, 1, ... inner steps."""
         by_values = None
         if self.adaptation == "es":
-            noise = generator(params, step, INNER)  # goes on from inner step to inner step
+            noise = generator(params, step.seed, INNER)  # goes on from inner step to inner step
 
             def by_values(loss: Any) -> Any:
                 def estimate(at: PyTree, *given: Any) -> PyTree:
@@ -146,9 +143,3 @@ def smoothing(which: str, sigma: float, pairs: int, vectorized: bool) -> Smoothi
     if not isinstance(pairs, int) or isinstance(pairs, bool) or pairs < 1:
         raise ValueError(f"ESMAML: {which}pairs must be an integer of 1 or more, got {pairs!r}")
     return Smoothing(sigma, pairs, vectorized)
-
-
-def generator(params: PyTree, step: Step, stream: int) -> torch.Generator:
-    """Of a task's noise, on the device of the parameters; the same for the same step.seed."""
-    device = constant(pytree.leaves(params)[0]).device
-    return torch.Generator(device).manual_seed(seed_of(step.seed, stream, 0))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import neo
 from meta.estimators import Estimator, estimator_named
-from meta.inner_loop import InnerLoop, last
+from meta.inner_loop import InnerLoop, Iterates
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
 from meta.problems import Classification, Problem
 from neo.nn import Module
@@ -30,11 +29,13 @@ class MAML(MetaLearner):
         inner_steps: gradient steps on the support set, ≥ 0.
         inner_clip: the largest global norm of an inner gradient, > 0: longer ones are scaled down to it, and the
             meta-gradient goes through that. None: no limit.
-        meta_gradient: which derivatives of the inner loop it goes through: "reverse" (exact, through every step),
-            "first_order" (no second derivatives: FOMAML, section 5.2), "truncated" (exact through the last
-            `truncated_steps`), or an estimator: see meta.estimators for the cost and the bias of each.
+        meta_gradient: how the meta-gradient goes through the inner loop: "reverse" (exact, through every step), "mixed"
+            (the same, in the memory of the parameters), "first_order" (no second derivatives: FOMAML, section 5.2),
+            "truncated" (exact through the last `truncated_steps`), "implicit" (at the solution of the inner problem:
+            iMAML), "es" (from values alone), or an estimator: see meta.estimators for the cost and the bias of each.
         first_order: True for meta_gradient="first_order".
-        truncated_steps: of meta_gradient="truncated".
+        estimator: settings of the estimators by name: truncated_steps, mixed_segment, implicit_strength,
+            implicit_iterations, implicit_tolerance, es_sigma, es_pairs; None: the estimator's default.
         adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several; "*" for all.
         problem: losses and score; cross-entropy by default.
         inner_optimizer: in the place of sgd(inner_lr), without inner_lr.
@@ -50,15 +51,15 @@ class MAML(MetaLearner):
         inner_clip: float | None = None,
         meta_gradient: str | Estimator = "reverse",
         first_order: bool = False,
-        truncated_steps: int | None = None,
         adapt: str | Sequence[str] = "*",
         problem: Problem | None = None,
         inner_optimizer: Optimizer | None = None,
+        **estimator: Any,
     ):
         owner = type(self).__name__
         self.model = model
         self.problem = problem or Classification()
-        self.estimator = estimator_named(owner, meta_gradient, first_order, truncated_steps)
+        self.estimator = estimator_named(owner, meta_gradient, first_order, **estimator)
         self.inner = InnerLoop(
             owner, steps=inner_steps, lr=inner_lr, optimizer=inner_optimizer, clip=inner_clip, adapt=adapt
         )
@@ -68,15 +69,15 @@ class MAML(MetaLearner):
 
     def task_gradient(self, params: PyTree, task: Any, step: Step) -> TaskResult:
         def loss_after_adaptation(params: PyTree) -> tuple[Any, Any]:
-            adapted = last(
-                self.iterates(params, task.support, step)
-            )  # the inner loop is a session in a session
+            adapted = self.iterates(
+                params, task.support, step
+            ).end()  # the inner loop is a session in a session
             return self.problem.query_loss(lambda x: self.model(adapted, x), task.query)
 
-        (loss, score), gradient = neo.value_and_grad(loss_after_adaptation, argnums=0, has_aux=True)(params)
-        return TaskResult(gradient, loss, score)
+        found = self.estimator.estimate(loss_after_adaptation, params, step)
+        return TaskResult(found.gradient, found.value, found.aux, metrics=found.metrics)
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterator[PyTree]:
+    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
         """The model's parameters after 0, 1, ... inner steps."""
         return self.inner.iterates(
             self.support_loss, params, support, steps=step.inner_steps, estimator=self.estimator

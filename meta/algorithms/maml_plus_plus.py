@@ -6,7 +6,7 @@ What the paper leaves open is as in the authors' code, github.com/AntreasAntonio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch
 import neo
 from meta.algorithms.maml import MAML
 from meta.estimators import Estimator, FirstOrder
+from meta.inner_loop import Iterates
 from meta.learner import Predictor, Step, TaskResult
 from meta.patterns import expect_patterns, matching
 from meta.problems import constant
@@ -133,6 +134,11 @@ class MAMLPlusPlus(MAML):
         self.msl_iterations, self.first_order_iterations = msl_iterations, first_order_iterations
         self.per_step_norm, self.norm = per_step_norm, expect_patterns("MAMLPlusPlus", "norm", norm)
         self.momentum = momentum
+        if running_statistics and self.estimator.repeats:
+            raise ValueError(
+                "MAMLPlusPlus: running_statistics gathers the statistics of every batch once, and meta_gradient="
+                f"{self.estimator.name!r} runs the model more often; leave one out."
+            )
         self.tracked = norm_layers("MAMLPlusPlus", model) if running_statistics else {}
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
@@ -166,23 +172,24 @@ class MAMLPlusPlus(MAML):
 
         def meta_loss(params: PyTree) -> tuple[Any, tuple[Any, Any]]:
             total: Any = 0
-            for taken, adapted in enumerate(self.iterates(params, task.support, step, statistics)):
+            iterates = self.iterates(params, task.support, step, statistics)
+            after = (
+                enumerate(iterates) if len(weights) > 1 else ((taken, iterates.end()) for taken in weights)
+            )
+            for taken, adapted in after:
                 if taken in weights:
                     predict = self._predict(adapted, taken, statistics)
                     loss, score = self.problem.query_loss(predict, task.query)
                     total = total + loss * weights[taken] if len(weights) > 1 else loss
             return total, (constant(loss), score)
 
-        gradient_of = neo.value_and_grad(meta_loss, argnums=0, has_aux=True)
-        (total, (loss, score)), gradient = gradient_of(params)
+        found = self._estimator(step).estimate(meta_loss, params, step)
+        loss, score = found.aux
         state = statistics.updated(step.state) if isinstance(statistics, Gathered) else None
-        return TaskResult(
-            gradient, loss, score, state, {"multi_step_loss": total} if self.msl_iterations else {}
-        )
+        metrics = {"multi_step_loss": found.value} if self.msl_iterations else {}
+        return TaskResult(found.gradient, loss, score, state, {**metrics, **found.metrics})
 
-    def iterates(
-        self, params: PyTree, support: Any, step: Step, statistics: Statistics = None
-    ) -> Iterator[PyTree]:
+    def iterates(self, params: PyTree, support: Any, step: Step, statistics: Statistics = None) -> Iterates:
         """The model's parameters after 0, 1, ... inner steps, each with its own scale and shift of batch norm."""
         both: Any = params
         weights = both["params"] if self.learned_rates else both

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 import neo
 from meta.algorithms.maml import MAML
+from meta.inner_loop import Iterates
 from meta.learner import Step
 from neo import LiteTensor, pytree
 from neo.nn import Module
@@ -49,7 +49,7 @@ class MetaSGD(MAML):
         rates = pytree.tree_map(lambda leaf: LiteTensor(torch.full_like(leaf.data, self.inner_lr)), params)
         return {"params": params, "rates": rates}
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterator[PyTree]:
+    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
         return self.inner.iterates(
             self.support_loss,
             params["params"],

@@ -5,7 +5,7 @@ A tensor's numbers never change, but which numbers a LiteTensor stands for can: 
 """
 from cpython.weakref cimport PyWeakref_NewRef
 
-from neo.autograd._tensor cimport TensorBase, wrap, wrap_as
+from neo.autograd._tensor cimport TensorBase, tell_another, wrap, wrap_as
 
 
 cdef int add_alias(TensorBase view, TensorBase source) except -1:
@@ -60,6 +60,7 @@ def rebind(TensorBase tensor not None, TensorBase value not None, data=None):
     """Have `tensor` stand for the tensor that `value` stands for, on `data` where that is given, from now on."""
     tensor.data = value.data.detach() if data is None else data
     tensor.serial = value.serial
+    tell_another(tensor)
 
 
 def forget_aliases(TensorBase tensor not None):

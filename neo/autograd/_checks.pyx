@@ -61,14 +61,32 @@ cdef object check_gradient(PolicyBase policy, int i, object gradient, tuple layo
 
 
 cdef object check_tangent(PolicyBase policy, int i, object tangent, object output, bint casts):
-    """A tangent has the shape, dtype and device of its output."""
+    """A tangent has the shape, dtype and device of its output; those of Policies that broadcast are stretched to it."""
     require_tensor(policy, True, i, tangent)
+    if policy.broadcasts:
+        if tangent.device != output.device and tangent.ndim == 0:   # a 0-dim input may lie elsewhere, as in torch
+            tangent = tangent.to(output.device)
+        if tangent.dtype is not output.dtype:
+            tangent = tangent.to(output.dtype)
+        if tangent.shape != output.shape and stretches(tuple(tangent.shape), tuple(output.shape)):
+            tangent = tangent.expand(output.shape)
     if casts and tangent.dtype is not output.dtype:
         tangent = tangent.to(output.dtype)
     if tangent.shape != output.shape or tangent.dtype is not output.dtype or tangent.device != output.device:
         raise wrong(policy, True, f"tangent {i} has shape {tuple(tangent.shape)}, {tangent.dtype}, on {tangent.device}; "
                                   f"expected {tuple(output.shape)}, {output.dtype}, on {output.device}, as output {i} has.")
     return tangent
+
+
+cdef bint stretches(tuple shape, tuple target) except -1:
+    """Does a tensor of `shape` broadcast to `target`?"""
+    cdef Py_ssize_t i, lead = len(target) - len(shape)
+    if lead < 0:
+        return False
+    for i in range(len(shape)):
+        if shape[i] != target[lead + i] and shape[i] != 1:
+            return False
+    return True
 
 
 cdef int require_tensor(PolicyBase policy, bint forward, int i, object value) except -1:

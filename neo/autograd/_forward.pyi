@@ -4,6 +4,12 @@ from neo.autograd._node import Cotangent
 from neo.autograd._tape import Tape
 from neo.autograd.tensor import LiteTensor
 
+class ForwardTape(Tape):
+    """A level in forward mode."""
+
+    def start(self, tensor: LiteTensor, dot: Cotangent) -> None: ...
+    def tangent_of(self, tensor: LiteTensor) -> Cotangent | None: ...
+
 def tangents(
     tape: Tape, inputs: Sequence[LiteTensor], dots: Sequence[Cotangent], outputs: Sequence[LiteTensor]
 ) -> list[Cotangent | None]: ...

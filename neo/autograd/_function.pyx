@@ -255,10 +255,11 @@ cdef class Function:
             tape = <Tape> tapes[j]
             if j > first and not tape.tracks_any(inputs):
                 continue
-            node = tape.record(None, policy, inputs, outputs, self.verified and m == 1)
+            node = Node.__new__(Node)
             node.layouts = layouts
             node.output_layouts = output_layouts
             node.autocast = autocast
+            tape.record(node, policy, inputs, outputs, self.verified and m == 1)
         return 0
 
 

@@ -82,6 +82,11 @@ def full_gradients(list gradients not None, list leaves not None):
     return out
 
 
+def rule_on_torch_tensors():
+    """Does a rule run that works on torch tensors? Sessions in it then return torch tensors."""
+    return running_rule().kind == ON_TORCH_TENSORS
+
+
 def returned_tree(tree, tree_map):
     """`returned` for each LiteTensor of a pytree; tree_map: optree's."""
     if running_rule().kind != ON_TORCH_TENSORS:

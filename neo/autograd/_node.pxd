@@ -5,6 +5,8 @@ from neo.autograd._context cimport PolicyBase
 
 cdef class BackwardFunction(PolicyBase):
     cdef object bwd_fn              # cotangents -> gradients, on LiteTensors
+    cdef readonly object jvp        # tangents -> tangents, on LiteTensors, None for zero; or None: by bwd_fn
+    cdef readonly bint materialize  # bwd_fn gets zeros, not None, where no cotangent came
 
 
 cdef class Node:

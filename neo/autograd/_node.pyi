@@ -16,6 +16,8 @@ class Node:
         output: LiteTensor | Sequence[LiteTensor],
         parents: Sequence[LiteTensor],
         bwd_fn: Callable[..., Any],
+        jvp: Callable[..., Any] | None = None,
+        materialize: bool = True,
     ) -> None: ...
     @property
     def output(self) -> LiteTensor | tuple[LiteTensor | None, ...] | None: ...

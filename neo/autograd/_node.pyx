@@ -17,7 +17,7 @@ from neo.autograd._context cimport Context, PolicyBase
 from neo.autograd._function_mode cimport blocks, switch, undo
 from neo.autograd._queries cimport autocast_on
 from neo.autograd._stack cimport Stack, open_stack
-from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap
+from neo.autograd._tensor cimport TensorBase, is_lite_tensor, wrap, wrap_as
 
 cdef object Tensor = torch.Tensor
 cdef enum:
@@ -37,8 +37,6 @@ cdef class BackwardFunction(PolicyBase):
 
     broadcasts = False
     verified = False
-    materialize = True
-    jvp = None
 
     def __cinit__(self):
         self.ctx = Context.__new__(Context)
@@ -50,7 +48,7 @@ cdef class BackwardFunction(PolicyBase):
         return getattr(self.bwd_fn, "__name__", type(self.bwd_fn).__name__)
 
     cdef object rule(self, bint forward):
-        return self.bwd_fn
+        return self.jvp if forward else self.bwd_fn
 
 
 @cython.freelist(64)
@@ -62,9 +60,11 @@ cdef class Node:
     bwd_fn: one cotangent per output -> one gradient per parent (None = no gradient).
     A Node made by hand is recorded with `tape.add(node)`, keeps its tensors alive, and has bwd_fn called with
     LiteTensors: bwd_fn is the rule at every order, like a Policy's backward.
+    jvp, if there is one, is its forward-mode rule: a LiteTensor, or None for zero, for each parent -> for each output.
+    materialize=False: bwd_fn gets None, in place of zeros, for an output that no cotangent came to.
     """
 
-    def __init__(self, output, parents, bwd_fn):
+    def __init__(self, output, parents, bwd_fn, jvp=None, materialize=True):
         outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
         for value in (*outputs, *parents):
             if not is_lite_tensor(value):
@@ -74,6 +74,8 @@ cdef class Node:
         self.given = (outputs, tuple(parents))
         self.policy = BackwardFunction()
         (<BackwardFunction> self.policy).bwd_fn = bwd_fn
+        (<BackwardFunction> self.policy).jvp = jvp
+        (<BackwardFunction> self.policy).materialize = materialize
 
     def __dealloc__(self):
         if self.slots != self.few:
@@ -158,6 +160,8 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
     cdef unsigned long long wanted = 0
     cdef object result
 
+    if stack is not None and stack.floor and not by_hand:
+        capture_saved(stack, ctx)
     if stack is not None and not lite:
         for i in range(given):
             if stack.tracks(values[i]):
@@ -186,7 +190,8 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
         change = switch(False)
     try:
         if forward:
-            result = policy.jvp(*values)
+            result = policy.composed_jvp(*values) if lite and not by_hand and policy.once_differentiable \
+                else policy.jvp(*values)
         elif lite and not by_hand and policy.once_differentiable:
             result = policy.composed_backward(*values)
         elif given == 1:
@@ -204,10 +209,10 @@ cdef tuple call_rule_here(Node node, list values, bint forward):
 cdef object zeros(Node node, int i, bint forward):
     """What a rule gets where no cotangent (tangent) came: zeros, or None where it can do without."""
     cdef list layouts = node.layouts if forward else node.output_layouts
-    if layouts is None:
+    if layouts is None or (node.policy.verified or type(node.policy) is BackwardFunction if forward else not node.policy.materialize):
         return None
     shape, dtype, device = layouts[i]
-    if not (dtype.is_floating_point if forward else node.policy.materialize):
+    if forward and not dtype.is_floating_point:
         return None
     return torch.zeros(shape, dtype=dtype, device=device)
 
@@ -250,6 +255,26 @@ cdef bint tracks_saved(Stack stack, Context ctx) except -1:
             if ctx.serials[i] and stack.tracks_serial(ctx.serials[i], first):
                 return True
     return ctx.arguments is not None and tracks_any(stack, ctx.arguments)
+
+
+cdef int capture_saved(Stack stack, Context ctx) except -1:
+    """Under a checkpoint: note the use of what forward saved before, in a session that is older than the checkpoint."""
+    cdef Py_ssize_t i, first = stack.first()
+    for i in range(len(ctx.saved)):
+        if ctx.serials[i]:
+            stack.capture(wrap_as(ctx.saved[i].detach(), ctx.serials[i]), first)
+    if ctx.arguments is not None:
+        capture_all(stack, ctx.arguments, first)
+    return 0
+
+
+cdef int capture_all(Stack stack, object values, Py_ssize_t first) except -1:
+    for value in values:
+        if type(value) is tuple or type(value) is list:
+            capture_all(stack, value, first)
+        elif is_lite_tensor(value):
+            stack.capture(<TensorBase> value, first)
+    return 0
 
 
 cdef bint tracks_any(Stack stack, object values) except -1:

@@ -1,9 +1,9 @@
 from libc.stdint cimport int32_t, int64_t
 
-from neo.autograd._tensor cimport TensorBase
+from neo.autograd._tensor cimport IdentityListener, TensorBase
 
 
-cdef class TensorSlots:
+cdef class TensorSlots(IdentityListener):
     cdef list tensors               # weak reference to the tensor of each slot, for inspection
     cdef list kept                  # the tensors themselves, where forward mode will need their shapes; else None
     cdef int64_t base               # tensors with serial <= base are older than the tape
@@ -18,4 +18,6 @@ cdef class TensorSlots:
     cdef int32_t slot_of_serial(self, int64_t serial)
     cdef int32_t new_slot(self, TensorBase tensor) except -1
     cdef int set_slot(self, TensorBase tensor, int32_t slot) except -1
+    cdef int opened(self) except -1         # called by the stack when the tape is opened, and when it is closed
+    cdef int closed(self) except -1
     cdef int alias(self, TensorBase fresh, TensorBase tensor) except -1

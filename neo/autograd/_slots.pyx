@@ -8,10 +8,10 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from neo.autograd._tensor cimport TensorBase, is_lite_tensor, last_serial, wrap_as
+from neo.autograd._tensor cimport IdentityListener, TensorBase, is_lite_tensor, last_serial, wrap_as
 
 
-cdef class TensorSlots:
+cdef class TensorSlots(IdentityListener):
     """The tensors that a tape tracks: what it watches, and what came of that."""
 
     def __cinit__(self, bint keep_tensors=False):
@@ -80,6 +80,12 @@ cdef class TensorSlots:
             memset(self.table + self.size, 0xFF, (index + 1 - self.size) * sizeof(int32_t))    # all bits one: -1
             self.size = index + 1
         self.table[index] = slot
+        return 0
+
+    cdef int opened(self) except -1:
+        return 0
+
+    cdef int closed(self) except -1:
         return 0
 
     cdef int alias(self, TensorBase fresh, TensorBase tensor) except -1:

@@ -19,6 +19,8 @@ cdef class Stack:
     cdef int capture(self, TensorBase tensor, Py_ssize_t first) except -1
 
 
+cdef int use_outer_levels(Stack stack, Py_ssize_t count) except -1
+cdef int use_all_levels(Stack stack, Py_ssize_t count) except -1
 cdef Stack open_stack()             # this thread's stack, or None when no tape is open
 cdef list all_stacks()              # of every thread that has an open tape
 cdef bint open_elsewhere(Stack stack)

@@ -114,6 +114,7 @@ class TapeContext:
         if not grad_enabled():
             leave_modes(stack)
         stack.tapes.append(tape)
+        (<TensorSlots> tape).opened()
         if stack.observer is not None:
             stack.observer.opened(tape)
 
@@ -125,6 +126,7 @@ class TapeContext:
         if stack is None or len(stack.tapes) <= stack.floor:
             raise IndexError("TapeContext.pop: no tape is open in this thread")
         tape = stack.tapes.pop()
+        (<TensorSlots> tape).closed()
         if stack.modes:
             enter_modes(stack)
         if stack.observer is not None:
@@ -146,6 +148,47 @@ class TapeContext:
 
 cdef Stack open_stack():
     return None if neo_thread_stack == NULL else <Stack> neo_thread_stack
+
+
+cdef int use_outer_levels(Stack stack, Py_ssize_t count) except -1:
+    """Have this thread see the `count` outermost tapes of its stack alone, until use_all_levels: for a forward level's rules."""
+    global neo_thread_stack
+    cdef Stack outer
+    cdef Py_ssize_t place = index_of(stack)
+    if count == 0:
+        del stacks[place]
+        neo_thread_stack = NULL
+        return 0
+    outer = Stack()
+    outer.tapes = stack.tapes[:count]
+    outer.floor, outer.closed, outer.muted = min(stack.floor, count), min(stack.closed, count), min(stack.muted, count)
+    outer.captured, outer.observer = stack.captured, stack.observer
+    Py_INCREF(outer)
+    neo_thread_stack = <PyObject *> outer
+    stacks[place] = outer
+    return 0
+
+
+cdef int use_all_levels(Stack stack, Py_ssize_t count) except -1:
+    """Back to the whole stack, after use_outer_levels(stack, count)."""
+    global neo_thread_stack
+    cdef Stack outer = open_stack()
+    if count == 0:
+        stacks.append(stack)
+    else:
+        stacks[index_of(outer)] = stack
+    neo_thread_stack = <PyObject *> stack
+    if count:
+        Py_DECREF(outer)
+    return 0
+
+
+cdef Py_ssize_t index_of(Stack stack) except -1:
+    cdef Py_ssize_t i
+    for i in range(len(stacks)):
+        if stacks[i] is stack:
+            return i
+    raise RuntimeError("TapeContext: the stack of this thread is not known")
 
 
 # --- torch's grad modes (rule 11) ------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ cdef class Tape(TensorSlots):
     cdef readonly list nodes        # in order of recording
     cdef bint freed                 # a walk has taken the nodes
 
-    cdef Node record(self, Node node, PolicyBase policy, tuple inputs, tuple outputs, bint all_floating)
+    cdef int enter(self, Node node, PolicyBase policy, tuple inputs, tuple outputs, bint all_floating) except -1
+    cdef int record(self, Node node, PolicyBase policy, tuple inputs, tuple outputs, bint all_floating) except -1
     cdef int walk(self, list cotangents, bint keep) except -1
 
 

@@ -22,5 +22,9 @@ class Tape(TensorSlots):
     ) -> list[Cotangent | None]: ...
 
 def record(
-    outputs: Sequence[LiteTensor], parents: Sequence[LiteTensor], bwd_fn: Callable[..., Any]
+    outputs: Sequence[LiteTensor],
+    parents: Sequence[LiteTensor],
+    bwd_fn: Callable[..., Any],
+    jvp: Callable[..., Any] | None = None,
+    materialize: bool = True,
 ) -> None: ...

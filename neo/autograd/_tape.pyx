@@ -12,7 +12,7 @@ import torch
 
 from neo.autograd.autocast import off as autocast_off, state as autocast_state
 from neo.autograd._context cimport PolicyBase
-from neo.autograd._node cimport BackwardFunction, Node, call_rule
+from neo.autograd._node cimport Node, call_rule
 from neo.autograd._queries cimport autocast_on
 from neo.autograd._slots cimport TensorSlots
 from neo.autograd._stack cimport Stack, open_elsewhere, open_stack, refuse_other_threads
@@ -50,19 +50,23 @@ cdef class Tape(TensorSlots):
         if open_elsewhere(stack):
             refuse_other_threads("Tape.add", stack, node.given[1])
         if stack is None or self not in stack.tapes:
-            record_by_hand(self, node)
+            record_by_hand(self, node, True)
         if stack is not None:
-            record_on_open_tapes(stack, stack.muted, node, self)
+            record_on_open_tapes(stack, stack.muted, node, self, True)
 
-    cdef Node record(self, Node node, PolicyBase policy, tuple inputs, tuple outputs, bint all_floating):
-        """Put an op on this tape, as `node`, or as a new one for None: the tensors among its inputs, and its outputs.
+    cdef int record(self, Node node, PolicyBase policy, tuple inputs, tuple outputs, bint all_floating) except -1:
+        """Put an op on this tape, as `node`: the tensors among its inputs, and its outputs.
 
-        all_floating: the outputs are known to be; integers and booleans have no derivative. Gives the node.
+        all_floating: the outputs are known to be; integers and booleans have no derivative.
         """
+        self.enter(node, policy, inputs, outputs, all_floating)
+        self.nodes.append(node)
+        return 0
+
+    cdef int enter(self, Node node, PolicyBase policy, tuple inputs, tuple outputs, bint all_floating) except -1:
+        """Give the outputs of an op slots, and fill in its node."""
         cdef int i, n = <int> len(inputs), m = <int> len(outputs)
         cdef TensorBase output
-        if node is None:
-            node = Node.__new__(Node)
         node.allot(n, m)
         node.policy = policy
         node.tensors = self.tensors
@@ -71,8 +75,7 @@ cdef class Tape(TensorSlots):
         for i in range(m):
             output = <TensorBase?> outputs[i]
             node.slots[n + i] = self.new_slot(output) if all_floating or output.data.is_floating_point() else -1
-        self.nodes.append(node)
-        return node
+        return 0
 
     def gradients(self, outputs, cotangents, inputs, *, bint keep=False):
         """Walk back from `outputs` with `cotangents`; gives the gradient of each input, None where there is none.
@@ -157,15 +160,22 @@ cdef object accumulate(object a, object b):
 # --- nodes made by hand ----------------------------------------------------------------------------------------------
 
 
-def record(outputs, parents, bwd_fn):
-    """Record bwd_fn as the gradient rule from `outputs` to `parents` on every open tape that tracks a parent."""
+def record(outputs, parents, bwd_fn, jvp=None, bint materialize=True):
+    """Record bwd_fn as the gradient rule from `outputs` to `parents` on every open tape that tracks a parent.
+
+    jvp: the rule for tangents: a LiteTensor, or None for zero, for each parent -> the same for each output.
+    materialize: whether bwd_fn gets zeros where no cotangent came; else None. The node keeps no tensor alive.
+    """
     cdef Stack stack = open_stack()
     if stack is not None:
-        record_on_open_tapes(stack, stack.first(), Node(outputs, parents, bwd_fn), None)
+        record_on_open_tapes(stack, stack.first(), Node(outputs, parents, bwd_fn, jvp, materialize), None, False)
 
 
-cdef int record_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape preferred) except -1:
-    """Record a hand-made node on each open tape from `first` on that tracks a parent: itself on `preferred`, else copies."""
+cdef int record_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape preferred, bint keep) except -1:
+    """Record a hand-made node on each open tape from `first` on that tracks a parent: itself on `preferred`, else copies.
+
+    keep: the nodes keep their outputs and parents alive, as those do that a user has made.
+    """
     cdef Py_ssize_t i
     cdef bint recorded = False
     outputs, parents = node.given
@@ -174,26 +184,28 @@ cdef int record_on_open_tapes(Stack stack, Py_ssize_t first, Node node, Tape pre
     first = max(first, stack.floor)
     for i in range(first, len(stack.tapes)):
         if stack.tapes[i] is preferred:
-            recorded = record_by_hand(preferred, node)
+            recorded = record_by_hand(preferred, node, keep)
     for i in range(first, len(stack.tapes)):
-        if stack.tapes[i] is not preferred and record_by_hand(<Tape> stack.tapes[i], node):
+        if stack.tapes[i] is not preferred and record_by_hand(<Tape> stack.tapes[i], node, keep):
             recorded = True
     if recorded and stack.observer is not None:
         stack.observer.recorded(node.policy.rule(False), None, parents, parents, outputs)
     return 0
 
 
-cdef bint record_by_hand(Tape tape, Node node) except -1:
+cdef bint record_by_hand(Tape tape, Node node, bint keep) except -1:
     """Record a hand-made node on a tape, if that tracks a parent; a copy of it, if it is on another tape already."""
     outputs, parents = node.given
     if not tape.tracks_any(parents):
         return False
-    if node.slots != NULL:
-        node = Node(outputs, parents, (<BackwardFunction> node.policy).bwd_fn)
-    tape.record(node, node.policy, parents, outputs, False)
+    if node.slots != NULL or not keep:
+        node = Node(outputs, parents, node.policy.rule(False), node.policy.rule(True), node.policy.materialize)
     node.layouts = [layout(parent) for parent in parents]
     node.output_layouts = [layout(output) for output in outputs]
     node.autocast = autocast_state() if autocast_on() else None
+    if not keep:
+        node.given = None
+    tape.record(node, node.policy, parents, outputs, False)
     return True
 
 

@@ -9,6 +9,15 @@ cdef class TensorBase:
     cdef object __weakref__         # lets a tape show its nodes' tensors without keeping them alive
 
 
+cdef class IdentityListener:
+    """Told, from `listen` to `stop_listening`, when one more LiteTensor comes to stand for a tensor that exists."""
+
+    cdef int another(self, TensorBase tensor) except -1
+
+
+cdef int listen(IdentityListener listener) except -1
+cdef int stop_listening(IdentityListener listener) except -1
+cdef int tell_another(TensorBase tensor) except -1
 cdef bint is_lite_tensor(object value)
 cdef TensorBase wrap(object data)
 cdef TensorBase wrap_as(object data, int64_t serial)

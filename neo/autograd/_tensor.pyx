@@ -53,6 +53,7 @@ cdef int64_t SALT = 0x4E656F4E656F
 cdef dict handlers = {}             # torch callable -> function that answers it on LiteTensors; the registry's own dict
 cdef object dispatch = None         # the registry's way with keyword arguments and with what is not in `handlers`
 cdef dict operators = {}            # operator name -> function; "add" for tensors, "add_number" for x + 1
+cdef list listeners = []            # forward levels (_forward.pyx): told of further LiteTensors for a tensor
 cdef object write = None            # in_place.py's: (name of a method, arguments) -> x, changed in place
 
 
@@ -282,7 +283,30 @@ cdef TensorBase wrap_as(object data, int64_t serial):
     """A LiteTensor of its own that tapes take for the one of this serial number; `data` must be held by no other."""
     cdef TensorBase tensor = wrap(data)
     tensor.serial = serial
+    if listeners:
+        tell_another(tensor)
     return tensor
+
+
+cdef class IdentityListener:
+    cdef int another(self, TensorBase tensor) except -1:
+        return 0
+
+
+cdef int listen(IdentityListener listener) except -1:
+    listeners.append(listener)
+    return 0
+
+
+cdef int stop_listening(IdentityListener listener) except -1:
+    listeners.remove(listener)
+    return 0
+
+
+cdef int tell_another(TensorBase tensor) except -1:
+    for listener in listeners:
+        (<IdentityListener> listener).another(tensor)
+    return 0
 
 
 cdef int64_t last_serial():

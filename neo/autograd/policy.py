@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from neo.autograd._context import Context, PolicyBase
+from neo.autograd._forward import ForwardTape
 from neo.autograd._function import function
 from neo.autograd._identity import fresh_tensor
 from neo.autograd._stack import TapeContext
@@ -82,28 +83,16 @@ class Policy(PolicyBase):
         input, with all that led to it on the outer session's tape. Cost: the composition, forward and backward.
         Raises: GradientError where the Policy names no composition, or one that returns something else than forward.
         """
-        name, composition = type(self).__name__, type(self).composition
-        if composition is None:
-            raise GradientError(
-                f"{name}.backward is once_differentiable, and an outer session differentiates it: name a composition "
-                f"(composition = staticmethod(fn), fn of forward's arguments) to be differentiated in its place."
-            )
         tape = Tape()  # before the tensors that it watches, which it then finds by index
-        inputs: list[Any] = []  # a fresh tensor for each, or None where nobody needs its gradient
-        arguments = _watched(self.ctx.lifted_arguments(), iter(self.ctx.needs_grad), inputs)
+        arguments, inputs = self._fresh_arguments("backward")
         watched = [tensor for tensor in inputs if tensor is not None]
         for tensor in watched:
             tape.watch(tensor)
-        TapeContext.push(tape)
-        try:
-            outputs = composition(*arguments)
-        finally:
-            while TapeContext.pop() is not tape:
-                pass
-        outputs = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+        outputs = self._composed(tape, arguments)
         if len(outputs) != len(cotangents):
             raise GradientError(
-                f"{name}.composition: expected {len(cotangents)} outputs, as forward has, got {len(outputs)}"
+                f"{type(self).__name__}.composition: expected {len(cotangents)} outputs, as forward has, got "
+                f"{len(outputs)}"
             )
         pairs: list[tuple[Any, Any]] = [
             (out, bar)
@@ -112,6 +101,42 @@ class Policy(PolicyBase):
         ]
         gradients = iter(tape.gradients([out for out, _ in pairs], [bar for _, bar in pairs], watched))
         return [None if tensor is None else next(gradients) for tensor in inputs]
+
+    def composed_jvp(self, *tangents: Any) -> tuple[Any, ...]:
+        """The tangent of each output by the composition: what an outer session has in jvp's place.
+
+        tangents: a LiteTensor for each tensor input of forward, None for zero. Gives a LiteTensor or None for each output.
+        Cost: the composition, with its tangents. Raises: GradientError where the Policy names no composition.
+        """
+        level = ForwardTape()
+        arguments, inputs = self._fresh_arguments("jvp")
+        for tensor, tangent in zip(inputs, tangents, strict=True):
+            if tensor is not None:
+                level.start(tensor, tangent)
+        outputs = self._composed(level, arguments)
+        return tuple(level.tangent_of(out) if isinstance(out, TensorBase) else None for out in outputs)
+
+    def _fresh_arguments(self, rule: str) -> tuple[list[Any], list[Any]]:
+        """forward's arguments for the composition, and of each tensor input a fresh tensor, None where nobody needs it."""
+        if type(self).composition is None:
+            raise GradientError(
+                f"{type(self).__name__}.{rule} is once_differentiable, and an outer session differentiates it: name a "
+                f"composition (composition = staticmethod(fn), fn of forward's arguments) to be differentiated in its "
+                f"place."
+            )
+        inputs: list[Any] = []
+        return _watched(self.ctx.lifted_arguments(), iter(self.ctx.needs_grad), inputs), inputs
+
+    def _composed(self, tape: Tape, arguments: list[Any]) -> tuple[Any, ...]:
+        """The outputs of the composition, with `tape` open."""
+        composition: Any = type(self).composition
+        TapeContext.push(tape)
+        try:
+            outputs = composition(*arguments)
+        finally:
+            while TapeContext.pop() is not tape:
+                pass
+        return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
 
 
 def _watched(values: Any, needs: Iterator[bool], inputs: list[Any]) -> list[Any]:

@@ -13,12 +13,16 @@ class Cast(Policy):
     verified = True
 
     def forward(self, x, dtype, device):
-        self.ctx.save(x.dtype, x.device)
+        self.ctx.save(x.dtype, x.device, dtype, device)
         return x.to(device=device, dtype=dtype)
 
     def backward(self, y_bar):
-        dtype, device = self.ctx.release
+        dtype, device, *_ = self.ctx.release
         return y_bar.to(device=device, dtype=dtype)
+
+    def jvp(self, x_dot):
+        *_, dtype, device = self.ctx.release
+        return cast(x_dot, dtype, device)
 
 
 cast = function(Cast, "to")

@@ -23,5 +23,8 @@ class LinearMap(Policy):
         apply, adjoint = self.ctx.release
         return linear_map(y_bar, adjoint, apply)
 
+    def jvp(self, x_dot):
+        return linear_map(x_dot, *self.ctx.release)
+
 
 linear_map = function(LinearMap, "linear_map")

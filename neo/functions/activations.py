@@ -42,6 +42,10 @@ class Rectified(Policy):
         (y,) = self.ctx.release
         return rectified(z_bar, y) if self.ctx.needs_grad[0] else None, None
 
+    def jvp(self, g_dot, y_dot):
+        (y,) = self.ctx.release
+        return None if g_dot is None else rectified(g_dot, y)
+
 
 rectified = function(Rectified, "relu_gradient")
 

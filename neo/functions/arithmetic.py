@@ -17,6 +17,7 @@ import torch
 from neo.autograd import _tensor
 from neo.autograd.policy import function
 from neo.functions._kinks import without_slope
+from neo.functions._tangents import total
 from neo.functions.autocasting import kinds_of
 from neo.functions.elementwise import Binary, Unary, is_exactly, is_number
 from neo.functions.registry import implements
@@ -33,6 +34,9 @@ class Add(Binary):
 
     def backward(self, z_bar):
         return z_bar, z_bar
+
+    def jvp(self, x_dot, y_dot):
+        return total(x_dot, y_dot)
 
 
 class AddNumber(Unary):
@@ -57,6 +61,10 @@ class AddScaled(Binary):
         _, need_y = self.ctx.needs_grad
         return z_bar, z_bar * c if need_y else None
 
+    def jvp(self, x_dot, y_dot):
+        (c,) = self.ctx.release
+        return total(x_dot, None if y_dot is None else y_dot * c)
+
 
 class Sub(Binary):
     """z = x − y;  x̄ = z̄, ȳ = −z̄."""
@@ -67,6 +75,11 @@ class Sub(Binary):
     def backward(self, z_bar):
         _, need_y = self.ctx.needs_grad
         return z_bar, direct.neg(z_bar) if need_y else None
+
+    def jvp(self, x_dot, y_dot):
+        if y_dot is None:
+            return x_dot
+        return direct.neg(y_dot) if x_dot is None else direct.sub(x_dot, y_dot)
 
 
 class NumberSub(Unary):
@@ -94,6 +107,12 @@ class Mul(Binary):
         need_x, need_y = self.ctx.needs_grad
         return direct.mul(z_bar, y) if need_x else None, direct.mul(z_bar, x) if need_y else None
 
+    def jvp(self, x_dot, y_dot):
+        x, y = self.ctx.release
+        return total(
+            None if x_dot is None else direct.mul(x_dot, y), None if y_dot is None else direct.mul(x, y_dot)
+        )
+
 
 class MulNumber(Unary):
     """z = c x;  x̄ = c z̄."""
@@ -108,7 +127,7 @@ class MulNumber(Unary):
 
 
 class Div(Binary):
-    """z = x / y;  x̄ = z̄ / y, ȳ = −x̄ z."""
+    """z = x / y;  x̄ = z̄ / y, ȳ = −x̄ z;  ż = (ẋ − z ẏ) / y."""
 
     def forward(self, x, y):
         z = direct.div(x, y)
@@ -120,6 +139,13 @@ class Div(Binary):
         need_x, need_y = self.ctx.needs_grad
         x_bar = direct.div(z_bar, y)  # which ȳ is made of too
         return x_bar if need_x else None, direct.neg(direct.mul(x_bar, z)) if need_y else None
+
+    def jvp(self, x_dot, y_dot):
+        y, z = self.ctx.release
+        if y_dot is None:
+            return direct.div(x_dot, y)
+        shift = direct.mul(z, y_dot)
+        return direct.div(direct.neg(shift) if x_dot is None else direct.sub(x_dot, shift), y)
 
 
 class DivNumber(Unary):
@@ -168,18 +194,14 @@ class Pow(Binary):
         self.ctx.save(x, y)
         return torch.pow(x, y)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         x, y = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        x_bar = y_bar = None
-        if need_x:
+        if of_x is not None:
             constant = (y == 0) & (
                 (x == 0) | torch.isnan(x)
             )  # elsewhere y says so itself, and has a derivative
-            x_bar = torch.where(constant, 0.0, z_bar * y * _lower_power(x, y))
-        if need_y:
-            y_bar = z_bar * power_log(x, y, 1)
-        return x_bar, y_bar
+            of_x = torch.where(constant, 0.0, of_x * y * _lower_power(x, y))
+        return of_x, None if of_y is None else of_y * power_log(x, y, 1)
 
 
 class LowerPower(Binary):
@@ -189,18 +211,16 @@ class LowerPower(Binary):
         self.ctx.save(x, y)
         return torch.pow(x, y - 1)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         x, y = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        x_bar = y_bar = None
-        if need_x:
+        if of_x is not None:
             constant = (y == 1) & ((x == 0) | torch.isnan(x))
-            x_bar = torch.where(constant, 0.0, z_bar * (y - 1) * _lower_power(x, y - 1))
-        if need_y:
-            y_bar = z_bar * power_log(x, y - 1, 1)
+            of_x = torch.where(constant, 0.0, of_x * (y - 1) * _lower_power(x, y - 1))
+        if of_y is not None:
             steep = (x == 0) & (y == 1)
-            y_bar = torch.where(steep, z_bar * torch.log(torch.where(steep, x, 1.0)), y_bar)
-        return x_bar, y_bar
+            wild = of_y * torch.log(torch.where(steep, x, 1.0))
+            of_y = torch.where(steep, wild, of_y * power_log(x, y - 1, 1))
+        return of_x, of_y
 
 
 def _lower_power(x: Any, y: Any) -> Any:
@@ -222,17 +242,15 @@ class PowerLog(Binary):
         logs = torch.log(torch.where(flat, 1.0, x))
         return torch.where(flat, 0.0, torch.pow(x, y) * logs**n)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         x, y, n = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        x_bar = None
-        if need_x:
+        if of_x is not None:
             lower = power_log(x, y - 1, n - 1) if n > 1 else _lower_power(x, y)
             steep = (x == 0) & (y <= 1)  # where no power of x tames the logarithm
             at = torch.where(steep, x, 1.0)
             wild = at ** (y - 1) * (torch.log(at) * y + n) * torch.log(at) ** (n - 1)
-            x_bar = z_bar * torch.where(steep, wild, y * power_log(x, y - 1, n) + lower * n)
-        return x_bar, z_bar * power_log(x, y, n + 1) if need_y else None
+            of_x = of_x * torch.where(steep, wild, y * power_log(x, y - 1, n) + lower * n)
+        return of_x, None if of_y is None else of_y * power_log(x, y, n + 1)
 
 
 class PowNumber(Unary):

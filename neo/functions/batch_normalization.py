@@ -18,11 +18,14 @@ import torch.nn.functional as F
 from neo.autograd._batched import any_batched, is_batched
 from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.errors import InPlaceError
+from neo.functions._tangents import total
 from neo.functions.activations import rectified
-from neo.functions.pooling import to_places
+from neo.functions.pooling import from_places, to_places
 from neo.functions.registry import implements, raw
 from neo.kernels import batch_norm as batch_norm_kernels
+from neo.kernels import direct
 
 __all__ = ["batch_norm", "batch_norm_relu", "batch_norm_relu_max_pool"]
 
@@ -160,9 +163,26 @@ def per_channel_shape(x):
     return (1, -1) + (1,) * (x.ndim - 2)
 
 
+def batch_norm_tangent(x_dot, w_dot, b_dot, x, weight, mean, scale, eps):
+    """ẏ = w P(ẋ) + ẇ x̂ + ḃ for batch norm, with P as in BatchNormGradient; tangents that are zero are None."""
+    shape, y_dot = per_channel_shape(x), None
+    if x_dot is not None:
+        y_dot = batch_norm_gradient(x_dot, x, weight, mean, scale, eps)[0]
+    if w_dot is None:
+        if b_dot is None:
+            return y_dot
+        b_dot = b_dot.reshape(shape)
+        return b_dot.expand(tuple(x.shape)) if y_dot is None else direct.add(y_dot, b_dot)
+    if isinstance(x, LiteTensor):
+        mean, scale = batch_statistics(x, eps)
+    slope = w_dot * scale
+    rest = total(b_dot, -slope * mean).reshape(shape)
+    return torch.addcmul(total(y_dot, rest), x, slope.reshape(shape))
+
+
 class BatchNorm(Policy):
     """y = w x̂ + b,  x̂ = r (x − μ), μ and 1/r² the mean and variance + eps of each channel over the batch;
-    (x̄, w̄, b̄) = batch_norm_gradient(ȳ, x, w).
+    (x̄, w̄, b̄) = batch_norm_gradient(ȳ, x, w);  ẏ = batch_norm_tangent(ẋ, ẇ, ḃ).
 
     μ and r are marked constant: the rule of the gradient counts in that they come from x.
     """
@@ -183,6 +203,11 @@ class BatchNorm(Policy):
             return (x_bar, w_bar, b_bar)[: len(self.ctx.needs_grad)]
         return (x_bar, b_bar)[: len(self.ctx.needs_grad)]
 
+    def jvp(self, x_dot, *dots):
+        x, weight, mean, scale, eps = self.ctx.release
+        w_dot, b_dot = _of_params(dots, weight)
+        return batch_norm_tangent(x_dot, w_dot, b_dot, x, weight, mean, scale, eps)
+
 
 class BatchNormGradient(Policy):
     """x̄ = w r (g − ⟨g⟩ − x̂ ⟨g x̂⟩),  w̄ = Σ g x̂,  b̄ = Σ g;  ⟨⟩ is the mean and Σ the sum over a channel.
@@ -191,6 +216,9 @@ class BatchNormGradient(Policy):
     ḡ = w P(X) + W x̂ + B
     x̄ = P(W g − w r (X ⟨g x̂⟩ + g ⟨X x̂⟩)) − w r² a x̂ / n
     w̄ = r a,  a = Σ X g − ΣX Σg / n − ΣX x̂ Σg x̂ / n
+
+    Its tangent is that of (x̄, w̄, b̄) by g, in which they are linear, and by x and w, the derivatives of ⟨g, y⟩ by
+    which they are: their second ones are symmetric, so that it is (x̄, w̄) above for (X, W, B) = (ẋ, ẇ, 0).
     """
 
     verified = True
@@ -212,8 +240,27 @@ class BatchNormGradient(Policy):
         return out
 
     def backward(self, X, W, B):
+        weight = self.ctx.release[2]
+        g_bar, x_bar, w_bar = self.second_order(X, W, B, self.ctx.needs_grad[:2])
+        return (g_bar, x_bar, *(() if weight is None else (w_bar,)), None, None)
+
+    def jvp(self, g_dot, x_dot, *dots):
+        _, x, weight, mean, scale, *_, eps = self.ctx.release
+        w_dot = None if weight is None else dots[0]
+        x_bar = w_bar = b_bar = None
+        if g_dot is not None:
+            x_bar, w_bar, b_bar = normalized_gradient(g_dot, x, weight, mean, scale, eps)
+        if x_dot is not None or w_dot is not None:
+            x_dot = torch.zeros_like(x) if x_dot is None else x_dot
+            w_dot = torch.zeros_like(mean) if w_dot is None else w_dot
+            _, of_x, of_w = self.second_order(x_dot, w_dot, torch.zeros_like(mean), (False, True))
+            x_bar, w_bar = total(x_bar, of_x), total(w_bar, of_w)
+        return x_bar, w_bar, b_bar
+
+    def second_order(self, X, W, B, needs):
+        """(ḡ, x̄, w̄) for cotangents X, W, B; needs: whether ḡ and x̄ are wanted."""
         g, x, weight, mean, scale, sum_gx, sum_g, eps = self.ctx.release
-        need_g, need_x = self.ctx.needs_grad[:2]
+        need_g, need_x = needs
         n, shape = x.numel() // x.shape[1], per_channel_shape(x)
         P_X, sum_Xx, sum_X = normalized_gradient(X, x, weight, mean, scale, eps)
         a = (X * g).sum((0, *range(2, x.ndim))) - (sum_X * sum_g + sum_Xx * sum_gx) / n
@@ -231,8 +278,7 @@ class BatchNormGradient(Policy):
             x_bar = torch.addcmul(rest.reshape(shape), g, (of_g * scale).reshape(shape))
             x_bar = torch.addcmul(x_bar, X, (of_X * scale).reshape(shape))
             x_bar = torch.addcmul(x_bar, x, of_x.reshape(shape))
-        w_bar = () if weight is None else (scale * a,)
-        return (g_bar, x_bar, *w_bar, None, None)
+        return g_bar, x_bar, scale * a
 
 
 def composed_norm_relu_pool(x, weight, bias, eps, window):
@@ -270,6 +316,12 @@ class BatchNormReLUMaxPool(Policy):
         x_bar, w_bar, b_bar = batch_norm_gradient(g, x, weight, mean, scale, eps)
         return (x_bar, b_bar) if weight is None else (x_bar, w_bar, b_bar)
 
+    def jvp(self, x_dot, *dots):
+        x, weight, mean, scale, eps, y, places, pooling = self.ctx.release
+        w_dot, b_dot = _of_params(dots, weight)
+        y_dot = batch_norm_tangent(x_dot, w_dot, b_dot, x, weight, mean, scale, eps)
+        return rectified(y_dot if places is None else from_places(y_dot, places, *pooling), y)
+
 
 class NormReLUPool(Policy):
     """The same on Neo's own kernels;  (x̄, w̄, b̄) = NormReLUPoolGradient(ȳ, x, w, μ, r, y)."""
@@ -288,12 +340,17 @@ class NormReLUPool(Policy):
         x_bar, w_bar, b_bar = norm_relu_pool_gradient(y_bar, x, weight, mean, scale, y, place, eps, window)
         return (x_bar, b_bar) if weight is None else (x_bar, w_bar, b_bar)
 
+    def jvp(self, x_dot, *dots):
+        x, weight, *saved = self.ctx.release
+        w_dot, b_dot = _of_params(dots, weight)
+        return norm_relu_pool_tangent(x_dot, w_dot, b_dot, x, weight, *saved)
+
 
 class NormReLUPoolGradient(Policy):
     """x̄ = w r (g − ⟨g⟩ − x̂ ⟨g x̂⟩), w̄ = Σ g x̂, b̄ = Σ g, for g = ȳ where y came from a positive pixel, 0 elsewhere.
 
-    Its own gradient is BatchNormGradient's, with g read and written at those pixels alone; they and the sign of y are
-    constants.
+    Its own gradient and tangent are BatchNormGradient's, with g read and written at those pixels alone; they and the
+    sign of y are constants.
     """
 
     verified = True
@@ -318,6 +375,41 @@ class NormReLUPoolGradient(Policy):
         )  # fmt: skip
         constants = (None,) * (3 if place is None else 4)  # mean, scale, y, place
         return (y_bar_out, x_out, *(() if weight is None else (w_out,)), *constants)
+
+    def jvp(self, y_bar_dot, x_dot, *dots):
+        y_bar, x, weight, mean, scale, y, place, sum_gx, sum_g, _, window = self.ctx.release
+        w_dot = None if weight is None else dots[0]
+        x_bar = w_bar = b_bar = None
+        if y_bar_dot is not None:
+            x_bar, w_bar, b_bar = batch_norm_kernels.norm_backward(
+                y_bar_dot, y, place, x, weight, mean, scale, window
+            )
+        if x_dot is not None or w_dot is not None:
+            x_dot = torch.zeros_like(x) if x_dot is None else x_dot
+            _, of_x, of_w = batch_norm_kernels.norm_double_backward(
+                x_dot, w_dot, None, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, window, (False, True, True)
+            )  # fmt: skip
+            x_bar, w_bar = total(x_bar, of_x), total(w_bar, of_w)
+        return x_bar, w_bar, b_bar
+
+
+def norm_relu_pool_tangent(x_dot, w_dot, b_dot, x, weight, mean, scale, y, place, eps, window):
+    """ẏ = batch_norm_tangent where y came from, 0 where y is 0: by Neo's kernel, or of functions on LiteTensors."""
+    if isinstance(x, LiteTensor) or any_batched(x_dot, w_dot, b_dot):
+        y_dot = batch_norm_tangent(x_dot, w_dot, b_dot, x, weight, mean, scale, eps)
+        if window != 1:
+            y_dot = from_places(y_dot, *windows_of(place, (tuple(x.shape), x.stride()), window))
+        return rectified(y_dot, y)
+    x_dot = torch.zeros_like(x) if x_dot is None else x_dot
+    return batch_norm_kernels.norm_double_backward(
+        x_dot, w_dot, b_dot, None, y, place, x, weight, mean, scale, None, None, window, (True, False, False)
+    )[0]
+
+
+def _of_params(dots, weight):
+    """The tangents of weight and bias, None where there is none or no such parameter."""
+    w_dot, *rest = dots if weight is not None else (None, *dots)
+    return w_dot, rest[0] if rest else None
 
 
 def at_places(g, place, layout, window):

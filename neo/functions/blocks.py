@@ -10,15 +10,22 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
-from neo.functions.batch_normalization import composed_norm_relu_pool, norm_relu_pool_gradient
-from neo.functions.convolution import input_gradient, weight_gradient
+from neo.functions._tangents import total
+from neo.functions.batch_normalization import (
+    composed_norm_relu_pool,
+    norm_relu_pool_gradient,
+    norm_relu_pool_tangent,
+)
+from neo.functions.convolution import at_every_pixel, convolution, input_gradient, weight_gradient
+from neo.kernels import batch_norm as batch_norm_kernels
 from neo.kernels import block as block_kernels
 
 __all__ = ["conv_norm_relu_pool"]
 
 
 class ConvNormReLUPool(Policy):
-    """z = x ∗ w + b, y = max over windows of max(bn(z), 0);  (x̄, w̄, γ̄, β̄) = ConvNormReLUPoolGradient(ȳ, z̄, x, w, γ, z).
+    """z = x ∗ w + b, y = max over windows of max(bn(z), 0);  (x̄, w̄, γ̄, β̄) = ConvNormReLUPoolGradient(ȳ, z̄, x, w, γ, z);
+    ż = ẋ ∗ w + x ∗ ẇ + ḃ, ẏ = norm_relu_pool_tangent(ż, γ̇, β̇).
 
     b̄ = 0, for the mean takes b away. z is an output for the gradient's sake, which is a function of it: its cotangent
     there joins ȳ's here, and goes through the convolution once. (It sums to 0 over each channel, whose shift changes
@@ -57,6 +64,25 @@ class ConvNormReLUPool(Policy):
         of_bias, of_gamma = [b_bar] if biased else [], [] if block.gamma is None else [gamma_bar]
         return x_bar, w_bar, *of_bias, *of_gamma, beta_bar
 
+    def jvp(self, x_dot, w_dot, *dots):
+        *saved, eps, biased = self.ctx.release
+        block = block_kernels.Block(*saved)
+        *others, beta_dot = dots
+        bias_dot = others.pop(0) if biased else None
+        gamma_dot = others.pop(0) if block.gamma is not None else None
+        geometry = _geometry(block.stride)
+        if w_dot is not None:
+            z_dot = convolution(block.x, w_dot, bias_dot, geometry)
+        else:
+            z_dot = None if bias_dot is None else at_every_pixel(bias_dot, tuple(block.z.shape))
+        if x_dot is not None:
+            z_dot = total(z_dot, convolution(x_dot, block.weight, None, geometry))
+        y_dot = norm_relu_pool_tangent(
+            z_dot, gamma_dot, beta_dot, block.z, block.gamma, block.mean, block.scale, block.y, block.place, eps,
+            block.window,
+        )  # fmt: skip
+        return y_dot, z_dot
+
 
 class ConvNormReLUPoolGradient(Policy):
     """ζ = z̄ + NormReLUPoolGradient(ȳ, z, γ), and x̄ = input_gradient(ζ, w), w̄ = weight_gradient(x, ζ), where output_mask
@@ -64,6 +90,9 @@ class ConvNormReLUPoolGradient(Policy):
 
     Its own gradient, for cotangents X, W of x̄, w̄: that of ζ is Z = X ∗ w + x ∗ W, from which NormReLUPoolGradient's
     leads to ȳ, z and γ; x's is input_gradient(ζ, W), w's weight_gradient(X, ζ).
+
+    Its tangent: ζ̇ = z̄˙ + that of NormReLUPoolGradient along (ȳ˙, ż, γ̇), and by the product rule
+    x̄˙ = input_gradient(ζ̇, w) + input_gradient(ζ, ẇ), w̄˙ = weight_gradient(x, ζ̇) + weight_gradient(ẋ, ζ).
     """
 
     verified = True
@@ -72,7 +101,7 @@ class ConvNormReLUPoolGradient(Policy):
     @staticmethod
     def composition(y_bar, z_bar, block, eps, output_mask):
         x, weight, gamma, z, mean, scale, y, place, stride, window = block
-        geometry = ((stride, stride), (1, 1), (1, 1), False, (0, 0), 1)
+        geometry = _geometry(stride)
         z_total, gamma_bar, beta_bar = norm_relu_pool_gradient(
             y_bar, z, gamma, mean, scale, y, place, eps, window
         )
@@ -106,6 +135,38 @@ class ConvNormReLUPoolGradient(Policy):
         of_z_bar, of_gamma = [z_bar_out] if z_given else [], [] if block.gamma is None else [gamma_out]
         constants = (None,) * (3 if block.place is None else 4)  # mean, scale, y, place
         return y_bar_out, *of_z_bar, x_out, w_out, *of_gamma, z_out, *constants
+
+    def jvp(self, y_bar_dot, *dots):
+        *saved, y_bar, z_given, z_total, gamma_bar, beta_bar, output_mask = self.ctx.release
+        block = block_kernels.Block(*saved)
+        z_bar_dot, *rest = dots if z_given else (None, *dots)
+        x_dot, w_dot, gamma_dot, z_dot, *_ = rest if block.gamma is not None else (*rest[:2], None, *rest[2:])
+        of_gamma = None
+        if z_dot is not None or gamma_dot is not None:
+            _, of_z, of_gamma = batch_norm_kernels.norm_double_backward(
+                torch.zeros_like(block.z) if z_dot is None else z_dot, gamma_dot, None, y_bar, block.y, block.place,
+                block.z, block.gamma, block.mean, block.scale, gamma_bar, beta_bar, block.window, (False, True, True),
+            )  # fmt: skip
+            z_bar_dot = total(z_bar_dot, of_z)
+        y_bar_dot = torch.zeros_like(block.y) if y_bar_dot is None else y_bar_dot
+        _, x_bar, w_bar, gamma_out, beta_out = block_kernels.backward(
+            block, y_bar_dot, z_bar_dot, output_mask
+        )
+        geometry = _geometry(block.stride)
+        bars = []
+        if output_mask[0]:
+            layout = tuple(block.x.shape), block.x.stride()
+            of_w = None if w_dot is None else input_gradient(z_total, w_dot, layout, geometry)
+            bars.append(total(x_bar, of_w))
+        if output_mask[1]:
+            shape = tuple(block.weight.shape)
+            of_x = None if x_dot is None else weight_gradient(x_dot, z_total, shape, geometry)
+            bars.append(total(w_bar, of_x))
+        return *bars, total(gamma_out, of_gamma), beta_out
+
+
+def _geometry(stride):
+    return (stride, stride), (1, 1), (1, 1), False, (0, 0), 1
 
 
 conv_norm_relu_pool = function(ConvNormReLUPool, "conv_batch_norm_relu_max_pool")

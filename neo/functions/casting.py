@@ -19,6 +19,7 @@ class Layout(Policy):
     verified = True
 
     def forward(self, x, memory_format, copy):
+        self.ctx.save(memory_format, copy)
         if copy:
             return x.clone(memory_format=memory_format)
         if is_batched(x):  # the layout is a hint to kernels, and an example in a batch has none of its own
@@ -29,6 +30,10 @@ class Layout(Policy):
 
     def backward(self, y_bar):
         return y_bar
+
+    def jvp(self, x_dot):
+        memory_format, copy = self.ctx.release
+        return x_dot if copy else laid_out(x_dot, memory_format, False)  # so that kernels meet x's own layout
 
 
 def _one_channel_last(x: torch.Tensor) -> torch.Tensor:

@@ -18,11 +18,11 @@ class AddCMul(Binary):
         self.ctx.save(a, b, c)
         return torch.addcmul(x, a, b, value=c)
 
-    def backward(self, y_bar):
+    def partials(self, of_x, of_a, of_b):
         a, b, c = self.ctx.release
-        need_x, need_a, need_b = self.ctx.needs_grad
-        scaled = y_bar if c == 1 else y_bar * c
-        return y_bar if need_x else None, scaled * b if need_a else None, scaled * a if need_b else None
+        if c != 1:
+            of_a, of_b = (None if seed is None else seed * c for seed in (of_a, of_b))
+        return of_x, None if of_a is None else of_a * b, None if of_b is None else of_b * a
 
 
 _addcmul = function(AddCMul, "addcmul")
@@ -65,11 +65,10 @@ class LogAddExp(Binary):
         self.ctx.save(x, other)
         return self.value(x, other)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         x, y = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        x_bar = z_bar / (self.power(y - x) + 1) if need_x else None
-        return x_bar, z_bar / (self.power(x - y) + 1) if need_y else None
+        of_x = None if of_x is None else of_x / (self.power(y - x) + 1)
+        return of_x, None if of_y is None else of_y / (self.power(x - y) + 1)
 
 
 class LogAddExp2(LogAddExp):
@@ -90,10 +89,9 @@ class Remainder(Binary):
         self.ctx.save(x, y)
         return torch.remainder(x, y)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         x, y = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        return z_bar if need_x else None, -z_bar * torch.floor(x / y) if need_y else None
+        return of_x, None if of_y is None else -of_y * torch.floor(x / y)
 
 
 _remainder = function(Remainder, "remainder")
@@ -114,10 +112,9 @@ class Fmod(Binary):
         self.ctx.save(x, y)
         return torch.fmod(x, y)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         x, y = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        return z_bar if need_x else None, -z_bar * torch.trunc(x / y) if need_y else None
+        return of_x, None if of_y is None else -of_y * torch.trunc(x / y)
 
 
 _fmod = function(Fmod, "fmod")

@@ -10,6 +10,7 @@ import torch
 
 from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
+from neo.functions._tangents import total
 from neo.functions.linalg import product
 from neo.functions.registry import implements
 
@@ -68,6 +69,16 @@ class Einsum(Policy):
                 x_bar = x_bar.reshape(ones).expand(shape)
             gradients.append(x_bar)
         return tuple(gradients)
+
+    def jvp(self, *x_dots):
+        inputs, output, *operands = self.ctx.release
+        return total(
+            *[
+                _einsum(inputs, output, *operands[:i], x_dot, *operands[i + 1 :])
+                for i, x_dot in enumerate(x_dots)
+                if x_dot is not None
+            ]
+        )
 
 
 _einsum = function(Einsum, "einsum")

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
+from neo.functions._tangents import total
 from neo.functions.registry import implements
 from neo.kernels import convolution as own
 
@@ -28,18 +29,28 @@ class Convolution(Policy):
     verified = True
 
     def forward(self, x, weight, bias, geometry):
-        self.ctx.save(x, weight, (tuple(x.shape), x.stride()), geometry)
         y = own.convolution(x, weight, bias, geometry)
-        return torch.convolution(x, weight, bias, *geometry) if y is None else y
+        if y is None:
+            y = torch.convolution(x, weight, bias, *geometry)
+        self.ctx.save(x, weight, (tuple(x.shape), x.stride()), geometry, tuple(y.shape))
+        return y
 
     def backward(self, y_bar):
-        x, weight, layout, geometry = self.ctx.release
+        x, weight, layout, geometry, _ = self.ctx.release
         needs = self.ctx.needs_grad
         x_bar = input_gradient(y_bar, weight, layout, geometry) if needs[0] else None
         w_bar = weight_gradient(x, y_bar, tuple(weight.shape), geometry) if needs[1] else None
         if len(needs) == 2:
             return x_bar, w_bar
         return x_bar, w_bar, bias_gradient(y_bar) if needs[2] else None
+
+    def jvp(self, x_dot, w_dot, b_dot=None):
+        x, weight, _, geometry, shape = self.ctx.release
+        if w_dot is not None:
+            of_weight = convolution(x, w_dot, b_dot, geometry)
+        else:
+            of_weight = None if b_dot is None else at_every_pixel(b_dot, shape)
+        return total(None if x_dot is None else convolution(x_dot, weight, None, geometry), of_weight)
 
 
 class InputGradient(Policy):
@@ -48,7 +59,7 @@ class InputGradient(Policy):
     verified = True
 
     def forward(self, g, weight, layout, geometry):
-        self.ctx.save(g, weight, geometry)
+        self.ctx.save(g, weight, layout, geometry)
         x_bar = own.input_gradient(g, weight, layout, geometry)
         if x_bar is not None:
             return x_bar
@@ -58,11 +69,18 @@ class InputGradient(Policy):
         return _backward(g, x, weight, None, *geometry, [True, False, False])[0]
 
     def backward(self, x_bar):
-        g, weight, geometry = self.ctx.release
+        g, weight, _, geometry = self.ctx.release
         need_g, need_weight = self.ctx.needs_grad
         return (
             convolution(x_bar, weight, None, geometry) if need_g else None,
             weight_gradient(x_bar, g, tuple(weight.shape), geometry) if need_weight else None,
+        )
+
+    def jvp(self, g_dot, w_dot):
+        g, weight, *where = self.ctx.release
+        return total(
+            None if g_dot is None else input_gradient(g_dot, weight, *where),
+            None if w_dot is None else input_gradient(g, w_dot, *where),
         )
 
 
@@ -72,7 +90,7 @@ class WeightGradient(Policy):
     verified = True
 
     def forward(self, x, g, shape, geometry):
-        self.ctx.save(x, g, (tuple(x.shape), x.stride()), geometry)
+        self.ctx.save(x, g, (tuple(x.shape), x.stride()), shape, geometry)
         w_bar = own.weight_gradient(x, g, shape, geometry)
         if w_bar is not None:
             return w_bar
@@ -80,11 +98,18 @@ class WeightGradient(Policy):
         return _backward(g, x, weight, None, *geometry, [False, True, False])[1]
 
     def backward(self, w_bar):
-        x, g, layout, geometry = self.ctx.release
+        x, g, layout, _, geometry = self.ctx.release
         need_x, need_g = self.ctx.needs_grad
         return (
             input_gradient(g, w_bar, layout, geometry) if need_x else None,
             convolution(x, w_bar, None, geometry) if need_g else None,
+        )
+
+    def jvp(self, x_dot, g_dot):
+        x, g, _, *where = self.ctx.release
+        return total(
+            None if x_dot is None else weight_gradient(x_dot, g, *where),
+            None if g_dot is None else weight_gradient(x, g_dot, *where),
         )
 
 
@@ -100,7 +125,15 @@ class BiasGradient(Policy):
 
     def backward(self, b_bar):
         (shape,) = self.ctx.release
-        return b_bar.reshape((1, -1) + (1,) * (len(shape) - 2)).expand(shape)
+        return at_every_pixel(b_bar, shape)
+
+    def jvp(self, g_dot):
+        return bias_gradient(g_dot)
+
+
+def at_every_pixel(b, shape):
+    """A number for each channel, as an image of this shape."""
+    return b.reshape((1, -1) + (1,) * (len(shape) - 2)).expand(shape)
 
 
 convolution = function(Convolution, "conv")

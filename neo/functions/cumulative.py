@@ -8,6 +8,7 @@ import torch
 
 from neo.autograd.policy import Policy, function
 from neo.functions._arguments import wrap_dim
+from neo.functions._tangents import total
 from neo.functions.extremes import values_at
 from neo.functions.reduction import Reduction
 from neo.functions.registry import implements, raw
@@ -28,7 +29,8 @@ def cummin(x, dim):
 
 
 class LogCumsumExp(Reduction):
-    """yᵢ = log Σ e^xⱼ over j ≤ i along dim;  x̄ = LogCumsumExpGradient(ȳ, x, y)."""
+    """yᵢ = log Σ e^xⱼ over j ≤ i along dim;  x̄ = LogCumsumExpGradient(ȳ, x, y);
+    ẏ = ↺LogCumsumExpGradient(↺ẋ, −↺y, −↺x), for ↺ see there."""
 
     def forward(self, x, dim):
         y = torch.logcumsumexp(x, dim)
@@ -39,10 +41,15 @@ class LogCumsumExp(Reduction):
         x, y, dim = self.ctx.release
         return y_bar if x.ndim == 0 else _logcumsumexp_gradient(y_bar, x, y, dim)
 
+    def jvp(self, x_dot):
+        x, y, dim = self.ctx.release
+        return x_dot if x.ndim == 0 else _turned_gradient(x_dot, x, y, dim)
+
 
 class LogCumsumExpGradient(Policy):
     """zⱼ = G(g, x, y)ⱼ = Σ gᵢ e^(xⱼ − yᵢ) over i ≥ j along dim.
-    With ↺ for turned round along dim: ḡ = ↺G(↺z̄, −↺y, −↺x),  x̄ = z̄ z,  ȳ = −g ḡ.
+    With ↺ for turned round along dim: ḡ = ↺G(↺z̄, −↺y, −↺x),  x̄ = z̄ z,  ȳ = −g ḡ;
+    ż = G(ġ − g ẏ, x, y) + z ẋ.
 
     Linear in g, and so has a derivative by it where g = 0 too, which its numbers, made by logarithms of the positive
     and the negative g apart so that nothing overflows, would not show.
@@ -60,9 +67,16 @@ class LogCumsumExpGradient(Policy):
         need_g, need_x, need_y = self.ctx.needs_grad
         g_bar = None
         if need_g or need_y:
-            turned = (z_bar.flip(dim), -y.flip(dim), -x.flip(dim))
-            g_bar = _logcumsumexp_gradient(*turned, dim).flip(dim)
+            g_bar = _turned_gradient(z_bar, x, y, dim)
         return g_bar, z_bar * z if need_x else None, -g * g_bar if need_y else None
+
+    def jvp(self, g_dot, x_dot, y_dot):
+        g, x, y, z, dim = self.ctx.release
+        seed = total(g_dot, None if y_dot is None else -g * y_dot)
+        return total(
+            None if seed is None else _logcumsumexp_gradient(seed, x, y, dim),
+            None if x_dot is None else z * x_dot,
+        )
 
 
 def _by_logarithms(g: torch.Tensor, x: torch.Tensor, y: torch.Tensor, dim: int) -> torch.Tensor:
@@ -71,6 +85,11 @@ def _by_logarithms(g: torch.Tensor, x: torch.Tensor, y: torch.Tensor, dim: int) 
     nothing = torch.finfo(g.dtype).min / 1024  # e to that is 0, and a few of them together do not overflow
     logs = torch.where(positive, torch.log(torch.where(positive, g, 1.0)), nothing)
     return torch.exp(torch.logcumsumexp((logs - y).flip(dim), dim).flip(dim) + x)
+
+
+def _turned_gradient(g: Any, x: Any, y: Any, dim: int) -> Any:
+    """↺G(↺g, −↺y, −↺x)ᵢ = Σ gⱼ e^(xⱼ − yᵢ) over j ≤ i."""
+    return _logcumsumexp_gradient(g.flip(dim), -y.flip(dim), -x.flip(dim), dim).flip(dim)
 
 
 _logcumsumexp_gradient = function(LogCumsumExpGradient, "logcumsumexp_gradient")

@@ -26,7 +26,8 @@ def _like(x, value):
 
 
 class Factors(Policy):
-    """A = L U for a square A without pivoting, L and U known;  Ā = L⁻ᵀ [tril(Lᵀ L̄, −1) + triu(Ū Uᵀ)] U⁻ᵀ."""
+    """A = L U for a square A without pivoting, L and U known;  Ā = L⁻ᵀ [tril(Lᵀ L̄, −1) + triu(Ū Uᵀ)] U⁻ᵀ;
+    L̇ = L tril(M, −1), U̇ = triu(M) U with M = L⁻¹ Ȧ U⁻¹."""
 
     verified = True
 
@@ -40,6 +41,12 @@ class Factors(Policy):
         inner = (L.transpose(-1, -2) @ L_bar).tril(-1) + (U_bar @ U.transpose(-1, -2)).triu()
         left = solve_triangular(L.transpose(-1, -2), inner, upper=True, unitriangular=True)
         return solve_triangular(U.transpose(-1, -2), left, upper=False, left=False), None, None
+
+    def jvp(self, A_dot, *_):
+        L, U = self.ctx.release
+        M = solve_triangular(L, A_dot, upper=False, unitriangular=True)
+        M = solve_triangular(U, M, upper=True, left=False)
+        return L @ M.tril(-1), M.triu() @ U
 
 
 _factors = function(Factors, "lu")
@@ -136,7 +143,8 @@ def packed_lu_solve(x, LU_data, LU_pivots):
 
 class TallQR(Policy):
     """A = Q R for at least as many rows as columns;  Ā = (Q̄ + Q S) R⁻ᵀ, S symmetric with the lower triangle of
-    R R̄ᵀ − Q̄ᵀ Q. Walter and Lehmann 2018, arXiv:1009.6112, section 3.3."""
+    R R̄ᵀ − Q̄ᵀ Q;  Ṙ = X R, Q̇ = Ȧ R⁻¹ − Q X, X the upper triangle of M + the lower one of Mᵀ off the diagonal,
+    M = Qᵀ Ȧ R⁻¹. Walter and Lehmann 2018, arXiv:1009.6112, section 3.3."""
 
     verified = True
 
@@ -150,6 +158,13 @@ class TallQR(Policy):
         M = R @ R_bar.transpose(-1, -2) - Q_bar.transpose(-1, -2) @ Q
         S = M.tril() + M.tril(-1).transpose(-1, -2)
         return solve_triangular(R.transpose(-1, -2), Q_bar + Q @ S, upper=False, left=False)
+
+    def jvp(self, A_dot):
+        Q, R = self.ctx.release
+        moved = solve_triangular(R, A_dot, upper=True, left=False)
+        M = Q.transpose(-1, -2) @ moved
+        X = M.triu() + M.tril(-1).transpose(-1, -2)
+        return moved - Q @ X, X @ R
 
 
 _tall_qr = function(TallQR, "qr")
@@ -186,7 +201,8 @@ def torch_qr(x, some=True):
 
 
 class Eigh(Policy):
-    """A = V diag(w) Vᵀ;  Ā = V (diag(w̄) + F ∘ Vᵀ V̄) Vᵀ, Fᵢⱼ = 1 / (wⱼ − wᵢ) off the diagonal, 0 on it."""
+    """A = V diag(w) Vᵀ;  Ā = V (diag(w̄) + F ∘ Vᵀ V̄) Vᵀ, Fᵢⱼ = 1 / (wⱼ − wᵢ) off the diagonal, 0 on it;
+    V̇ = V (F ∘ M), ẇ = the diagonal of M = Vᵀ Ȧ V."""
 
     verified = True
 
@@ -201,6 +217,11 @@ class Eigh(Policy):
         inner = (Vt @ V_bar) * _inverse_gaps(w) + torch.diag_embed(w_bar)
         return V @ inner @ Vt
 
+    def jvp(self, A_dot):
+        w, V = self.ctx.release
+        M = V.transpose(-1, -2) @ A_dot @ V
+        return torch.diagonal(M, 0, -2, -1), V @ (M * _inverse_gaps(w))
+
 
 def _inverse_gaps(values):
     """1 / (vⱼ − vᵢ) off the diagonal, 0 on it."""
@@ -210,7 +231,7 @@ def _inverse_gaps(values):
 
 
 class Eigvalsh(Policy):
-    """w of A = V diag(w) Vᵀ;  Ā = V diag(w̄) Vᵀ."""
+    """w of A = V diag(w) Vᵀ;  Ā = V diag(w̄) Vᵀ;  ẇ = the diagonal of Vᵀ Ȧ V."""
 
     verified = True
 
@@ -222,6 +243,11 @@ class Eigvalsh(Policy):
         A, uplo = self.ctx.release
         V = _eigh(A, uplo)[1]
         return (V * w_bar.unsqueeze(-2)) @ V.transpose(-1, -2)
+
+    def jvp(self, A_dot):
+        A, uplo = self.ctx.release
+        V = _eigh(A, uplo)[1]
+        return (V * (A_dot @ V)).sum(-2)
 
 
 _eigh, _eigvalsh = function(Eigh, "eigh"), function(Eigvalsh, "eigvalsh")
@@ -247,7 +273,9 @@ def eigvalsh(A, UPLO="L"):
 
 class Svd(Policy):
     """A = U diag(s) Vᵀ, the k = min(m, n) leading columns of U and V;  with G(X) = (X − Xᵀ) ∘ F, Fᵢⱼ = 1 / (sⱼ² − sᵢ²):
-    Ā = U [G(Uᵀ Ū) diag(s) + diag(s) G(Vᵀ V̄) + diag(s̄)] Vᵀ + (I − U Uᵀ) Ū diag(1/s) Vᵀ + U diag(1/s) V̄ᵀ (I − V Vᵀ).
+    Ā = U [G(Uᵀ Ū) diag(s) + diag(s) G(Vᵀ V̄) + diag(s̄)] Vᵀ + (I − U Uᵀ) Ū diag(1/s) Vᵀ + U diag(1/s) V̄ᵀ (I − V Vᵀ);
+    with M = Uᵀ Ȧ V: ṡ = its diagonal, U̇ = U [F ∘ (M diag(s) + diag(s) Mᵀ)] + (I − U Uᵀ) Ȧ V diag(1/s),
+    V̇ = V [F ∘ (diag(s) M + Mᵀ diag(s))] + (I − V Vᵀ) Ȧᵀ U diag(1/s).
     """
 
     verified = True
@@ -275,9 +303,31 @@ class Svd(Policy):
             A_bar = A_bar + U @ ((Vh_bar - right.transpose(-1, -2) @ Vh) / column)
         return A_bar
 
+    def jvp(self, A_dot):
+        U_full, s, Vh_full = self.ctx.release
+        k = s.shape[-1]
+        U, V = U_full[..., :, :k], Vh_full[..., :k, :].transpose(-1, -2)
+        row, column = s.unsqueeze(-2), s.unsqueeze(-1)
+        inverse_gaps = _inverse_gaps(s * s)
+        along, across = A_dot @ V, A_dot.transpose(-1, -2) @ U
+        M = U.transpose(-1, -2) @ along
+        Mt = M.transpose(-1, -2)
+        U_dot = U @ ((M * row + Mt * column) * inverse_gaps)
+        V_dot = V @ ((M * column + Mt * row) * inverse_gaps)
+        if U.shape[-2] > k:
+            U_dot = U_dot + (along - U @ M) / row
+        if V.shape[-2] > k:
+            V_dot = V_dot + (across - V @ Mt) / row
+        more_U, more_V = U_full.shape[-1] - k, Vh_full.shape[-2] - k  # columns without a derivative
+        if more_U:
+            U_dot = torch.nn.functional.pad(U_dot, (0, more_U))
+        if more_V:
+            V_dot = torch.nn.functional.pad(V_dot, (0, more_V))
+        return U_dot, torch.diagonal(M, 0, -2, -1), V_dot.transpose(-1, -2)
+
 
 class Svdvals(Policy):
-    """s of A = U diag(s) Vᵀ;  Ā = U diag(s̄) Vᵀ."""
+    """s of A = U diag(s) Vᵀ;  Ā = U diag(s̄) Vᵀ;  ṡ = the diagonal of Uᵀ Ȧ V."""
 
     verified = True
 
@@ -289,6 +339,11 @@ class Svdvals(Policy):
         (A,) = self.ctx.release
         U, _, Vh = _svd(A, False)
         return U * s_bar.unsqueeze(-2) @ Vh
+
+    def jvp(self, A_dot):
+        (A,) = self.ctx.release
+        U, _, Vh = _svd(A, False)
+        return (U * (A_dot @ Vh.transpose(-1, -2))).sum(-2)
 
 
 _svd, _svdvals = function(Svd, "svd"), function(Svdvals, "svdvals")

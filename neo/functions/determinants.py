@@ -40,6 +40,10 @@ class Det(Policy):
             return d_bar[..., None, None] * found
         return (d_bar * d)[..., None, None] * inverse(A).transpose(-1, -2)
 
+    def jvp(self, A_dot):
+        _, d = self.ctx.release
+        return (A_dot * self.backward(torch.ones_like(d))).sum((-2, -1))
+
 
 def _nearly_singular(A: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
     """Of each matrix of a stack: would d A⁻¹ have less than half of the dtype's digits?"""
@@ -112,6 +116,10 @@ class Slogdet(Policy):
     def backward(self, sign_bar, log_bar):
         (A,) = self.ctx.release
         return log_bar[..., None, None] * inverse(A).transpose(-1, -2)
+
+    def jvp(self, A_dot):
+        (A,) = self.ctx.release
+        return None, (A_dot * inverse(A).transpose(-1, -2)).sum((-2, -1))
 
 
 _slogdet = function(Slogdet, "slogdet")

@@ -13,6 +13,7 @@ import torch
 
 from neo.autograd.policy import Policy
 from neo.autograd.tensor import LiteTensor
+from neo.functions._tangents import total
 from neo.functions.registry import implements
 from neo.kernels import direct
 
@@ -32,10 +33,23 @@ def is_exactly(value: Any, number: float) -> bool:
 
 
 class Binary(Policy):
-    """A function of two tensors that broadcast against each other."""
+    """A function of tensors that broadcast against each other, entry by entry.
+
+    `partials` is its rule in either direction: it takes a seed for each tensor input, or None, and gives the partial
+    derivative by that input times the seed, None for None.
+    """
 
     broadcasts = True
     verified = True
+
+    def partials(self, *seeds: Any) -> tuple[Any, ...]:
+        raise NotImplementedError(f"{type(self).__name__} has no partial derivatives")
+
+    def backward(self, z_bar):
+        return self.partials(*[z_bar if need else None for need in self.ctx.needs_grad])
+
+    def jvp(self, *dots):
+        return total(*self.partials(*dots))
 
 
 class Unary(Policy):

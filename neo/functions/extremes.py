@@ -42,6 +42,10 @@ class ExtremeOver(Reduction):
         share, shape, dims, keepdim = self.ctx.release
         return spread_back(y_bar, shape, dims, keepdim) * share
 
+    def jvp(self, x_dot):
+        share, _, dims, keepdim = self.ctx.release
+        return summed(x_dot * share, dims, keepdim, None)
+
 
 class Amax(ExtremeOver):
     """y = max x over dims;  x̄ = ȳ / k at the k entries that equal y."""
@@ -162,14 +166,18 @@ class Cumsum(Reduction):
     """yᵢ = Σ xⱼ for j ≤ i along dim;  x̄ᵢ = Σ ȳⱼ for j ≥ i."""
 
     def forward(self, x, dim, dtype=None):
-        self.ctx.save(dim, x.dtype)
+        self.ctx.save(dim, x.dtype, dtype)
         return torch.cumsum(x, dim, dtype=dtype)
 
     def backward(self, y_bar):
-        dim, dtype = self.ctx.release
+        dim, dtype, _ = self.ctx.release
         if y_bar.ndim == 0:
             return y_bar.to(dtype)
         return torch.cumsum(y_bar.flip(dim), dim).flip(dim).to(dtype)
+
+    def jvp(self, x_dot):
+        dim, _, dtype = self.ctx.release
+        return torch.cumsum(x_dot, dim, dtype=dtype)
 
 
 implements(torch.cumsum)(Cumsum)
@@ -201,6 +209,10 @@ class Prod(Reduction):
         x, dim = self.ctx.release
         return y_bar.unsqueeze(dim) * others(x, dim)
 
+    def jvp(self, x_dot):
+        x, dim = self.ctx.release
+        return (x_dot * others(x, dim)).sum(dim)
+
 
 class Others(Reduction):
     """yᵢ = Π xⱼ for j ≠ i along dim;  x̄ⱼ = Σᵢ ȳᵢ Π xₖ over k ≠ i, j. From products before and after each entry."""
@@ -228,6 +240,9 @@ class Others(Reduction):
             part = torch.cat([part.narrow(dim, 0, i), nothing, part.narrow(dim, i, n - 1 - i)], dim)
             x_bar = part if x_bar is None else x_bar + part
         return x_bar
+
+    def jvp(self, x_dot):
+        return self.backward(x_dot)  # its Jacobian is symmetric
 
 
 _prod, others = function(Prod, "prod"), function(Others, "prod_of_others")
@@ -263,6 +278,11 @@ class Logsumexp(Reduction):
         y, y_bar = (spread_back(t, shape, dims, keepdim) for t in (y, y_bar))
         return y_bar * torch.exp(x - y)
 
+    def jvp(self, x_dot):
+        x, y, dims, keepdim = self.ctx.release
+        y = spread_back(y, tuple(x.shape), dims, keepdim)
+        return summed(x_dot * torch.exp(x - y), dims, keepdim, None)
+
 
 _logsumexp = function(Logsumexp, "logsumexp")
 
@@ -287,6 +307,13 @@ class Norm2(Reduction):
         y, y_bar = (spread_back(t, shape, dims, keepdim) for t in (y, y_bar))
         zero = y == 0
         return without_slope(x * torch.where(zero, 0.0, y_bar / torch.where(zero, 1.0, y)), x, zero)
+
+    def jvp(self, x_dot):
+        x, y, dims, keepdim = self.ctx.release
+        y = spread_back(y, tuple(x.shape), dims, keepdim)
+        zero = y == 0
+        along = x * torch.where(zero, 0.0, x_dot / torch.where(zero, 1.0, y))
+        return summed(without_slope(along, x, zero), dims, keepdim, None)
 
 
 _norm2 = function(Norm2, "norm")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
+from neo.functions._tangents import total
 from neo.functions.activations import rectified
 from neo.functions.batch_normalization import at_places, composed_norm_relu_pool, windows_of
 from neo.functions.pooling import from_places
@@ -23,6 +24,7 @@ class FirstBlock(Policy):
 
     With m, C the patches' mean and covariance: μ = w·m + b, 1/r² = w C wᵀ + ε.
     (w̄, γ̄, β̄) = FirstBlockGradient(ȳ, w, γ, y);  b̄ = 0, for the mean takes b away.
+    ẏ = Spread(A, β̇ − m·A) for A = γ r ẇ + (γ̇ r − γ r³ w C ẇᵀ) w.
     """
 
     verified = True
@@ -47,12 +49,33 @@ class FirstBlock(Policy):
         )
         return (w_bar, b_bar, beta_bar) if gamma is None else (w_bar, b_bar, gamma_bar, beta_bar)
 
+    def jvp(self, w_dot, b_dot, *dots):
+        weight, gamma, y, place, eps, images = self.ctx.release
+        gamma_dot, beta_dot = (None, *dots) if gamma is None else dots
+        if w_dot is None and gamma_dot is None and beta_dot is None:
+            return None
+        flat, Cw, r = _line(weight, eps, images)
+        slope = None if gamma_dot is None else r * gamma_dot  # the derivative of γ r
+        A = None
+        if w_dot is not None:
+            flat_dot = w_dot.reshape((w_dot.shape[0], -1)).to(torch.float64)
+            gamma_r = r if gamma is None else r * gamma
+            slope = total(slope, -gamma_r * r * r * (Cw * flat_dot).sum(1))
+            A = flat_dot * gamma_r.unsqueeze(1)
+        if slope is not None:
+            A = total(A, flat * slope.unsqueeze(1))
+        if A is None:
+            A = torch.zeros_like(flat)
+        S = -(A @ images.mean) if beta_dot is None else beta_dot - A @ images.mean
+        return spread(torch.cat([A.t(), S.unsqueeze(0)]), y, place, images)
+
 
 class FirstBlockGradient(Policy):
     """For A = Σ g p, S = Σ g (g the cotangent before pooling; Correlate), D = A − S m, t = w·D:
     w̄ = γ r (D − r² t C w),  γ̄ = r t,  β̄ = S.
 
-    Where y came from and its sign are constants. The gradient's own gradient is derived in first_block.h.
+    Where y came from and its sign are constants. The gradient's own gradient is derived in first_block.h. Its tangent
+    is (w̄, γ̄, β̄) for ȳ˙, and, second derivatives being symmetric, its own gradient by w and γ for W, G, B = ẇ, γ̇, 0.
     """
 
     verified = True
@@ -61,9 +84,7 @@ class FirstBlockGradient(Policy):
     @staticmethod
     def composition(y_bar, weight, gamma, y, place, eps, images):
         sums = correlate(y_bar, y, place, images)
-        flat = weight.reshape((weight.shape[0], -1)).to(torch.float64)
-        Cw = flat @ images.covariance
-        r = torch.rsqrt((Cw * flat).sum(1) + eps)
+        flat, Cw, r = _line(weight, eps, images)
         S = sums[-1]
         D = sums[:-1].t() - torch.outer(S, images.mean)
         t = (flat * D).sum(1)
@@ -91,6 +112,28 @@ class FirstBlockGradient(Policy):
             *(None,) * (1 if place is None else 2),
         )
 
+    def jvp(self, y_bar_dot, w_dot, *dots):
+        weight, gamma, y, place, sums, eps, images = self.ctx.release
+        gamma_dot = None if gamma is None else dots[0]
+        w_bar = gamma_bar = beta_bar = None
+        if y_bar_dot is not None:
+            w_bar, gamma_bar, beta_bar, _ = first_kernels.first_backward(
+                images, y_bar_dot, y, place, weight, gamma, eps
+            )
+        if w_dot is not None or gamma_dot is not None:
+            _, of_w, of_gamma = first_kernels.first_double_backward(
+                images, w_dot, gamma_dot, None, sums, y, place, weight, gamma, eps, wants_y_bar=False
+            )
+            w_bar, gamma_bar = total(w_bar, of_w), total(gamma_bar, of_gamma)
+        return w_bar, gamma_bar, beta_bar
+
+
+def _line(weight, eps, images):
+    """(w, C w, r), float64, a row a channel: r of the line γ r (p·w − w·m) + β that batch norm makes of z."""
+    flat = weight.reshape((weight.shape[0], -1)).to(torch.float64)
+    Cw = flat @ images.covariance
+    return flat, Cw, torch.rsqrt((Cw * flat).sum(1) + eps)
+
 
 class Correlate(Policy):
     """(Σ g p, Σ g) over all pixels, g = ȳ where y came from a positive pixel; linear, with Spread as its adjoint."""
@@ -110,6 +153,9 @@ class Correlate(Policy):
     def backward(self, sums_bar):
         y, place, images = self.ctx.release
         return (spread(sums_bar, y, place, images), None, *(() if place is None else (None,)))
+
+    def jvp(self, y_bar_dot, *_):
+        return None if y_bar_dot is None else correlate(y_bar_dot, *self.ctx.release)
 
 
 class Spread(Policy):
@@ -133,6 +179,9 @@ class Spread(Policy):
     def backward(self, y_bar):
         y, place, images = self.ctx.release
         return (correlate(y_bar, y, place, images), None, *(() if place is None else (None,)))
+
+    def jvp(self, sums_dot, *_):
+        return None if sums_dot is None else spread(sums_dot, *self.ctx.release)
 
 
 def patches_of(images):

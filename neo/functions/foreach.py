@@ -38,6 +38,20 @@ class Descend(Policy):
             return (*bars, *torch._foreach_mul(bars, factor))
         return (*bars, *[bar * -rate for bar in bars])
 
+    def jvp(self, *dots):
+        (rate,) = self.ctx.release
+        params, directions = dots[: len(dots) // 2], dots[len(dots) // 2 :]
+        if None not in dots:
+            return descend(params, directions, rate)
+        return tuple(
+            x_dot
+            if g_dot is None
+            else g_dot * -rate
+            if x_dot is None
+            else torch.add(x_dot, g_dot, alpha=-rate)
+            for x_dot, g_dot in zip(params, directions, strict=True)
+        )
+
 
 descend = function(Descend)
 """(params, directions, rate): lists of tensors, alike in layout, and a number α → a tuple of tensors."""

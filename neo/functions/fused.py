@@ -15,6 +15,7 @@ from neo import kernels
 from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
 from neo.functions.blocks import conv_norm_relu_pool
+from neo.functions.convolution import at_every_pixel
 from neo.functions.first_block import first_block
 from neo.functions.registry import raw
 from neo.kernels import block as block_kernels
@@ -46,6 +47,9 @@ class PixelMeans(Policy):
         (size,) = self.ctx.release
         return spread_means(y_bar, *size)
 
+    def jvp(self, x_dot):
+        return pixel_means(x_dot)
+
 
 class SpreadMeans(Policy):
     """x = y / (height · width) at every pixel of an image;  ȳ = PixelMeans(x̄), its adjoint."""
@@ -57,10 +61,14 @@ class SpreadMeans(Policy):
         return (means / (height * width)).reshape((*means.shape, 1, 1)).expand((*means.shape, height, width))
 
     def forward(self, means, height, width):
+        self.ctx.save(height, width)
         return pixel_kernels.spread_means(means, height, width)
 
     def backward(self, x_bar):
         return pixel_means(x_bar.contiguous(memory_format=torch.channels_last))
+
+    def jvp(self, means_dot):
+        return spread_means(means_dot, *self.ctx.release)
 
 
 pixel_means, spread_means = function(PixelMeans, "mean"), function(SpreadMeans)
@@ -91,14 +99,14 @@ class PatchesLinear(Policy):
         return y.reshape((*size, -1)).permute((0, 3, 1, 2))
 
     def forward(self, patches, weight, bias, size):
-        self.ctx.save(patches, tuple(weight.shape))
+        self.ctx.save(patches, tuple(weight.shape), size)
         flat = weight.reshape(weight.shape[0], -1).t()
         y = torch.mm(patches, flat) if bias is None else torch.addmm(bias, patches, flat)
         n, height, width = size
         return y.view(n, height, width, -1).permute(0, 3, 1, 2)  # rows are pixels: channels-last by itself
 
     def backward(self, y_bar):
-        patches, shape = self.ctx.release
+        patches, shape, _ = self.ctx.release
         needs = self.ctx.needs_grad
         n = y_bar.shape[0]
         rows = y_bar.permute(0, 2, 3, 1).reshape((n, -1, shape[0]))
@@ -110,6 +118,12 @@ class PatchesLinear(Policy):
         if len(needs) == 2:
             return None, w_bar
         return None, w_bar, rows.sum((0, 1)) if needs[2] else None
+
+    def jvp(self, _, w_dot, b_dot=None):
+        patches, shape, size = self.ctx.release
+        if w_dot is None:
+            return at_every_pixel(b_dot, (size[0], shape[0], *size[1:]))
+        return _patches_linear(patches, w_dot, b_dot, size)
 
 
 _patches_linear = function(PatchesLinear, "patches_linear")

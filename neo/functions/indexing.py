@@ -24,6 +24,10 @@ class GetItem(Policy):
         shape, *index = self.ctx.release
         return (added_at(y_bar, shape, *index), *[None] * (len(self.ctx.needs_grad) - 1))
 
+    def jvp(self, x_dot, *_):
+        _, *index = self.ctx.release
+        return read_at(x_dot, *index)
+
 
 class AddAt(Policy):
     """x = zeros of a shape with y added at index;  ȳ = x̄[index]."""
@@ -31,7 +35,7 @@ class AddAt(Policy):
     verified = True
 
     def forward(self, y, shape, *index):
-        self.ctx.save(*index)
+        self.ctx.save(shape, *index)
         x = y.new_zeros(shape)
         if all(entry is None or entry is Ellipsis or isinstance(entry, int | slice) for entry in index):
             x[index] = y
@@ -43,7 +47,11 @@ class AddAt(Policy):
         return x
 
     def backward(self, x_bar):
-        return (read_at(x_bar, *self.ctx.release), *[None] * (len(self.ctx.needs_grad) - 1))
+        _, *index = self.ctx.release
+        return (read_at(x_bar, *index), *[None] * (len(self.ctx.needs_grad) - 1))
+
+    def jvp(self, y_dot, *_):
+        return added_at(y_dot, *self.ctx.release)
 
 
 read_at, added_at = function(GetItem, "getitem"), function(AddAt, "add_at")
@@ -148,6 +156,10 @@ class Rows(Policy):
         count, places, often = self.ctx.release
         return (_rows_added(y_bar, count, places, often), *[None] * (len(self.ctx.needs_grad) - 1))
 
+    def jvp(self, weight_dot, *_):
+        _, places, often = self.ctx.release
+        return _rows(weight_dot, places, often)
+
 
 class RowsAdded(Policy):
     """W = Σ y / n at the rows of x;  ȳ = W̄[x], without n, as torch has it."""
@@ -155,13 +167,16 @@ class RowsAdded(Policy):
     verified = True
 
     def forward(self, y, count, places, often):
-        self.ctx.save(places)
+        self.ctx.save(count, places, often)
         y = y if often is None else y / often
         return torch.ops.aten.embedding_dense_backward.default(y, places, count, -1, False)
 
     def backward(self, weight_bar):
-        (places,) = self.ctx.release
+        _, places, _ = self.ctx.release
         return (_rows(weight_bar, raw(places), None), *[None] * (len(self.ctx.needs_grad) - 1))
+
+    def jvp(self, y_dot, *_):
+        return _rows_added(y_dot, *self.ctx.release)
 
 
 _rows, _rows_added = function(Rows, "embedding"), function(RowsAdded, "embedding_dense_backward")

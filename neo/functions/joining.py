@@ -38,6 +38,17 @@ class Cat(Policy):
             start += shape[dim]
         return tuple(gradients)
 
+    def jvp(self, *x_dots):
+        shapes, dim = self.ctx.release
+        one = next(x_dot for x_dot in x_dots if x_dot is not None)
+        return torch.cat(
+            [
+                one.new_zeros(shape) if x_dot is None else x_dot
+                for x_dot, shape in zip(x_dots, shapes, strict=True)
+            ],
+            dim,
+        )
+
 
 class Stack(Policy):
     """y = x₁, x₂, ... along a new dim;  x̄ᵢ = ȳ[i] of that dim."""
@@ -54,6 +65,11 @@ class Stack(Policy):
         parts = torch.unbind(y_bar, dim)
         return tuple(part if need else None for part, need in zip(parts, self.ctx.needs_grad, strict=True))
 
+    def jvp(self, *x_dots):
+        (dim,) = self.ctx.release
+        nothing = torch.zeros_like(next(x_dot for x_dot in x_dots if x_dot is not None))
+        return torch.stack([nothing if x_dot is None else x_dot for x_dot in x_dots], dim)
+
 
 class Split(Policy):
     """y₁, y₂, ... = x cut along dim into pieces of the given sizes;  x̄ = ȳ₁, ȳ₂, ... put together."""
@@ -61,12 +77,15 @@ class Split(Policy):
     verified = True
 
     def forward(self, x, sizes, dim):
-        self.ctx.save(dim)
+        self.ctx.save(sizes, dim)
         return torch.split(x, sizes, dim)
 
     def backward(self, *y_bars):
-        (dim,) = self.ctx.release
+        _, dim = self.ctx.release
         return torch.cat(y_bars, dim)
+
+    def jvp(self, x_dot):
+        return pieces(x_dot, *self.ctx.release)
 
 
 class Unbind(Policy):
@@ -82,6 +101,9 @@ class Unbind(Policy):
         (dim,) = self.ctx.release
         return torch.stack(y_bars, dim)
 
+    def jvp(self, x_dot):
+        return unbound(x_dot, *self.ctx.release)
+
 
 class Narrow(Policy):
     """y = x from start, length long, along dim;  x̄ = ȳ there, 0 elsewhere."""
@@ -89,11 +111,17 @@ class Narrow(Policy):
     verified = True
 
     def forward(self, x, dim, start, length):
-        self.ctx.save(tuple(x.shape), dim, start % max(x.shape[dim], 1) if start < 0 else start)
+        first = start % max(x.shape[dim], 1) if start < 0 else start
+        self.ctx.save(tuple(x.shape), dim, first, length)
         return torch.narrow(x, dim, start, length)
 
     def backward(self, y_bar):
-        return widened(y_bar, *self.ctx.release)
+        *place, _ = self.ctx.release
+        return widened(y_bar, *place)
+
+    def jvp(self, x_dot):
+        _, *place = self.ctx.release
+        return part(x_dot, *place)
 
 
 class Widen(Policy):
@@ -102,13 +130,18 @@ class Widen(Policy):
     verified = True
 
     def forward(self, y, shape, dim, start):
-        self.ctx.save(dim, start, y.shape[dim])
+        self.ctx.save(shape, dim, start, y.shape[dim])
         x = y.new_zeros(shape)
         x.narrow(dim, start, y.shape[dim]).copy_(y)
         return x
 
     def backward(self, x_bar):
-        return part(x_bar, *self.ctx.release)
+        _, *place = self.ctx.release
+        return part(x_bar, *place)
+
+    def jvp(self, y_dot):
+        *place, _ = self.ctx.release
+        return widened(y_dot, *place)
 
 
 joined, stacked, pieces = function(Cat, "cat"), function(Stack, "stack"), function(Split, "split")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from neo.autograd import _tensor
 from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
+from neo.functions._tangents import total
 from neo.functions.elementwise import is_exactly
 from neo.functions.registry import implements
 from neo.kernels import dense, direct
@@ -44,6 +45,13 @@ class Product(Policy):
             )
         return a_bar, b_bar
 
+    def jvp(self, a_dot, b_dot):
+        a, b, *flags = self.ctx.release
+        return total(
+            None if a_dot is None else product(a_dot, b, *flags),
+            None if b_dot is None else product(a, b_dot, *flags),
+        )
+
 
 class BatchProduct(Policy):
     """C = A B over broadcast leading dims;  Ā = C̄ Bᵀ, B̄ = Aᵀ C̄, summed over the dims that were broadcast."""
@@ -60,6 +68,13 @@ class BatchProduct(Policy):
         need_a, need_b = self.ctx.needs_grad
         a_bar = batch_product(c_bar, b.transpose(-1, -2)) if need_a else None
         return a_bar, batch_product(a.transpose(-1, -2), c_bar) if need_b else None
+
+    def jvp(self, a_dot, b_dot):
+        a, b = self.ctx.release
+        return total(
+            None if a_dot is None else batch_product(a_dot, b),
+            None if b_dot is None else batch_product(a, b_dot),
+        )
 
 
 product, batch_product = function(Product, "matmul"), function(BatchProduct, "matmul")
@@ -130,6 +145,10 @@ class Dot(Policy):
         need_a, need_b = self.ctx.needs_grad
         return c_bar * b if need_a else None, c_bar * a if need_b else None
 
+    def jvp(self, a_dot, b_dot):
+        a, b = self.ctx.release
+        return total(None if a_dot is None else dot(a_dot, b), None if b_dot is None else dot(a, b_dot))
+
 
 dot = function(Dot, "dot")
 implements(torch.dot)(Dot)
@@ -196,6 +215,16 @@ class Affine(Policy):
             direct.sum_of_rows(y_bar) if need_bias else None,
         )
 
+    def jvp(self, x_dot, weight_dot, bias_dot):
+        x, weight = self.ctx.release
+        if bias_dot is None:
+            of_weight = None if weight_dot is None else product(x, weight_dot, False, True)
+        elif weight_dot is None:
+            of_weight = bias_dot.expand((x.shape[0], weight.shape[0]))
+        else:
+            of_weight = affine(x, weight_dot, bias_dot)
+        return total(None if x_dot is None else product(x_dot, weight, False, True), of_weight)
+
 
 affine = function(Affine, "linear")
 
@@ -227,7 +256,7 @@ def bilinear(input1, input2, weight, bias=None):
 
 @implements(torch.linalg.inv, torch.inverse)
 class Inverse(Policy):
-    """Y = A⁻¹;  Ā = −Yᵀ Ȳ Yᵀ."""
+    """Y = A⁻¹;  Ā = −Yᵀ Ȳ Yᵀ;  Ẏ = −Y Ȧ Y."""
 
     verified = True
 
@@ -241,9 +270,13 @@ class Inverse(Policy):
         Yt = Y.transpose(-1, -2)
         return -(Yt @ Y_bar @ Yt)
 
+    def jvp(self, A_dot):
+        (Y,) = self.ctx.release
+        return -(Y @ A_dot @ Y)
+
 
 class Solve(Policy):
-    """A X = B for matrices or stacks of them;  B̄ = A⁻ᵀ X̄, Ā = −B̄ Xᵀ."""
+    """A X = B for matrices or stacks of them;  B̄ = A⁻ᵀ X̄, Ā = −B̄ Xᵀ;  A Ẋ = Ḃ − Ȧ X."""
 
     broadcasts = True
     verified = True
@@ -258,6 +291,10 @@ class Solve(Policy):
         need_A, need_B = self.ctx.needs_grad
         B_bar = _solve(A.transpose(-1, -2), X_bar)  # which Ā is made of too
         return -(B_bar @ X.transpose(-1, -2)) if need_A else None, B_bar if need_B else None
+
+    def jvp(self, A_dot, B_dot):
+        A, X = self.ctx.release
+        return _solve(A, total(B_dot, None if A_dot is None else -(A_dot @ X)))
 
 
 _solve = function(Solve, "solve")

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
-from neo.functions.elementwise import is_exactly, is_number
+from neo.functions._tangents import total
+from neo.functions.elementwise import Binary, is_exactly, is_number
 from neo.functions.registry import implements, raw
 from neo.functions.softmaxes import log_softmax, normalized_exp
 from neo.guards import known
@@ -35,7 +36,7 @@ def reduced(losses, reduction, name):
 
 class CrossEntropy(Policy):
     """ℓ = −log softmax(x)[t] over rows of x (n, classes), summed, averaged or neither;
-    x̄ = ℓ̄ (softmax(x) − onehot(t)), over n if averaged.
+    x̄ = ℓ̄ (softmax(x) − onehot(t)), over n if averaged;  ℓ̇ = Σ ẋ times that with ℓ̄ = 1.
 
     log softmax(x) is marked constant: the rule of the gradient counts in that it comes from x.
     """
@@ -56,10 +57,17 @@ class CrossEntropy(Policy):
     def backward(self, loss_bar):
         return cross_entropy_gradient(loss_bar, *self.ctx.release), None
 
+    def jvp(self, x_dot, _):
+        x, *saved = self.ctx.release
+        rows = saved[-2] == 0  # a loss for each row
+        one = torch.ones(x.shape[:1] if rows else (), dtype=x.dtype, device=x.device)
+        moved = x_dot * cross_entropy_gradient(one, x, *saved)
+        return moved.sum(1) if rows else moved.sum()
+
 
 class CrossEntropyGradient(Policy):
     """z = m g (p − onehot(t)),  p = softmax(x), m = 1/n for the mean, 0 for ignored rows;
-    ḡ = Σ m z̄ (p − onehot(t)), x̄ = m g p (z̄ − Σ z̄ p)."""
+    ḡ = Σ m z̄ (p − onehot(t)), x̄ = m g p (z̄ − Σ z̄ p);  ż = m ġ (p − onehot(t)) + m g p (ẋ − Σ ẋ p)."""
 
     verified = True
     once_differentiable = True
@@ -90,6 +98,16 @@ class CrossEntropyGradient(Policy):
                 z_bar, g, log_p, target, count, reduction, ignore_index
             )
         return g_bar, x_bar, None, None, None
+
+    def jvp(self, g_dot, x_dot, *_):
+        g, _, target, log_p, *rest = self.ctx.release
+        count, *codes = rest
+        return total(
+            None if g_dot is None else direct.cross_entropy_gradient(g_dot, log_p, target, count, *codes),
+            None
+            if x_dot is None
+            else direct.cross_entropy_double_backward(x_dot, g, log_p, target, count, *codes),
+        )
 
 
 def row_weights(g, target, count, reduction, ignore_index):
@@ -123,6 +141,10 @@ class RowNll(Policy):
         column = torch.where(kept, raw(target), 0).unsqueeze(1)
         pulled = torch.where(kept, -loss_bar, 0.0).unsqueeze(1)
         return torch.scatter_add(pulled.new_zeros(shape), 1, column, pulled), None
+
+    def jvp(self, x_dot, _):
+        target, _, ignore_index = self.ctx.release
+        return row_nll(x_dot, raw(target), ignore_index)
 
 
 row_nll = function(RowNll, "nll_loss")
@@ -304,22 +326,19 @@ def binary_cross_entropy_with_logits(
     return reduced(losses if weight is None else losses * weight, reduction, name)
 
 
-class Xent(Policy):
+class Xent(Binary):
     """ℓ = −t max(log x, −100) − (1 − t) max(log(1 − x), −100);
     x̄ = ℓ̄ (x − t) / max(x (1 − x), 1e−12), t̄ = ℓ̄ (log(1 − x) − log x)."""
-
-    broadcasts = True
-    verified = True
 
     def forward(self, x, target):
         self.ctx.save(x, target)
         return F.binary_cross_entropy(x, target, reduction="none")
 
-    def backward(self, loss_bar):
+    def partials(self, of_x, of_target):
         x, target = self.ctx.release
-        need_x, need_target = self.ctx.needs_grad
-        x_bar = loss_bar * (x - target) / torch.clamp(x * (1 - x), min=1e-12) if need_x else None
-        return x_bar, loss_bar * (torch.log1p(-x) - torch.log(x)) if need_target else None
+        if of_x is not None:
+            of_x = of_x * (x - target) / torch.clamp(x * (1 - x), min=1e-12)
+        return of_x, None if of_target is None else of_target * (torch.log1p(-x) - torch.log(x))
 
 
 _xent = function(Xent, "binary_cross_entropy")

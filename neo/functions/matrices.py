@@ -41,7 +41,8 @@ def solve_ex(A, B, *, left=True, check_errors=False):
 
 
 class Pinv(Policy):
-    """Y = A⁺;  Ā = −Yᵀ Ȳ Yᵀ + (I − A Y) Ȳᵀ Y Yᵀ + Yᵀ Y Ȳᵀ (I − Y A), where the rank does not change.
+    """Y = A⁺;  Ā = −Yᵀ Ȳ Yᵀ + (I − A Y) Ȳᵀ Y Yᵀ + Yᵀ Y Ȳᵀ (I − Y A), where the rank does not change;
+    Ẏ = −Y Ȧ Y + Y Yᵀ Ȧᵀ (I − A Y) + (I − Y A) Ȧᵀ Yᵀ Y.
 
     Golub and Pereyra 1973, equation 4.12. options: rcond, or atol and rtol, and hermitian, as torch takes them.
     """
@@ -59,6 +60,13 @@ class Pinv(Policy):
         across = Yt_bar @ Y @ Yt
         along = Yt @ Y @ Yt_bar
         return across - A @ (Y @ across) + along - (along @ Y) @ A - Yt @ Y_bar @ Yt
+
+    def jvp(self, A_dot):
+        A, Y = self.ctx.release
+        Yt, At_dot = Y.transpose(-1, -2), A_dot.transpose(-1, -2)
+        across = At_dot @ Yt @ Y
+        along = Y @ Yt @ At_dot
+        return along - (along @ A) @ Y + across - Y @ (A @ across) - Y @ A_dot @ Y
 
 
 _pinv = function(Pinv, "pinv")
@@ -98,7 +106,10 @@ def lstsq(A, B, rcond=None, *, driver=None):
 
 @implements(torch.matrix_exp, torch.linalg.matrix_exp)
 class MatrixExp(Policy):
-    """Y = e^A;  Ā = the upper right block of exp of [[Aᵀ, Ȳ], [0, Aᵀ]]. Mathias 1996, theorem 2.1."""
+    """Y = e^A;  Ā = the upper right block of exp of [[Aᵀ, Ȳ], [0, Aᵀ]], Ẏ that of [[A, Ȧ], [0, A]].
+
+    Mathias 1996, theorem 2.1.
+    """
 
     verified = True
 
@@ -108,10 +119,19 @@ class MatrixExp(Policy):
 
     def backward(self, Y_bar):
         (A,) = self.ctx.release
-        n, At = A.shape[-1], A.transpose(-1, -2)
-        above = torch.cat([At, Y_bar], -1)
-        below = torch.cat([torch.zeros_like(At), At], -1)
-        return torch.matrix_exp(torch.cat([above, below], -2))[..., :n, n:]
+        return _exp_along(A.transpose(-1, -2), Y_bar)
+
+    def jvp(self, A_dot):
+        (A,) = self.ctx.release
+        return _exp_along(A, A_dot)
+
+
+def _exp_along(A: Any, E: Any) -> Any:
+    """The derivative of e^A along E."""
+    n = A.shape[-1]
+    above = torch.cat([A, E], -1)
+    below = torch.cat([torch.zeros_like(A), A], -1)
+    return torch.matrix_exp(torch.cat([above, below], -2))[..., :n, n:]
 
 
 @implements(torch.linalg.matrix_power, numbers=("n",))

@@ -26,6 +26,10 @@ class ConstantPad(Policy):
         (pad,) = self.ctx.release
         return constant_pad(y_bar, [-n for n in pad], 0.0)
 
+    def jvp(self, x_dot):
+        (pad,) = self.ctx.release
+        return constant_pad(x_dot, pad, 0.0)
+
 
 constant_pad = function(ConstantPad, "pad")
 
@@ -95,6 +99,9 @@ class Band(Policy):
     def backward(self, y_bar):
         return self.cut(y_bar, *self.ctx.release)
 
+    def jvp(self, x_dot):
+        return self.cut(x_dot, *self.ctx.release)
+
 
 @implements(torch.tril)
 class Tril(Band):
@@ -122,6 +129,10 @@ class Diagonal(Policy):
     def backward(self, y_bar):
         return on_diagonal(y_bar, *self.ctx.release)
 
+    def jvp(self, x_dot):
+        _, *place = self.ctx.release
+        return read_diagonal(x_dot, *place)
+
 
 class OnDiagonal(Policy):
     """x = zeros of a shape with y on a diagonal;  ȳ = that diagonal of x̄."""
@@ -129,13 +140,17 @@ class OnDiagonal(Policy):
     verified = True
 
     def forward(self, y, shape, offset, dim1, dim2):
-        self.ctx.save(offset, dim1, dim2)
+        self.ctx.save(shape, offset, dim1, dim2)
         x = y.new_zeros(shape)
         x.diagonal(offset, dim1, dim2).copy_(y)
         return x
 
     def backward(self, x_bar):
-        return read_diagonal(x_bar, *self.ctx.release)
+        _, *place = self.ctx.release
+        return read_diagonal(x_bar, *place)
+
+    def jvp(self, y_dot):
+        return on_diagonal(y_dot, *self.ctx.release)
 
 
 read_diagonal, on_diagonal = function(Diagonal, "diagonal"), function(OnDiagonal, "on_diagonal")

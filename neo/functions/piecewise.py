@@ -22,30 +22,40 @@ class Where(Binary):
 
     def backward(self, z_bar):
         (condition,) = self.ctx.release
-        _, *needs = (
-            self.ctx.needs_grad
-        )  # of those of x and y that are tensors, and the first is x if that is one
-        return None, *self.parts(condition, z_bar, needs)
+        _, need_x, need_y = self.ctx.needs_grad
+        x_bar = torch.where(condition, z_bar, 0.0) if need_x else None
+        return None, x_bar, torch.where(condition, 0.0, z_bar) if need_y else None
 
-    def parts(self, condition, z_bar, needs):
-        return (
-            torch.where(condition, z_bar, 0.0) if needs[0] else None,
-            torch.where(condition, 0.0, z_bar) if needs[1] else None,
-        )
+    def jvp(self, _, *dots):
+        (condition,) = self.ctx.release
+        x_dot, y_dot = (0.0 if dot is None else dot for dot in dots)
+        return torch.where(condition, x_dot, y_dot)
 
 
 class WhereElseNumber(Where):
     """z = x where the condition holds, else c;  x̄ = z̄ where it holds."""
 
-    def parts(self, condition, z_bar, needs):
-        return (torch.where(condition, z_bar, 0.0),)
+    def backward(self, z_bar):
+        (condition,) = self.ctx.release
+        return None, torch.where(condition, z_bar, 0.0)
+
+    def jvp(self, _, *dots):
+        (condition,) = self.ctx.release
+        (x_dot,) = dots
+        return torch.where(condition, x_dot, 0.0)
 
 
 class WhereNumber(Where):
     """z = c where the condition holds, else y;  ȳ = z̄ where it does not."""
 
-    def parts(self, condition, z_bar, needs):
-        return (torch.where(condition, 0.0, z_bar),)
+    def backward(self, z_bar):
+        (condition,) = self.ctx.release
+        return None, torch.where(condition, 0.0, z_bar)
+
+    def jvp(self, _, *dots):
+        (condition,) = self.ctx.release
+        (y_dot,) = dots
+        return torch.where(condition, 0.0, y_dot)
 
 
 _where, _where_else_number = function(Where, "where"), function(WhereElseNumber, "where")
@@ -95,12 +105,12 @@ class Extreme(Binary):
         self.ctx.save(*self.masks(x, other))
         return self.pick(x, other)
 
-    def backward(self, z_bar):
-        tie, x_loses, y_loses = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        shared = torch.where(tie, z_bar * 0.5, z_bar)
-        x_bar = torch.where(x_loses, 0.0, shared) if need_x else None
-        return x_bar, torch.where(y_loses, 0.0, shared) if need_y else None
+    def partials(self, *seeds):
+        tie, *loses = self.ctx.release
+        return tuple(
+            None if seed is None else torch.where(lost, 0.0, torch.where(tie, seed * 0.5, seed))
+            for seed, lost in zip(seeds, loses, strict=True)
+        )
 
     def masks(self, x, y):
         """Where they tie, where y is the extreme, where x is."""
@@ -135,11 +145,10 @@ class NumberExtreme(Binary):
         self.ctx.save(self.takes(x, other) | torch.isnan(other))
         return self.pick(x, other)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         (taken,) = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        x_bar = torch.where(taken, z_bar, 0.0) if need_x else None
-        return x_bar, torch.where(taken, 0.0, z_bar) if need_y else None
+        of_x = None if of_x is None else torch.where(taken, of_x, 0.0)
+        return of_x, None if of_y is None else torch.where(taken, 0.0, of_y)
 
 
 class Fmax(NumberExtreme):
@@ -193,10 +202,10 @@ class ClampBetween(Binary):
         )
         return torch.clamp(x, low, high)
 
-    def backward(self, y_bar):
+    def partials(self, *seeds):
         return tuple(
-            torch.where(mine, y_bar, 0.0) if need else None
-            for mine, need in zip(self.ctx.release, self.ctx.needs_grad, strict=True)
+            None if seed is None else torch.where(mine, seed, 0.0)
+            for mine, seed in zip(self.ctx.release, seeds, strict=True)
         )
 
 
@@ -207,7 +216,7 @@ class ClampAbove(Binary):
         self.ctx.save(x >= low, x < low)
         return torch.clamp(x, min=low)
 
-    backward = ClampBetween.backward
+    partials = ClampBetween.partials
 
 
 class ClampBelow(Binary):
@@ -217,7 +226,7 @@ class ClampBelow(Binary):
         self.ctx.save(x <= high, x > high)
         return torch.clamp(x, max=high)
 
-    backward = ClampBetween.backward
+    partials = ClampBetween.partials
 
 
 _clamp, _clamp_between = function(Clamp, "clamp"), function(ClampBetween, "clamp")
@@ -274,6 +283,9 @@ class Step(Unary):
 
     def backward(self, y_bar):
         return torch.zeros_like(y_bar)
+
+    def jvp(self, x_dot):
+        return None
 
 
 @implements(torch.sign)
@@ -332,11 +344,9 @@ class Heaviside(Binary):
         self.ctx.save(x == 0)
         return torch.heaviside(x, values)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_values):
         (zero,) = self.ctx.release
-        need_x, need_values = self.ctx.needs_grad
-        x_bar = torch.zeros_like(z_bar) if need_x else None
-        return x_bar, torch.where(zero, z_bar, 0.0) if need_values else None
+        return None, None if of_values is None else torch.where(zero, of_values, 0.0)
 
 
 @implements(torch.frac)
@@ -351,8 +361,8 @@ class FloorDivide(Binary):
     def forward(self, x, other):
         return torch.floor_divide(x, other)
 
-    def backward(self, z_bar):
-        return tuple(torch.zeros_like(z_bar) if need else None for need in self.ctx.needs_grad)
+    def partials(self, of_x, of_y):
+        return None, None
 
 
 implements(torch.floor_divide)(FloorDivide)

@@ -30,6 +30,9 @@ class MaxPool2d(Policy):
         places, layout, window = self.ctx.release
         return to_places(y_bar, places, layout, window)
 
+    def jvp(self, x_dot):
+        return from_places(x_dot, *self.ctx.release)
+
 
 class ToPlaces(Policy):
     """x̄ = zeros with ȳ added at the places of the maxima;  its adjoint reads those places."""
@@ -44,6 +47,9 @@ class ToPlaces(Policy):
     def backward(self, x_bar):
         places, layout, window = self.ctx.release
         return from_places(x_bar, places, layout, window), None
+
+    def jvp(self, y_bar_dot, _):
+        return to_places(y_bar_dot, *self.ctx.release)
 
 
 class FromPlaces(Policy):
@@ -64,6 +70,9 @@ class FromPlaces(Policy):
     def backward(self, y_bar):
         places, layout, window = self.ctx.release
         return to_places(y_bar, places, layout, window), None
+
+    def jvp(self, x_dot, _):
+        return from_places(x_dot, *self.ctx.release)
 
 
 max_pool, to_places, from_places = (
@@ -140,6 +149,10 @@ class AvgPool2d(Policy):
     def backward(self, y_bar):
         return over_windows(y_bar, *self.ctx.release)
 
+    def jvp(self, x_dot):
+        _, window = self.ctx.release
+        return window_means(x_dot, window)
+
 
 class OverWindows(Policy):
     """x = y spread over its windows;  ȳ = the mean x̄ of each window."""
@@ -147,12 +160,16 @@ class OverWindows(Policy):
     verified = True
 
     def forward(self, y, layout, window):
-        self.ctx.save(window)
+        self.ctx.save(layout, window)
         like = torch.empty_strided(*layout, dtype=y.dtype, device=y.device)  # read for its layout alone
         return _avg_pool2d_backward(y, like, *window)
 
     def backward(self, x_bar):
-        return window_means(x_bar, *self.ctx.release)
+        _, window = self.ctx.release
+        return window_means(x_bar, window)
+
+    def jvp(self, y_dot):
+        return over_windows(y_dot, *self.ctx.release)
 
 
 class AdaptiveAvgPool2d(Policy):
@@ -167,6 +184,10 @@ class AdaptiveAvgPool2d(Policy):
     def backward(self, y_bar):
         return over_cells(y_bar, *self.ctx.release)
 
+    def jvp(self, x_dot):
+        _, size = self.ctx.release
+        return cell_means(x_dot, size)
+
 
 class OverCells(Policy):
     """x = y spread over its cells;  ȳ = the mean x̄ of each cell."""
@@ -174,11 +195,15 @@ class OverCells(Policy):
     verified = True
 
     def forward(self, y, layout, size):
-        self.ctx.save(size)
+        self.ctx.save(layout, size)
         return _adaptive_backward(y, torch.empty_strided(*layout, dtype=y.dtype, device=y.device))
 
     def backward(self, x_bar):
-        return cell_means(x_bar, *self.ctx.release)
+        _, size = self.ctx.release
+        return cell_means(x_bar, size)
+
+    def jvp(self, y_dot):
+        return over_cells(y_dot, *self.ctx.release)
 
 
 window_means, over_windows = function(AvgPool2d, "avg_pool2d"), function(OverWindows, "avg_pool2d_gradient")

@@ -34,30 +34,38 @@ class Sum(Reduction):
     """y = Σ x;  x̄ = ȳ at every entry summed."""
 
     def forward(self, x, dims, keepdim, dtype):
-        self.ctx.save(x.shape, x.dtype, dims, keepdim)
+        self.ctx.save(x.shape, x.dtype, dims, keepdim, dtype)
         return torch.sum(x, dims, keepdim, dtype=dtype) if dims else x.to(dtype or _sum_dtype(x), copy=True)
 
     def backward(self, y_bar):
-        shape, dtype, dims, keepdim = self.ctx.release
+        shape, dtype, dims, keepdim, _ = self.ctx.release
         if y_bar.dtype is not dtype:
             y_bar = y_bar.to(dtype)
         return spread_back(y_bar, shape, dims, keepdim).expand(shape)
+
+    def jvp(self, x_dot):
+        _, _, dims, keepdim, dtype = self.ctx.release
+        return summed(x_dot, dims, keepdim, dtype)
 
 
 class Mean(Reduction):
     """y = Σ x / n, n the number of entries averaged;  x̄ = ȳ / n at each of them."""
 
     def forward(self, x, dims, keepdim, dtype):
-        self.ctx.save(x.shape, x.dtype, dims, keepdim)
+        self.ctx.save(x.shape, x.dtype, dims, keepdim, dtype)
         return torch.mean(x, dims, keepdim, dtype=dtype)
 
     def backward(self, y_bar):
-        shape, dtype, dims, keepdim = self.ctx.release
+        shape, dtype, dims, keepdim, _ = self.ctx.release
         if y_bar.dtype is not dtype:
             y_bar = y_bar.to(dtype)
         n = math.prod([shape[d] for d in dims])
         y_bar = y_bar / n if n else y_bar * torch.nan
         return spread_back(y_bar, shape, dims, keepdim).expand(shape)
+
+    def jvp(self, x_dot):
+        _, _, dims, keepdim, dtype = self.ctx.release
+        return averaged(x_dot, dims, keepdim, dtype)
 
 
 def _sum_dtype(x: torch.Tensor) -> torch.dtype:

@@ -33,6 +33,9 @@ class Underivable(Policy):
             f"a constant, or give it a rule with @neo.functions.implements."
         )
 
+    def jvp(self, *dots):
+        return self.backward()
+
 
 underivable = function(Underivable, "underivable")
 
@@ -50,6 +53,9 @@ class StandardGamma(Policy):
     def backward(self, y_bar):
         alpha, y = self.ctx.release
         return y_bar * torch._standard_gamma_grad(alpha, y)
+
+    def jvp(self, alpha_dot):
+        return self.backward(alpha_dot)
 
 
 _standard_gamma = function(StandardGamma, "_standard_gamma")
@@ -78,9 +84,17 @@ class SampleDirichlet(Policy):
         return y
 
     def backward(self, y_bar):
+        _, y = self.ctx.release
+        return self.slope() * (y_bar - (y * y_bar).sum(-1, True))
+
+    def jvp(self, alpha_dot):
+        _, y = self.ctx.release
+        moved = self.slope() * alpha_dot
+        return moved - y * moved.sum(-1, True)
+
+    def slope(self):
         alpha, y = self.ctx.release
-        slope = torch._dirichlet_grad(y, alpha, alpha.sum(-1, True).expand_as(alpha))
-        return slope * (y_bar - (y * y_bar).sum(-1, True))
+        return torch._dirichlet_grad(y, alpha, alpha.sum(-1, True).expand_as(alpha))
 
 
 _sample_dirichlet = function(SampleDirichlet, "_sample_dirichlet")
@@ -111,16 +125,15 @@ class IncompleteGamma(Binary):
         self.ctx.save(input, other)
         return self.value(input, other)
 
-    def backward(self, y_bar):
+    def partials(self, of_a, of_x):
         a, x = self.ctx.release
-        need_a, _need_x = self.ctx.needs_grad
-        if need_a:
+        if of_a is not None:
             raise NotImplementedError(
                 f"{self.value.__name__}: the derivative by its first argument, the shape, is not implemented, in torch "
                 f"neither. Take a.detach() or neo.stop_gradient(a) for a constant."
             )
         density = torch.exp((a - 1) * torch.log(x) - x - torch.lgamma(a))
-        return None, y_bar * density * self.sign
+        return None, of_x * density * self.sign
 
 
 @implements(torch.special.gammainc, torch.igamma)

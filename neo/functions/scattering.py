@@ -26,6 +26,10 @@ class Gather(Policy):
         shape, dim, index = self.ctx.release
         return torch.scatter_add(y_bar.new_zeros(shape), dim, index, y_bar), None
 
+    def jvp(self, x_dot, _):
+        _, dim, index = self.ctx.release
+        return torch.gather(x_dot, dim, index)
+
 
 class ScatterAdd(Policy):
     """y = x with src added at index along dim;  x̄ = ȳ, src̄ = ȳ read there."""
@@ -33,11 +37,11 @@ class ScatterAdd(Policy):
     verified = True
 
     def forward(self, x, dim, index, src):
-        self.ctx.save(dim, index, tuple(src.shape))
+        self.ctx.save(dim, index, tuple(src.shape), tuple(x.shape))
         return torch.scatter_add(x, dim, index, src)
 
     def backward(self, y_bar):
-        dim, index, shape = self.ctx.release
+        dim, index, shape, _ = self.ctx.release
         need_x, _, need_src = self.ctx.needs_grad
         src_bar = None
         if need_src:
@@ -45,6 +49,12 @@ class ScatterAdd(Policy):
             if tuple(src_bar.shape) != shape:  # a source larger than the index is read in part
                 src_bar = added_at(src_bar, shape, *(slice(n) for n in src_bar.shape))
         return y_bar if need_x else None, None, src_bar
+
+    def jvp(self, x_dot, _, src_dot):
+        dim, index, _, shape = self.ctx.release
+        if src_dot is None:
+            return x_dot
+        return torch.scatter_add(src_dot.new_zeros(shape) if x_dot is None else x_dot, dim, index, src_dot)
 
 
 implements(torch.gather)(Gather)
@@ -58,11 +68,11 @@ class Scatter(Policy):
 
     def forward(self, x, dim, index, src):
         shape = tuple(src.shape) if isinstance(src, torch.Tensor) else None
-        self.ctx.save(dim, index, shape)
+        self.ctx.save(dim, index, shape, tuple(x.shape))
         return torch.scatter(x, dim, index, src)
 
     def backward(self, y_bar):
-        dim, index, shape = self.ctx.release
+        dim, index, shape, _ = self.ctx.release
         needs = self.ctx.needs_grad
         x_bar = torch.scatter(y_bar, dim, index, 0.0) if needs[0] else None
         if shape is None:
@@ -73,6 +83,12 @@ class Scatter(Policy):
             if tuple(src_bar.shape) != shape:  # a source larger than the index is read in part
                 src_bar = added_at(src_bar, shape, *(slice(n) for n in src_bar.shape))
         return x_bar, None, src_bar
+
+    def jvp(self, x_dot, _, src_dot=None):
+        dim, index, _, shape = self.ctx.release
+        if src_dot is None:
+            return torch.scatter(x_dot, dim, index, 0.0)
+        return torch.scatter(src_dot.new_zeros(shape) if x_dot is None else x_dot, dim, index, src_dot)
 
 
 _scatter = function(Scatter, "scatter")
@@ -101,6 +117,10 @@ class IndexSelect(Policy):
         shape, dim, index = self.ctx.release
         return index_add(y_bar.new_zeros(shape), dim, index, y_bar), None
 
+    def jvp(self, x_dot, _):
+        _, dim, index = self.ctx.release
+        return torch.index_select(x_dot, dim, index)
+
 
 class IndexAdd(Policy):
     """y = x with α times the slices of src added at index along dim;  x̄ = ȳ, src̄ = α times its slices there."""
@@ -108,17 +128,25 @@ class IndexAdd(Policy):
     verified = True
 
     def forward(self, x, dim, index, source, alpha):
-        self.ctx.save(dim, index, alpha)
+        self.ctx.save(dim, index, alpha, tuple(x.shape))
         return torch.index_add(x, dim, index, source, alpha=alpha)
 
     def backward(self, y_bar):
-        dim, index, alpha = self.ctx.release
+        dim, index, alpha, _ = self.ctx.release
         need_x, _, need_source = self.ctx.needs_grad
         source_bar = None
         if need_source:
             source_bar = torch.index_select(y_bar, dim, index)
             source_bar = source_bar if alpha == 1 else source_bar * alpha
         return y_bar if need_x else None, None, source_bar
+
+    def jvp(self, x_dot, _, source_dot):
+        dim, index, alpha, shape = self.ctx.release
+        if source_dot is None:
+            return x_dot
+        return _index_add(
+            source_dot.new_zeros(shape) if x_dot is None else x_dot, dim, index, source_dot, alpha
+        )
 
 
 implements(torch.index_select)(IndexSelect)
@@ -141,11 +169,11 @@ class IndexPut(Policy):
     verified = True
 
     def forward(self, x, values, accumulate, *indices):
-        self.ctx.save(accumulate, tuple(values.shape), *indices)
+        self.ctx.save(accumulate, tuple(values.shape), tuple(x.shape), *indices)
         return torch.index_put(x, indices, values, accumulate)
 
     def backward(self, y_bar):
-        accumulate, shape, *indices = self.ctx.release
+        accumulate, shape, _, *indices = self.ctx.release
         need_x, need_values, *rest = self.ctx.needs_grad
         x_bar = values_bar = None
         if need_x:
@@ -154,6 +182,16 @@ class IndexPut(Policy):
         if need_values:
             values_bar = read_at(y_bar, *indices).sum_to_size(shape)
         return (x_bar, values_bar, *[None] * len(rest))
+
+    def jvp(self, x_dot, values_dot, *_):
+        accumulate, _, shape, *indices = self.ctx.release
+        if values_dot is None:
+            if accumulate:
+                return x_dot
+            values_dot = x_dot.new_zeros(())
+        return _index_put(
+            values_dot.new_zeros(shape) if x_dot is None else x_dot, values_dot, accumulate, *indices
+        )
 
 
 _index_put = function(IndexPut, "index_put")

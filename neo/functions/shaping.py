@@ -14,7 +14,7 @@ from neo.functions.registry import copies, implements
 
 
 class Linear(Policy):
-    """A linear rearrangement of one tensor."""
+    """A linear rearrangement of one tensor: its jvp is the op itself, on the tangent."""
 
     verified = True
 
@@ -26,19 +26,23 @@ class Reshape(Linear):
     """y = x in another shape;  x̄ = ȳ in the shape of x."""
 
     def forward(self, x, shape):
-        self.ctx.save(x.shape)
+        self.ctx.save(x.shape, shape)
         return torch.reshape(x, shape)
 
     def backward(self, y_bar):
-        (shape,) = self.ctx.release
+        shape, _ = self.ctx.release
         return y_bar.reshape(shape)
+
+    def jvp(self, x_dot):
+        _, shape = self.ctx.release
+        return x_dot.reshape(shape)
 
 
 class View(Reshape):
     """y = x.view(shape), which never copies;  x̄ = ȳ in the shape of x."""
 
     def forward(self, x, shape):
-        self.ctx.save(x.shape)
+        self.ctx.save(x.shape, shape)
         return x.view(shape)
 
 
@@ -147,6 +151,9 @@ class Permute(Linear):
         (dims,) = self.ctx.release
         return y_bar.permute(tuple(sorted(range(len(dims)), key=dims.__getitem__)))
 
+    def jvp(self, x_dot):
+        return x_dot.permute(*self.ctx.release)
+
 
 class Transpose(Linear):
     """y = x with two dims swapped;  x̄ = ȳ with them swapped back."""
@@ -157,6 +164,9 @@ class Transpose(Linear):
 
     def backward(self, y_bar):
         return y_bar.transpose(*self.ctx.release)
+
+    def jvp(self, x_dot):
+        return x_dot.transpose(*self.ctx.release)
 
 
 implements(torch.transpose, torch.swapaxes, torch.swapdims)(Transpose)
@@ -219,24 +229,32 @@ class Expand(Linear):
     """y = x repeated without a copy along dims of size 1 and new leading dims;  x̄ = Σ ȳ over them."""
 
     def forward(self, x, shape):
-        self.ctx.save(x.shape)
+        self.ctx.save(x.shape, shape)
         return x.expand(shape)
 
     def backward(self, y_bar):
-        (shape,) = self.ctx.release
+        shape, _ = self.ctx.release
         return y_bar.sum_to_size(shape)
+
+    def jvp(self, x_dot):
+        _, shape = self.ctx.release
+        return x_dot.expand(shape)
 
 
 class SumToSize(Linear):
     """y = Σ x over the dims along which `shape` broadcasts to x;  x̄ = ȳ repeated there."""
 
     def forward(self, x, shape):
-        self.ctx.save(x.shape)
+        self.ctx.save(x.shape, shape)
         return x.sum_to_size(shape)
 
     def backward(self, y_bar):
-        (shape,) = self.ctx.release
+        shape, _ = self.ctx.release
         return y_bar.expand(shape)
+
+    def jvp(self, x_dot):
+        _, shape = self.ctx.release
+        return x_dot.sum_to_size(shape)
 
 
 to_size, summed_to = function(Expand, "expand"), function(SumToSize, "sum_to_size")
@@ -325,6 +343,9 @@ class Flip(Linear):
     def backward(self, y_bar):
         return y_bar.flip(*self.ctx.release)
 
+    def jvp(self, x_dot):
+        return x_dot.flip(*self.ctx.release)
+
 
 class Roll(Linear):
     """y = x shifted along dims, what falls out at one end entering at the other;  x̄ = ȳ shifted back."""
@@ -337,6 +358,9 @@ class Roll(Linear):
         shifts, dims = self.ctx.release
         back = -shifts if isinstance(shifts, int) else tuple(-s for s in shifts)
         return torch.roll(y_bar, back, dims)
+
+    def jvp(self, x_dot):
+        return torch.roll(x_dot, *self.ctx.release)
 
 
 implements(torch.roll)(Roll)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
 from neo.functions._arguments import wrap_dim
+from neo.functions._tangents import total
 from neo.functions.registry import implements
 from neo.kernels import dense
 
@@ -25,9 +26,13 @@ class Softmax(Policy):
         y, dim = self.ctx.release
         return softmax_gradient(y_bar, y, dim)
 
+    def jvp(self, x_dot):
+        return self.backward(x_dot)  # its Jacobian is symmetric
+
 
 class SoftmaxGradient(Policy):
-    """z = y (g − Σ g y);  ḡ = y (z̄ − Σ z̄ y), ȳ = z̄ (g − Σ g y) − g Σ z̄ y."""
+    """z = y (g − Σ g y);  ḡ = y (z̄ − Σ z̄ y), ȳ = z̄ (g − Σ g y) − g Σ z̄ y;
+    ż = y (ġ − Σ (ġ y + g ẏ)) + ẏ (g − Σ g y)."""
 
     verified = True
 
@@ -43,9 +48,17 @@ class SoftmaxGradient(Policy):
             y_bar = z_bar * (g - (g * y).sum(dim, True)) - g * (z_bar * y).sum(dim, True)
         return softmax_gradient(z_bar, y, dim) if need_g else None, y_bar
 
+    def jvp(self, g_dot, y_dot):
+        g, y, dim = self.ctx.release
+        z_dot = None if g_dot is None else softmax_gradient(g_dot, y, dim)
+        if y_dot is None:
+            return z_dot
+        moved = y_dot * (g - (g * y).sum(dim, True)) - y * (g * y_dot).sum(dim, True)
+        return total(z_dot, moved)
+
 
 class LogSoftmax(Policy):
-    """y = x − log Σ eˣ;  x̄ = ȳ − e^y Σ ȳ, sums over dim."""
+    """y = x − log Σ eˣ;  x̄ = ȳ − e^y Σ ȳ, sums over dim;  ẏ = ẋ − Σ e^y ẋ."""
 
     verified = True
 
@@ -58,9 +71,13 @@ class LogSoftmax(Policy):
         y, dim = self.ctx.release
         return log_softmax_gradient(y_bar, y, dim)
 
+    def jvp(self, x_dot):
+        y, dim = self.ctx.release
+        return x_dot - (x_dot * torch.exp(y)).sum(dim, True)
+
 
 class LogSoftmaxGradient(Policy):
-    """z = g − e^y Σ g;  ḡ = z̄ − Σ z̄ e^y, ȳ = −z̄ e^y Σ g."""
+    """z = g − e^y Σ g;  ḡ = z̄ − Σ z̄ e^y, ȳ = −z̄ e^y Σ g;  ż = ġ − e^y (Σ ġ + ẏ Σ g)."""
 
     verified = True
 
@@ -74,6 +91,13 @@ class LogSoftmaxGradient(Policy):
         weighted = z_bar * torch.exp(y)
         g_bar = z_bar - weighted.sum(dim, True) if need_g else None
         return g_bar, -weighted * g.sum(dim, True) if need_y else None
+
+    def jvp(self, g_dot, y_dot):
+        g, y, dim = self.ctx.release
+        return total(
+            None if g_dot is None else log_softmax_gradient(g_dot, y, dim),
+            None if y_dot is None else -torch.exp(y) * y_dot * g.sum(dim, True),
+        )
 
 
 normalized_exp, softmax_gradient = function(Softmax, "softmax"), function(SoftmaxGradient, "softmax_gradient")

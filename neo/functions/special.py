@@ -163,14 +163,12 @@ class XLog1pY(Binary):
         self.ctx.save(x, y)
         return torch.special.xlog1py(x, y)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         x, y = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        x_bar = None
-        if need_x:
+        if of_x is not None:
             flat = (x == 0) & (y <= -1)
-            x_bar = z_bar * torch.where(flat, 0.0, torch.log1p(torch.where(flat, 0.0, y)))
-        return x_bar, z_bar * x / (y + 1) if need_y else None
+            of_x = of_x * torch.where(flat, 0.0, torch.log1p(torch.where(flat, 0.0, y)))
+        return of_x, None if of_y is None else of_y * x / (y + 1)
 
 
 _xlog1py = function(XLog1pY, "xlog1py")
@@ -218,11 +216,9 @@ class CopySign(Binary):
         self.ctx.save(self.ctx.constant(torch.sign(x) * torch.sign(z)), x)
         return z
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         ratio, x = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        x_bar = without_slope(z_bar * ratio, x, x == 0) if need_x else None
-        return x_bar, torch.zeros_like(z_bar) if need_y else None
+        return None if of_x is None else without_slope(of_x * ratio, x, x == 0), None
 
 
 _copysign = function(CopySign, "copysign")
@@ -251,6 +247,10 @@ class Frexp(Unary):
     def backward(self, m_bar, e_bar):
         (e,) = self.ctx.release
         return m_bar * torch.exp2(-e.to(m_bar.dtype))
+
+    def jvp(self, x_dot):
+        (e,) = self.ctx.release
+        return x_dot * torch.exp2(-e.to(x_dot.dtype)), None
 
 
 _frexp = function(Frexp, "frexp")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from neo.autograd.policy import Policy, function
+from neo.autograd.policy import function
 from neo.functions._kinks import without_slope
 from neo.functions.elementwise import Binary, Unary, is_number
 from neo.functions.registry import implements
@@ -130,16 +130,16 @@ class Atan2(Binary):
         self.ctx.save(y, other)
         return torch.atan2(y, other)
 
-    def backward(self, z_bar):
+    def partials(self, of_y, of_x):
         y, x = self.ctx.release
-        need_y, need_x = self.ctx.needs_grad
         square = x * x + y * y
         origin = square == 0
-        scaled = torch.where(origin, 0.0, z_bar / torch.where(origin, 1.0, square))
-        return (
-            without_slope(scaled * x, y, origin) if need_y else None,
-            without_slope(-scaled * y, x, origin) if need_x else None,
-        )
+        square = torch.where(origin, 1.0, square)
+        if of_y is not None:
+            of_y = without_slope(torch.where(origin, 0.0, of_y * x / square), y, origin)
+        if of_x is not None:
+            of_x = without_slope(torch.where(origin, 0.0, -of_x * y / square), x, origin)
+        return of_y, of_x
 
 
 @implements(torch.sinc)
@@ -316,14 +316,12 @@ class XLogY(Binary):
         self.ctx.save(x, y)
         return torch.xlogy(x, y)
 
-    def backward(self, z_bar):
+    def partials(self, of_x, of_y):
         x, y = self.ctx.release
-        need_x, need_y = self.ctx.needs_grad
-        x_bar = None
-        if need_x:
+        if of_x is not None:
             flat = (x == 0) & (y <= 0)
-            x_bar = z_bar * torch.where(flat, 0.0, torch.log(torch.where(flat, 1.0, y)))
-        return x_bar, z_bar * x / y if need_y else None
+            of_x = of_x * torch.where(flat, 0.0, torch.log(torch.where(flat, 1.0, y)))
+        return of_x, None if of_y is None else of_y * x / y
 
 
 _xlogy = function(XLogY, "xlogy")
@@ -370,10 +368,8 @@ class Digamma(OfInput):
         return polygamma(1, x)
 
 
-class Polygamma(Policy):
+class Polygamma(Unary):
     """y = ψ⁽ⁿ⁾(x);  x̄ = ȳ ψ⁽ⁿ⁺¹⁾(x)."""
-
-    verified = True
 
     def forward(self, n, x):
         self.ctx.save(n, x)

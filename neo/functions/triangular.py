@@ -7,11 +7,13 @@ import torch
 from neo.autograd.policy import Policy, function
 from neo.autograd.tensor import LiteTensor
 from neo.functions._arguments import named
+from neo.functions._tangents import total
 from neo.functions.registry import implements, lite, raw
 
 
 class SolveTriangular(Policy):
-    """A X = B, A triangular;  B̄ = A⁻ᵀ X̄, Ā = −B̄ Xᵀ where A has entries (its diagonal is no entry if unitriangular)."""
+    """A X = B, A triangular;  B̄ = A⁻ᵀ X̄, Ā = −B̄ Xᵀ where A has entries (its diagonal is no entry if unitriangular);
+    A Ẋ = Ḃ − Ȧ X, Ȧ likewise."""
 
     broadcasts = True
     verified = True
@@ -30,8 +32,18 @@ class SolveTriangular(Policy):
         A_bar = None
         if need_A:
             A_bar = -(B_bar @ X.transpose(-1, -2))
-            A_bar = A_bar.triu(int(unitriangular)) if upper else A_bar.tril(-int(unitriangular))
+            A_bar = _entries(A_bar, upper, unitriangular)
         return A_bar, B_bar if need_B else None
+
+    def jvp(self, A_dot, B_dot):
+        A, X, upper, unitriangular = self.ctx.release
+        of_A = None if A_dot is None else -(_entries(A_dot, upper, unitriangular) @ X)
+        return _solve_triangular(A, total(B_dot, of_A), upper, unitriangular)
+
+
+def _entries(A, upper, unitriangular):
+    """A with 0 where a triangular matrix has no entries."""
+    return A.triu(int(unitriangular)) if upper else A.tril(-int(unitriangular))
 
 
 _solve_triangular = function(SolveTriangular, "solve_triangular")
@@ -58,7 +70,8 @@ def triangular_solve(x, A, upper=True, transpose=False, unitriangular=False):
 
 
 class Cholesky(Policy):
-    """A = L Lᵀ;  Ā = L⁻ᵀ S L⁻¹, S = (P + Pᵀ) / 2 of P = the lower half of Lᵀ L̄, its diagonal halved.
+    """A = L Lᵀ;  Ā = L⁻ᵀ S L⁻¹, S = (P + Pᵀ) / 2 of P = the lower half of Lᵀ L̄, its diagonal halved;
+    L̇ = L P, P = the lower half of the symmetric part of L⁻¹ Ȧ L⁻ᵀ, its diagonal halved.
 
     Ā is symmetric, as the perturbations of a symmetric A are. Murray 2016, arXiv:1602.07527, equation 10.
     """
@@ -76,6 +89,13 @@ class Cholesky(Policy):
         S = (P.tril() + P.tril(-1).transpose(-1, -2)) * 0.5
         half = _solve_triangular(L.transpose(-1, -2), S, True, False)
         return _solve_triangular(L.transpose(-1, -2), half.transpose(-1, -2), True, False).transpose(-1, -2)
+
+    def jvp(self, A_dot):
+        (L,) = self.ctx.release
+        half = _solve_triangular(L, A_dot, False, False)
+        M = _solve_triangular(L, half.transpose(-1, -2), False, False)
+        M = (M + M.transpose(-1, -2)) * 0.5
+        return torch.matmul(L, (M.tril() + M.tril(-1)) * 0.5)
 
 
 class CholeskyUnchecked(Cholesky):

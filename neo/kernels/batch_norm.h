@@ -184,7 +184,9 @@ static void NAME(normalize_backward)(const REAL *y_bar, const REAL *y, const uin
  *   y_bar_bar = w P(X) + W xhat + B, where the cotangent of z came from
  *   x_out     = P(W g - w r (X <g xhat> + g <X xhat>)) - w r^2 a xhat / n,  w_out = r a,
  *   a         = sum X g - sum X sum g / n - sum X xhat sum g xhat / n
- * Each is a line in g, X and x with coefficients by channel. scratch: 3 channels doubles and 8 channels REALs. */
+ * Each is a line in g, X and x with coefficients by channel. y_bar_bar is also y's tangent along (X, W, B) in place of
+ * (x, w, b), and takes neither y_bar nor sums: NULL where nothing else is wanted.
+ * scratch: 3 channels doubles and 8 channels REALs. */
 static void NAME(normalize_double_backward)(const REAL *X, const REAL *W, const REAL *B, const REAL *y_bar,
                                           const REAL *y, const uint8_t *place, const REAL *x, NAME(Images) s,
                                           const REAL *weight, const REAL *mean, const REAL *scale, const REAL *sum_gx,
@@ -208,7 +210,7 @@ static void NAME(normalize_double_backward)(const REAL *X, const REAL *W, const 
             NAME(add_lanes)(sum_X + c, of_sum);
             NAME(add_lanes)(sum_Xx + c, of_product);
         }
-    for (long row = 0; row < s.n * down; row++)
+    for (long row = 0; y_bar && row < s.n * down; row++)
         for (long c = 0; c < channels; c += VL) {
             long top = row % down * s.window;
             vec of_product = {0};
@@ -229,7 +231,8 @@ static void NAME(normalize_double_backward)(const REAL *X, const REAL *W, const 
             NAME(add_lanes)(sum_Xg + c, of_product);
         }
     for (long c = 0; c < channels; c++) {
-        double r = scale[c], wr = weight ? weight[c] * r : r, g = sum_g[c], gx = sum_gx[c], mu = mean[c];
+        double r = scale[c], wr = weight ? weight[c] * r : r, mu = mean[c];
+        double g = sum_g ? sum_g[c] : 0, gx = sum_gx ? sum_gx[c] : 0;
         double Wc = W ? W[c] : 0, Bc = B ? B[c] : 0, Xx = sum_Xx[c] * r;
         double a = sum_Xg[c] - (sum_X[c] * g + Xx * gx) / n;
         double slope = (Wc - wr * Xx / n) * r;

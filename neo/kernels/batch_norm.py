@@ -59,7 +59,11 @@ def norm_backward(y_bar, y, place, x, weight, mean, scale, window):
 def norm_double_backward(
     X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, window, output_mask
 ):
-    """The gradients of y_bar, x and weight for cotangents X, W, B of x̄, w̄, b̄; None where output_mask is False."""
+    """The gradients of y_bar, x and weight for cotangents X, W, B of x̄, w̄, b̄; None where output_mask is False.
+
+    The first is also the tangent of norm's y along X, W, B in place of x, weight and bias, and takes neither y_bar nor
+    the sums.
+    """
     kernels.refuse_transforms()
     y_bar_out = direct.empty(y.shape, y.dtype, True) if output_mask[0] else None
     x_out = direct.empty(x.shape, x.dtype, True) if output_mask[1] else None

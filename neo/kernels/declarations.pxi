@@ -15,6 +15,11 @@ cdef extern from "block.h" nogil:
         void *workspace
         void *x_out
         void *w_out
+        void *y_bar
+        void *gamma_bar
+        void *beta_bar
+        void *z_out
+        void *gamma_out
     ctypedef struct NeoField:
         const char *name
         int shape

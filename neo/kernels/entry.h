@@ -250,7 +250,7 @@ static int NAME(first_backward)(const NeoBlock *b) {
     return 0;
 }
 
-/* y_bar_out, w_out and gamma_out */
+/* y_bar_out, where it is wanted, w_out and gamma_out */
 static int NAME(first_double_backward)(const NeoBlock *b) {
     NAME(First) s = NAME(first_of)(b);
     int taps = NAME(taps_of)(&s);
@@ -259,6 +259,7 @@ static int NAME(first_double_backward)(const NeoBlock *b) {
     REAL *padded = sums_bar + (taps + 1) * s.channels;
     NAME(first_gradient_double_backward)(b->W, b->G, b->B, b->sums, b->weight, b->gamma, taps, s.channels, b->patch_mean,
                                          b->patch_covariance, b->eps, sums_bar, b->w_out, b->gamma_out);
-    NAME(first_spread)(sums_bar, sums_bar + taps * s.channels, b->y, b->place, b->x, s, b->y_bar_out, padded);
+    if (b->y_bar_out)
+        NAME(first_spread)(sums_bar, sums_bar + taps * s.channels, b->y, b->place, b->x, s, b->y_bar_out, padded);
     return 0;
 }

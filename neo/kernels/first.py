@@ -108,10 +108,10 @@ def first_backward(images, y_bar, y, place, weight, gamma, eps):
     return w_bar, gamma_bar, beta_bar, sums
 
 
-def first_double_backward(images, W, G, B, sums, y, place, weight, gamma, eps):
-    """The gradients of y_bar, weight and gamma for cotangents W, G, B of w̄, γ̄, β̄."""
+def first_double_backward(images, W, G, B, sums, y, place, weight, gamma, eps, wants_y_bar=True):
+    """The gradients of y_bar (None unless wanted), weight and gamma for cotangents W, G, B of w̄, γ̄, β̄."""
     kernels.refuse_transforms()
-    y_bar_out = direct.empty(y.shape, y.dtype, True)
+    y_bar_out = direct.empty(y.shape, y.dtype, True) if wants_y_bar else None
     w_out = direct.empty(weight.shape, y.dtype, False)
     gamma_out = direct.empty(y.shape[1:2], y.dtype, False)
     kernels.library.first_double_backward(

@@ -97,6 +97,9 @@ cdef class Kernel:
                    "given where X and W are", None)
             expect(block.x_out == NULL or block.W != NULL, self.name, "W", "given where x_out is", None)
             expect(block.w_out == NULL or block.X != NULL, self.name, "X", "given where w_out is", None)
+            expect((block.z_out == NULL and block.gamma_out == NULL)
+                   or (block.y_bar != NULL and block.gamma_bar != NULL and block.beta_bar != NULL), self.name,
+                   "y_bar, gamma_bar and beta_bar", "given where z_out or gamma_out is", None)
         refuse_overlaps(&call, self.name)
         if call.n * call.channels * call.h * call.w * self.nanoseconds > SHORT_NS:
             thread = PyEval_SaveThread()
@@ -178,7 +181,7 @@ norm_backward = Kernel(
     "norm_backward", "z gamma? mean scale y place y_bar >z_total >gamma_bar >beta_bar", "window")
 norm_double_backward = Kernel(
     "norm_double_backward",
-    "z gamma? mean scale y place y_bar gamma_bar beta_bar Z G? B? >y_bar_out? >z_out? >gamma_out?", "window")
+    "z gamma? mean scale y place y_bar? gamma_bar? beta_bar? Z G? B? >y_bar_out? >z_out? >gamma_out?", "window")
 block = Kernel("block", "x weight bias? gamma? beta >z >y >place >mean >scale", "eps stride window", 3)
 block_backward = Kernel(
     "block_backward",
@@ -199,7 +202,7 @@ first_backward = Kernel(
     planes=True)
 first_double_backward = Kernel(
     "first_double_backward",
-    "x weight gamma? patch_mean patch_covariance y place sums W? G? B? >y_bar_out >w_out >gamma_out", "eps stride window",
+    "x weight gamma? patch_mean patch_covariance y place sums W? G? B? >y_bar_out? >w_out >gamma_out", "eps stride window",
     20, planes=True)
 correlate = Kernel("correlate", "x y place y_bar >sums", "stride window", 20, planes=True)
 spread = Kernel("spread", "x y place sums_bar >y_bar_out", "stride window", 20, planes=True)

@@ -64,7 +64,7 @@ def test_gradient_of_a_quadratic_is_the_exact_one_seen_along_the_noise(sigma, ve
     for slot in range(2):
         step = at(slot)
         found = learner.task_gradient(tasks.params(), tasks.batch()[slot], step)
-        draw = generator(tasks.params(), step, OUTER)
+        draw = generator(tasks.params(), step.seed, OUTER)
         drawn = [noise_like(tasks.params(), draw) for _ in range(pairs)]
         noise = torch.stack([torch.cat([one["body.theta"], one["head.theta"]]) for one in drawn])
         expected = (noise.T @ (noise @ exact(tasks, slot))) / pairs
@@ -108,7 +108,7 @@ def test_adaptation_by_values_alone_takes_no_gradient(monkeypatch):
     learner = es_maml(tasks, adaptation="es", inner_pairs=5)
     step = at(0)
     adapted = learner.adapt(tasks.params(), tasks.batch()[0].support, step.replace(inner_steps=1)).params
-    draw = generator(tasks.params(), step, INNER)
+    draw = generator(tasks.params(), step.seed, INNER)
     drawn = [noise_like(tasks.params(), draw) for _ in range(5)]
     noise = torch.stack([torch.cat([one["body.theta"], one["head.theta"]]) for one in drawn])
     gradient = tasks.A @ (tasks.theta() - tasks.centres[0])

@@ -286,17 +286,30 @@ def test_truncated_is_reverse_with_constants_for_the_first_gradients(kept):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"meta_gradient": "exact"}, "meta_gradient must be one of reverse, first_order, truncated"),
-        ({"meta_gradient": "truncated"}, "truncated_steps=None with meta_gradient='truncated'"),
-        ({"truncated_steps": 2}, "truncated_steps=2 with meta_gradient='reverse'"),
+        ({"meta_gradient": "exact"}, "must be one of reverse, mixed, first_order, truncated, implicit, es, or"),
+        ({"meta_gradient": "truncated"}, "meta_gradient='truncated' needs truncated_steps"),
+        ({"truncated_steps": 2}, "truncated_steps=2 is of meta_gradient='truncated'.* with 'reverse'"),
         ({"meta_gradient": "truncated", "truncated_steps": 1, "first_order": True}, "contradict each other"),
         ({"meta_gradient": meta.Reverse(), "first_order": True}, "has settings|settings of its own"),
+        ({"meta_gradient": meta.Mixed(), "mixed_segment": 3}, "leave mixed_segment out"),
+        ({"meta_gradient": "es", "first_order": True}, "contradict each other"),
+        ({"meta_gradient": "implicit", "es_pairs": 3}, "es_pairs=3 is of meta_gradient='es'"),
         ({"meta_gradient": "truncated", "truncated_steps": -1}, "steps must be an integer of 0 or more"),
+        ({"meta_gradient": "mixed", "mixed_segment": 0}, "segment must be an integer of 1 or more"),
+        ({"meta_gradient": "implicit", "implicit_strength": -1.0}, "strength must be a finite number of 0"),
+        ({"meta_gradient": "implicit", "implicit_iterations": 0}, "iterations must be an integer of at least 1"),
+        ({"meta_gradient": "es", "es_sigma": 0.0}, "sigma must be a finite number above 0"),
+        ({"meta_gradient": "es", "es_pairs": 0}, "pairs must be an integer of 1 or more"),
     ],
 )
 def test_estimators_that_contradict_each_other_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         MAML(neo.nn.MLP(1, 1), **options)
+
+
+def test_unknown_setting_of_an_estimator_is_refused_as_python_does():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mixed_steps'"):
+        MAML(neo.nn.MLP(1, 1), mixed_steps=3)
 
 
 # --- dropout, and a run in a script -----------------------------------------------------------------------------------

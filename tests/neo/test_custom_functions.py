@@ -489,3 +489,54 @@ def test_vmap_rule_of_a_function_is_what_computes_its_values_inside_vmap():
     torch.testing.assert_close(total, expected)
     sideways = neo.vmap(lambda x: Sine.apply(x, 2.0), in_dims=1, out_dims=1)(neo.LiteTensor(rows))
     torch.testing.assert_close(sideways.data, 2 * rows.sin())
+
+
+# --- Function.jvp -----------------------------------------------------------------------------------------------------
+
+
+class Cubed(torch.autograd.Function):
+    """y = x³ z, with a rule for tangents that counts its calls."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx, x, z, power):
+        ctx.power = power
+        ctx.save_for_backward(x, z)
+        ctx.save_for_forward(x, z, x * x)
+        return x**power * z
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, z = ctx.saved_tensors
+        return grad * 3 * x**2 * z, grad * x**3, None
+
+    @staticmethod
+    def jvp(ctx, x_dot, z_dot, _):
+        Cubed.calls += 1
+        assert (ctx.power, _) == (3, None)
+        x, z, square = ctx.saved_tensors
+        return 3 * square * z * x_dot + square * x * z_dot
+
+
+def test_jvp_of_a_function_is_its_tangent_rule_at_first_and_second_order():
+    x, z, u = (neo.LiteTensor(v, dtype=torch.float64) for v in ([0.5, -2.0], [1.5, 0.3], [1.0, 0.7]))
+    before = Cubed.calls
+    _, tangent = neo.jvp(lambda x: Cubed.apply(x, z, 3), (x,), (u,))
+    assert Cubed.calls == before + 1
+    torch.testing.assert_close(tangent.data, 3 * x.data**2 * z.data * u.data)
+    mixed = neo.grad(lambda x: neo.jvp(lambda x: Cubed.apply(x, z, 3), (x,), (u,))[1].sum())(x)
+    torch.testing.assert_close(mixed[x].data, 6 * x.data * z.data * u.data)
+
+
+def test_jvp_of_a_function_that_gives_too_many_tangents_is_named():
+    class Two(Cubed):
+        @staticmethod
+        def jvp(ctx, x_dot, z_dot, _):
+            return x_dot, z_dot
+
+    x = neo.LiteTensor([1.0])
+    with pytest.raises(
+        GradientError, match=r"Two\.jvp: expected 1 tangents?, one per output of forward, got 2"
+    ):
+        neo.jvp(lambda x: Two.apply(x, x, 3), (x,), (x,))

@@ -6,12 +6,15 @@ name: autograd.session.value_and_grad, autograd.session.jvp, ...
 
 from neo.autograd.session.batching import vmap
 from neo.autograd.session.check import gradcheck
+from neo.autograd.session.checkpointing import checkpoint
+from neo.autograd.session.custom import custom_gradient
 from neo.autograd.session.jacobians import hessian, jacobian
 from neo.autograd.session.reverse import grad, stop_gradient, value_and_grad, vjp
-from neo.autograd.session.transforms import checkpoint, hvp, jvp, linearize
+from neo.autograd.session.transforms import hvp, jvp, linearize
 
 __all__ = [
     "checkpoint",
+    "custom_gradient",
     "grad",
     "gradcheck",
     "hessian",

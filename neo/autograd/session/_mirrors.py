@@ -69,19 +69,20 @@ def tangents(name: str, args: tuple, given: tuple, kind: str = "tangent") -> lis
                         f"move it."
                     )
                 continue
-            where = f"argument {i}{_path(spec, j)}"
             if dot is None and isinstance(
                 leaf, torch.Tensor
             ):  # in a Policy's rule: a constant of the caller's
                 dot = torch.zeros_like(leaf)
             if dot is None:
-                raise ValueError(f"{name}: {where} needs a {kind} of shape {tuple(leaf.shape)}, got None")
+                raise ValueError(
+                    f"{name}: argument {i}{_path(spec, j)} needs a {kind} of shape {tuple(leaf.shape)}, got None"
+                )
             if not isinstance(dot, LiteTensor | torch.Tensor):
                 dot = LiteTensor(dot, dtype=leaf.dtype, device=leaf.device)
             if dot.shape != leaf.shape or dot.dtype != leaf.dtype or dot.device != leaf.device:
                 raise ValueError(
-                    f"{name}: the {kind} of {where} is {describe(dot)} on {dot.device}, expected shape "
-                    f"{tuple(leaf.shape)}, {leaf.dtype}, on {leaf.device}, as the argument has"
+                    f"{name}: the {kind} of argument {i}{_path(spec, j)} is {describe(dot)} on {dot.device}, expected "
+                    f"shape {tuple(leaf.shape)}, {leaf.dtype}, on {leaf.device}, as the argument has"
                 )
             dots.append(dot.detach() if isinstance(dot, torch.Tensor) else dot)
     return dots

@@ -77,8 +77,8 @@ class Replay:
     def _different(self, i: int, shape: tuple[int, ...]) -> SavedTensorError:
         return SavedTensorError(
             f"{self.name}: output {i}, shape {shape}, came out different when fn was run again for backward. Does it "
-            f"keep state, or draw random numbers from a generator other than torch's default ones? Draw them outside, "
-            f"and pass them in."
+            f"keep state, close over a variable that a loop around it has bound anew, or draw random numbers from a "
+            f"generator other than torch's default ones? Pass it what it uses as arguments."
         )
 
     def expect(self, count: int) -> None:

@@ -12,12 +12,12 @@ import torch
 from neo import pytree
 from neo.autograd._batched import is_sliced_here
 from neo.autograd._identity import full_gradients
-from neo.autograd._stack import TapeContext, suspended, tracked_here
-from neo.autograd._tape import Tape, record
+from neo.autograd._stack import suspended, tracked_here
+from neo.autograd._tape import record
 from neo.autograd.session._dims import Dim, dims_of, places_of
 from neo.autograd.session._keys import keyed_as_given
+from neo.autograd.session._recording import moves, name_of, push_through, record_through
 from neo.autograd.session._replay import Replay
-from neo.autograd.session.reverse import close, name_of
 from neo.autograd.tensor import LiteTensor
 
 __all__ = ["vmap"]
@@ -133,15 +133,21 @@ class _Batch:
             LiteTensor._wrap(data.detach()) if lite else data
             for data, lite in zip(self._mapped(), self.lite, strict=True)
         ]
-        moving = [i for i, out in enumerate(outputs) if _moves(out)]
-        arguments = [i for i in self.sliced if _moves(self.leaves[i])]
+        moving = [i for i, out in enumerate(outputs) if moves(out)]
+        arguments = [i for i in self.sliced if moves(self.leaves[i])]
         tracked = tracked_here([self.leaves[i] for i in arguments])
         arguments = [i for i, wanted in zip(arguments, tracked, strict=True) if wanted]
         parents = [*(self.leaves[i] for i in arguments), *self.closed_over]
         if parents and moving:
             results = [outputs[i] for i in moving]
             replay.remember(parents, results)
-            record(results, parents, self._rule(replay, arguments, [self.places[i] for i in moving]))
+            places = [self.places[i] for i in moving]
+            record(
+                results,
+                parents,
+                self._rule(replay, arguments, places),
+                self._tangent_rule(replay, arguments, places),
+            )
         return pytree.unflatten(self.spec, outputs)
 
     def _mapped(self) -> list[Any]:
@@ -200,15 +206,8 @@ class _Batch:
 
         def gradients(slices: list[Any]) -> list[list[Any]]:
             leaves, cotangents = slices[:count], slices[count:]
-            tape = Tape()
             inputs = [*(leaves[i] for i in arguments), *closed_over]
-            for value in inputs:
-                tape.watch(value)
-            TapeContext.push(tape)
-            try:
-                outputs = [out for out in pytree.leaves(self.fn(leaves)) if _moves(out)]
-            finally:
-                close(tape)
+            tape, outputs = record_through(lambda: self.fn(leaves), inputs)
             replay.expect(len(outputs))
 
             def pulled(chosen: list[int], wanted: list[Any], keep: bool) -> list[Any]:
@@ -232,9 +231,34 @@ class _Batch:
         backward.__name__ = self.name
         return backward
 
+    def _tangent_rule(
+        self, replay: Replay, arguments: list[int], places: list[Dim]
+    ) -> Callable[..., list[Any]]:
+        """Forward mode: vmap of the function that gives an example's tangents, itself to be differentiated."""
+        closed_over, count = self.closed_over, len(self.leaves)
 
-def _moves(value: Any) -> bool:
-    return isinstance(value, LiteTensor) and value.is_floating_point()
+        def jvp(*dots: LiteTensor | None) -> list[Any]:
+            moved = [i for i, dot in enumerate(dots) if dot is not None]
+
+            def tangents(slices: list[Any]) -> list[list[Any]]:
+                leaves = slices[:count]
+                inputs = [*(leaves[i] for i in arguments), *closed_over]
+                outputs, found = push_through(
+                    lambda: self.fn(leaves), [inputs[i] for i in moved], slices[count:]
+                )
+                replay.expect(len(outputs))
+                return [found, [out.data for out in outputs]]  # the values as constants, to be compared
+
+            leaves = [*self.leaves, *(dots[i] for i in moved)]
+            dims = [*self.dims, *(self.dims[arguments[i]] if i < len(arguments) else None for i in moved)]
+            batch = _Batch(self.name, tangents, leaves, dims, [places, places], self.randomness)
+            with replay.again():
+                found, values = batch.run()
+            replay.compare(values)
+            return list(found)
+
+        jvp.__name__ = self.name
+        return jvp
 
 
 def _name_error(name: str, error: Exception) -> None:

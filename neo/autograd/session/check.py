@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from neo import pytree
-from neo.autograd.session.reverse import name_of, vjp
+from neo.autograd.session._recording import name_of
+from neo.autograd.session.reverse import vjp
 from neo.autograd.session.trace import Call, trace
 from neo.autograd.session.transforms import jvp
 from neo.autograd.tensor import LiteTensor

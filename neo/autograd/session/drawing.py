@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from neo import pytree
-from neo.autograd.session.reverse import name_of
+from neo.autograd.session._recording import name_of
 from neo.autograd.session.trace import Box, Call, Trace, trace
 from neo.autograd.tensor import LiteTensor
 

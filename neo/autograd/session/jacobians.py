@@ -14,7 +14,7 @@ from neo.autograd._identity import full_gradients, returned_tree
 from neo.autograd._tape import Tape
 from neo.autograd.session import _argnums
 from neo.autograd.session._argnums import ArgNums
-from neo.autograd.session.reverse import Arguments, name_of, run
+from neo.autograd.session._recording import Arguments, name_of, run
 from neo.autograd.tensor import LiteTensor
 
 __all__ = ["hessian", "jacobian"]

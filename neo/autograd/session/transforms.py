@@ -1,24 +1,22 @@
-"""What is built from sessions: forward products, Hessian products, recomputation."""
+"""What is built from sessions: forward products and Hessian products."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from neo import pytree
+from neo.autograd._forward import ForwardTape
 from neo.autograd._forward import tangents as push_tangents
 from neo.autograd._identity import full_gradients
-from neo.autograd._stack import TapeContext, suspended
-from neo.autograd._tape import Tape, record
+from neo.autograd._tape import Tape
 from neo.autograd.session import _mirrors
-from neo.autograd.session._replay import Replay
-from neo.autograd.session.reverse import Arguments, close, name_of, run, vjp
-from neo.autograd.tensor import LiteTensor
+from neo.autograd.session._recording import Arguments, name_of, run
+from neo.autograd.session.reverse import vjp
 
-__all__ = ["checkpoint", "hvp", "jvp", "linearize"]
+__all__ = ["hvp", "jvp", "linearize"]
 
 
 def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple, has_aux: bool = False) -> Any:
@@ -26,19 +24,27 @@ def jvp(fn: Callable[..., Any], args: tuple, tangents: tuple, has_aux: bool = Fa
 
     (out, tangent), or (out, tangent, aux) with has_aux, where fn returns (output, aux).
 
-    Every op pushes its tangents on by its Policy's own `jvp`, or, where it has none, by its backward: v ↦ Jᵀ v is
-    linear, and its own pullback is t ↦ J t (Townsend 2017, "A new trick for calculating Jacobian vector products").
-    Nests with sessions and with itself, at any order.
+    Every op pushes its tangents on as it runs: by its Policy's own `jvp`, or, where it has none, by its backward:
+    v ↦ Jᵀ v is linear, and its own pullback is t ↦ J t (Townsend 2017, "A new trick for calculating Jacobian vector
+    products").
+    Nests with sessions and with itself, at any order; jvp of a gradient is forward over reverse.
 
     Raises: TypeError for no two tuples of one length; ValueError for a tangent that does not match its argument.
-    Cost: about three times fn, less where Policies have a jvp; fn's intermediates are kept until it is done.
+    Cost: two to three times fn, and a tangent beside each of fn's tensors as long as it is alive; nothing is recorded.
     """
     _mirrors.expect_tuples("jvp", args, tangents)
     name = name_of(fn, "jvp")
     dots = _mirrors.tangents("jvp", args, tangents)
-    recording = _Recording(fn, name, args, has_aux)
-    moved = recording.push(dots)
-    return (recording.out, moved, recording.aux) if has_aux else (recording.out, moved)
+    slots = Arguments(args, tuple(range(len(args))), name, integers="constant")
+    level = ForwardTape()
+    for tensor, dot in zip(slots.fresh, dots, strict=True):
+        level.start(tensor, dot)
+    out, outputs = run(level, fn, slots, {}, has_aux, name)
+    aux: Any
+    out, aux = out if has_aux else (out, None)
+    moved = full_gradients([level.tangent_of(output) for output in outputs], outputs)
+    tangent = pytree.unflatten(pytree.structure(out), moved)
+    return (out, tangent, aux) if has_aux else (out, tangent)
 
 
 def linearize(fn: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
@@ -106,51 +112,3 @@ class _Recording:
     def push(self, dots: list[Any]) -> Any:
         moved = push_tangents(self.tape, self.slots.fresh, dots, self.outputs)
         return pytree.unflatten(self.spec, full_gradients(moved, self.outputs))
-
-
-def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """fn with the same values and gradients, which recomputes fn in backward instead of storing what it did.
-
-    Memory of one call: its inputs and outputs. Time: one more fn per backward. Random draws are repeated: torch's
-    default generators, on the CPU and on CUDA, and the seed of neo.nn.draws are set back for the recomputation. Also
-    what fn closes over gets its gradient. Chen et al. 2016, arXiv:1604.06174.
-
-    Raises: SavedTensorError when an input was changed in place in between, or when the recomputation gives other
-    values (fn keeps state, or draws from a generator of its own).
-    """
-
-    name = f"checkpoint({name_of(fn, 'checkpoint')})"
-
-    @functools.wraps(fn)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if TapeContext.current() is None:
-            return fn(*args, **kwargs)
-        replay = Replay(name)
-        (leaves, spec), taken = suspended(lambda: pytree.flatten(fn(*args, **kwargs), where=(name, "output")))
-        moving = [
-            i for i, leaf in enumerate(leaves) if isinstance(leaf, LiteTensor) and leaf.is_floating_point()
-        ]
-        for i in moving:
-            leaves[i] = LiteTensor._wrap(leaves[i].data.detach())
-        replay.remember(taken, [leaves[i] for i in moving])
-
-        def backward(*cotangents: LiteTensor) -> list[Any]:
-            tape = Tape()
-            for value in taken:
-                tape.watch(value)
-            with replay.again():
-                TapeContext.push(tape)
-                try:
-                    leaves = pytree.leaves(fn(*args, **kwargs))
-                finally:
-                    close(tape)
-            outputs = [leaf for leaf in leaves if isinstance(leaf, LiteTensor) and leaf.is_floating_point()]
-            replay.compare([out.data for out in outputs])
-            return tape.gradients(outputs, cotangents, taken)
-
-        backward.__name__ = name
-        if taken and moving:
-            record([leaves[i] for i in moving], taken, backward)
-        return pytree.unflatten(spec, leaves)
-
-    return wrapped

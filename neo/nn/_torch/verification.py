@@ -18,7 +18,7 @@ from neo.autograd._batched import is_batched, one_example
 from neo.autograd._queries import autocast_enabled
 from neo.autograd._stack import TapeContext
 from neo.autograd._tape import Tape
-from neo.autograd.session.reverse import close
+from neo.autograd.session._recording import close
 from neo.autograd.tensor import LiteTensor
 from neo.draws import no_draws, undrawn
 from neo.errors import ConversionError, DrawError

@@ -2,7 +2,8 @@
 
 An expression is a list of steps; each takes an op and earlier results, all 3 x 3 matrices, so that any op may follow
 any other. It is one Python function of torch functions, run on torch tensors by the examiner and on LiteTensors by
-Neo. A step may also be a session, a gradient step down another random expression, or an expression checkpointed.
+Neo. A step may also be a session, a gradient step down another random expression, in either mode, or an expression
+checkpointed. The same expressions in forward mode, alone and over a gradient.
 """
 
 from __future__ import annotations
@@ -103,10 +104,12 @@ def expressions(draw: Any, depth: int = 2, longest: int = 6) -> list[tuple]:
         operands = st.integers(0, i + 1)
         kind = draw(
             st.sampled_from(
-                ["unary", "binary", "binary", "session", "checkpoint"] if depth else ["unary", "binary"]
+                ["unary", "binary", "binary", "session", "mixed", "checkpoint"]
+                if depth
+                else ["unary", "binary"]
             )
         )
-        if kind in ("session", "checkpoint"):
+        if kind in ("session", "mixed", "checkpoint"):
             steps.append((kind, draw(expressions(depth=0, longest=3)), draw(operands), draw(operands)))
         elif kind == "unary":
             steps.append((draw(st.sampled_from(sorted(UNARY))), draw(operands)))
@@ -118,9 +121,10 @@ def expressions(draw: Any, depth: int = 2, longest: int = 6) -> list[tuple]:
 def run(steps: list[tuple], x: Any, y: Any) -> Any:
     results = [x, y]
     for op, *operands in steps:
-        if op == "session":
+        if op in ("session", "mixed"):
             inner, a, b = operands
-            results.append(stepped(inner, results[a], results[b]))
+            mode = "reverse" if op == "session" else "mixed"
+            results.append(stepped(inner, results[a], results[b], mode))
         elif op == "checkpoint":
             inner, a, b = operands
             part = lambda x, y, inner=inner: run(inner, x, y)  # noqa: E731
@@ -131,10 +135,10 @@ def run(steps: list[tuple], x: Any, y: Any) -> Any:
     return results[-1]
 
 
-def stepped(steps: list[tuple], x: Any, y: Any) -> Any:
+def stepped(steps: list[tuple], x: Any, y: Any, mode: str) -> Any:
     """x after one gradient step down the sum of an expression of x and y."""
     if isinstance(x, LiteTensor):
-        return x - session.grad(lambda x: run(steps, x, y).sum(), argnums=0)(x) * 0.1
+        return x - session.grad(lambda x: run(steps, x, y).sum(), argnums=0, mode=mode)(x) * 0.1
     # A view, so that what is known as `x` here is not `y`, should both be one tensor: rule 2, in torch's words.
     apart = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
     total = run(steps, apart, y).sum()
@@ -158,3 +162,34 @@ def test_random_expressions_agree_with_torch_to_second_order(steps: list[tuple],
         for i, (got, expected) in enumerate(pairs):
             scale = float(expected.abs().max()) + 1
             close(got / scale, expected / scale, f"gradient of order {order}, input {i}, of {steps}", 1e-7)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=expressions(), seed=st.integers(0, 2**16))
+def test_tangents_of_random_expressions_and_of_their_gradients_agree_with_torch(
+    steps: list[tuple], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    args, vectors, weights = (
+        [torch.randn((N, N), dtype=torch.float64, generator=generator) for _ in range(2)] for _ in range(3)
+    )
+    fn = lambda x, y: (run(steps, x, y) * weights[0]).sum()  # noqa: E731
+    lite, dots = (tuple(LiteTensor(x) for x in given) for given in (args, vectors))
+    tracked = [x.clone().requires_grad_() for x in args]
+    first = torch.autograd.grad(
+        fn(*tracked), tracked, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    slope = sum((g * v).sum() for g, v in zip(first, vectors, strict=True))
+    second = [torch.zeros_like(x) for x in args]
+    if slope.requires_grad:
+        second = torch.autograd.grad(slope, tracked, allow_unused=True, materialize_grads=True)
+    close(session.jvp(fn, lite, dots)[1], slope, f"tangent of {steps}", 1e-7)
+    gradient = session.grad(fn, argnums=(0, 1))
+    backward = session.grad(lambda *args: session.jvp(fn, args, dots)[1], argnums=(0, 1))
+    for name, found in (
+        ("forward over reverse", session.jvp(gradient, lite, dots)[1]),
+        ("reverse over forward", backward(*lite)),
+    ):
+        for i, (got, expected) in enumerate(zip(found, second, strict=True)):
+            scale = float(expected.abs().max()) + 1
+            close(got / scale, expected / scale, f"{name}, input {i}, of {steps}", 1e-7)

@@ -6,7 +6,7 @@ from neo.autograd import policy, session
 
 SESSIONS = {
     *("value_and_grad", "grad", "vjp", "jvp", "linearize", "hvp", "jacobian", "hessian"),
-    *("stop_gradient", "checkpoint", "gradcheck", "vmap"),
+    *("stop_gradient", "checkpoint", "custom_gradient", "gradcheck", "vmap"),
 }
 
 
