@@ -22,7 +22,7 @@ from meta.ensemble import Ensemble
 from meta.evaluate import Evaluation, evaluate
 from meta.imports import accepted, located
 from meta.learner import MetaLearner
-from meta.loggers import Logger
+from meta.loggers import Loggers
 from meta.model_fit import misfit
 from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
@@ -112,8 +112,12 @@ class Experiment:
         return trainer
 
     @cached_property
-    def logger(self) -> Logger:
-        return build(self.config.logger)
+    def logger(self) -> Loggers:
+        """config.logger is one logger, by its _target_, or one under each of its keys."""
+        nodes = {key: node for key, node in (self.config.logger or {}).items() if node is not None}
+        return Loggers(
+            [build(node) for node in ([self.config.logger] if "_target_" in nodes else nodes.values())]
+        )
 
     @cached_property
     def picture(self) -> Picture | None:

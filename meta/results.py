@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from meta.evaluate import Evaluation, Record, half_width
 from meta.files import atomic_write
-from meta.metrics import plain
+from meta.metrics_file import plain
 from meta.problems import Metric, metric_of
 
 __all__ = ["Results", "ResultsError", "Step", "load", "write"]

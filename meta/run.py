@@ -29,10 +29,10 @@ from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
 from meta.files import drop_unfinished, lock_dir, write_json
 from meta.interruption import STOPPED, Interrupted, Interruptions, Stopped
-from meta.loggers import Progress
-from meta.metrics import Metrics, plain, read_metrics
+from meta.metrics_file import Metrics, plain, read_metrics
 from meta.plausibility import LossWatch
 from meta.problems import metric_of
+from meta.progress import Progress
 from meta.resume import expect_own, expect_version, holds_run, resolved
 from meta.trainer import Log, State
 from tasks import TaskSampler
@@ -189,8 +189,9 @@ class Run:
 
             def log(line: Log) -> None:
                 numbers = line.metrics()
-                metrics.write({"step": line.step, "seconds": seconds(), **numbers})
-                experiment.logger.log(line.step, numbers)
+                timed = {"seconds": seconds(), **numbers}
+                metrics.write({"step": line.step, **timed})
+                experiment.logger.log(line.step, timed)
                 progress.log(line.step, numbers)
                 warning = watch.warning(line.step, line.loss)
                 if warning is not None:

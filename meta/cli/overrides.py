@@ -15,13 +15,15 @@ from hydra.errors import HydraException
 
 from meta.cli.arms import Arm, arms, leaves, separate_sweeps
 from meta.cli.configs import CONF
-from meta.cli.value_types import ConfigError, expect_type
+from meta.cli.value_types import ConfigError, expect_type, format_value
 
 __all__ = ["ConfigError", "check", "groups", "leaves", "parse", "quoted", "searching", "value_of"]
 
 SEARCHPATH = "hydra.searchpath"
 OPTIONS = ("hydra.sweeper.sampler_options", "hydra.sweeper.pruner_options")  # any key may be given below them
+SEVERAL = ("logger",)  # groups that take a list of choices
 RENAMED = {  # keys of earlier versions, for the error alone
+    **{f"logger.{key}": f"logger.wandb.{key}" for key in ("project", "name", "timeout_s")},
     "task.dataset.drawings": "task.dataset.images_per_class",
     "task.objective": "task.problem",
     "task.objective.inner_reduction": "task.problem.inner_reduction",
@@ -75,8 +77,9 @@ def check(
         if key in choices:
             values = _values(override, sweeping, choices[key])
             for value in values:
-                _expect_choice(key, value, choices[key])
-            chosen[key] = values
+                for one in value if key in SEVERAL and isinstance(value, list) else [value]:
+                    _expect_choice(key, one, choices[key])
+            chosen[key] = [format_value(value) if isinstance(value, list) else value for value in values]
     found = arms(config_name, chosen, searched)
     checked = []
     for override in overrides:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.interruption import STOPPED
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.problems import ACCURACY, MSE, Metric, metric_of
 from meta.record import disagreements
 from meta.report.searches import Search, searches

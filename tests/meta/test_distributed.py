@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from meta.checkpoint import Checkpoints, read_header
 from meta.distributed import ALONE, RankError, Ranks, launched
 from meta.experiment import resolve_workers
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.results import load
 from meta.run import resumed_config
 from tests.meta import ranks as jobs

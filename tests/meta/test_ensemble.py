@@ -16,7 +16,7 @@ from meta import MAML, Predictor, Step, evaluate
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.ensemble import Ensemble
 from meta.evaluate_run import evaluate_run
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.run import Run, resumed_config
 from meta.trainer import State
 from neo import LiteTensor

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from meta import checkpoint
 from meta.checkpoint import Checkpoints
 from meta.experiment import versions
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from tests.meta.cli import victim
 from tests.meta.cli.test_commands import ROOT, TINY, Done, call
 from tests.meta.cli.test_kill import TINY as TINIEST

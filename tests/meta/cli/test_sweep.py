@@ -14,7 +14,7 @@ from meta.cli import sweeps
 from meta.cli.configs import composed
 from meta.cli.overrides import ConfigError
 from meta.experiment import Experiment
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.paired import difference
 from meta.report import read
 from meta.results import load
