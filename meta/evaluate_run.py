@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from meta import checkpoint, plots, results
+from meta import checkpoint, plots, task_results
 from meta.experiment import Experiment, device_name, versions
 from meta.files import expect_writable, write_json
 from meta.load import checkpoint_paths, loaded
@@ -43,7 +43,8 @@ def evaluate_run(
     """Evaluate a run's checkpoint on unseen tasks, step by step; write what was found, and give it.
 
     Writes into the folder: <name>.json (mean and 95% interval after the last inner step and after each, protocol),
-    <name>.safetensors (every task's results, see meta.results) and plots/<name>.png; an earlier one of that name goes.
+    <name>.safetensors (every task's results, see meta.task_results) and plots/<name>.png; an earlier one of that name
+    goes.
 
     Args:
         tasks: how many, ≥ 1.
@@ -94,7 +95,7 @@ def evaluate_run(
         "record": about.get("record"),
     }
     assert evaluation.record is not None
-    steps = results.Results(folder, evaluation.record, kept).by_step()
+    steps = task_results.Results(folder, evaluation.record, kept).by_step()
     result = plain(
         {
             "metric": metric.name,
@@ -111,7 +112,7 @@ def evaluate_run(
         }
     )
     try:
-        results.write(folder / f"{name}.safetensors", evaluation, metric, kept)
+        task_results.write(folder / f"{name}.safetensors", evaluation, metric, kept)
         plots.inner_steps(
             steps,
             folder / "plots" / f"{name}.png",

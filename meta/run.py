@@ -4,7 +4,7 @@ record.json                 what its numbers depend on, with a hash: meta.record
 metrics.jsonl               a line for each logged step
 checkpoints/                step-*.safetensors, the last few and the best few; best.safetensors
 plots/learning_curve.png, plots/tasks.png
-test.safetensors            every test task's results, after each inner step: meta.results
+test.safetensors            every test task's results, after each inner step: meta.task_results
 result.json                 the test score and its protocol, at the end
 stopped.json                in its place: why the run was stopped before its end
 """
@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from meta import checkpoint, plots, record, results
+from meta import checkpoint, plots, record, task_results
 from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
@@ -252,7 +252,7 @@ class Run:
             }
         )
         kept = {"part": "test", "iterations": state.step, "protocol": protocol, "record": self.record}
-        results.write(folder / "test.safetensors", tested, self.metric, kept)
+        task_results.write(folder / "test.safetensors", tested, self.metric, kept)
         pictures = draw(experiment, state, folder, result)
         write_json(folder / "result.json", result)
         self.experiment.logger.finish(result, pictures)

@@ -55,6 +55,8 @@ LAYERS = {
     "tasks": [],
     "meta": ["neo.*", "tasks"],
     "meta.report": ["meta"],
+    "meta.tables": ["meta", "meta.report"],
+    "meta.__init__": ["meta", "meta.tables"],
     "meta.cli.value_types": [],
     "meta.search": ["meta", "meta.report", "meta.cli.value_types"],
     "meta.cli": ["meta", "meta.report", "meta.search", "meta.cli.value_types", "neo.*", "tasks"],
@@ -90,6 +92,7 @@ LAZY_IMPORTS = {
     ("meta/search/pruning.py", "optuna"): "is optional: training reports to it only as a trial",
     ("meta/search/pruning.py", "meta.search.samplers.pruner"): "needs Optuna, which is optional",
     ("meta/search/pruning.py", "meta.search.study.storage"): "needs Optuna, which is optional",
+    ("meta/tables.py", "pandas"): "pandas is optional",
     ("meta/imports.py", "import_module"): "the user's own modules, which a configuration names",
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import meta
 from meta.cli import sweeps
 from meta.cli.configs import composed
 from meta.cli.overrides import ConfigError
@@ -17,7 +18,7 @@ from meta.experiment import Experiment
 from meta.metrics_file import read_metrics
 from meta.paired import difference
 from meta.report import read
-from meta.results import load
+from meta.task_results import load
 from tests.meta.cli.test_commands import TINY, call, start
 
 RATES = ("algorithm.inner_lr=0.1,0.4", "seed=0,1", "task.seed=0")
@@ -54,6 +55,19 @@ def sweep(tmp_path_factory) -> Path:
         f"arm {number}" for number in range(4)
     ]
     return here / "a sweep"
+
+
+def test_arms_are_a_table_by_what_was_swept(sweep):
+    pytest.importorskip("pandas", reason="pandas is not installed; pip install 'neo-meta[pandas]'")
+    table = meta.results(sweep)
+    assert list(table.columns[:4]) == ["run", "algorithm.inner_lr", "seed", "status"]
+    assert list(table["algorithm.inner_lr"]) == [0.1, 0.1, 0.4, 0.4]
+    assert list(table["seed"]) == [0, 1, 0, 1]
+    rows = meta.metrics(sweep)
+    assert list(rows.columns[:5]) == ["run", "algorithm.inner_lr", "seed", "step", "seconds"]
+    for name in table.run:
+        lines = read_metrics(sweep / name / "metrics.jsonl")
+        assert list(rows[rows.run == name]["train/loss"]) == [line["train/loss"] for line in lines]
 
 
 def test_all_arms_meet_the_same_tasks(sweep):
