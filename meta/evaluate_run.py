@@ -14,8 +14,7 @@ from meta.experiment import Experiment, device_name, versions
 from meta.files import expect_writable, write_json
 from meta.load import checkpoint_paths, loaded
 from meta.metrics_file import plain
-from meta.resume import expect_own
-from meta.run import expect_same_data
+from meta.resume import expect_own, expect_same_data
 
 __all__ = ["NotWritten", "evaluate_run"]
 

@@ -333,7 +333,9 @@ def device_name(device: torch.device) -> str:
     except OSError:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    name = models[0] if models else platform.processor() or platform.machine()
+    return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def versions() -> dict[str, str]:

@@ -42,6 +42,13 @@ class Progress:
         if self._bar is not None:
             self._bar.update()
 
+    def write(self, text: str) -> None:
+        """Lines among the others, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            sys.stderr.write(f"{text}\n")
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """metrics: train/loss, train/<metric> and perhaps val/<metric>."""
         name = self._metric.name

@@ -32,7 +32,7 @@ from neo.errors import NeoError
 from neo.runtime import keep_freed_memory
 from tasks import DataError
 
-__all__ = ["print_error", "report_errors", "run"]
+__all__ = ["print_error", "print_line", "report_errors", "run"]
 
 # What a user can do something about: their message is the whole story. Anything else is a fault of ours, and its
 # traceback is shown.
@@ -147,6 +147,11 @@ def print_error(sentence: str) -> None:
     """Print a line on stderr in one write: print() writes the line's end by itself, and another rank's words come in
     between."""
     sys.stderr.write(f"{sentence}\n")
+
+
+def print_line(sentence: str) -> None:
+    """The same on stdout, which the arms of a sweep share."""
+    sys.stdout.write(f"{sentence}\n")
 
 
 def _fail(error: Exception, debug: bool) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -85,7 +86,7 @@ class MLflow(Logger):
         self._log_settings(config)
 
     def destination(self) -> str | None:
-        return f"run {self._run_id} in {self._uri}; mlflow ui --backend-store-uri {self._uri}"
+        return f"run {self._run_id}; mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if step > self._last:

@@ -45,7 +45,7 @@ class TensorBoard(Logger):
         self._writer.flush()
 
     def destination(self) -> str | None:
-        return f"{self._folder}; tensorboard --logdir {shlex.quote(str(self._folder.parent))}"
+        return f"tensorboard --logdir {shlex.quote(str(self._folder.parent))}"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

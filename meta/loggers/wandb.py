@@ -96,7 +96,7 @@ class Wandb(Logger):
     def destination(self) -> str | None:
         if self._run.offline:
             folder = shlex.quote(str(Path(self._run.dir).parent))
-            return f"offline in {folder}; to send it later: wandb sync {folder}"
+            return f"offline; to send it later: wandb sync {folder}"
         return self._run.url
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

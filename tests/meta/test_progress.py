@@ -24,3 +24,18 @@ def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
     bar = capsys.readouterr().err
     assert "5/10" in bar
     assert "accuracy=25.0%" in bar
+
+
+def test_lines_are_written_among_the_others(capsys):
+    with Progress(10) as progress:
+        progress.write("one\ntwo")
+    assert capsys.readouterr().err == "one\ntwo\n"
+
+
+def test_lines_are_written_above_the_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress(10) as progress:
+        progress.write("one")
+    written = capsys.readouterr().err
+    assert "one\n" in written
+    assert written.index("one\n") < written.rindex("0/10")

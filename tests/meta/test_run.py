@@ -20,7 +20,8 @@ from meta.files import lock_dir
 from meta.interruption import Stopped
 from meta.loggers import Logger
 from meta.metrics_file import read_metrics
-from meta.run import resumed_config, sentence
+from meta.outcome import sentence
+from meta.resume import resumed_config
 from tests.meta.runs import train
 
 TINY = [

@@ -24,7 +24,7 @@ from meta import (
 from meta.experiment import Experiment
 from meta.learner import seed_of
 from meta.parallel import Batched
-from meta.run import resumed_config
+from meta.resume import resumed_config
 from neo.optim import sgd
 from tests.meta.quadratic import SIZE, Tasks, flat
 from tests.meta.ranks import run_ranks, values

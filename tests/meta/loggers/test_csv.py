@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from meta.experiment import Experiment
-from meta.loggers import CSV
+from meta.loggers import CSV, Loggers
 from meta.metrics_file import read_metrics
-from meta.run import resumed_config
+from meta.resume import resumed_config
 from tests.meta.runs import train
 from tests.meta.test_run import tiny
 
@@ -54,7 +54,7 @@ def test_resumed_run_has_each_step_once(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "logger", Killing())
+        patch.setattr(Experiment, "logger", Loggers([Killing()]))
         with pytest.raises(KeyboardInterrupt):
             train(tiny("logger=csv"), tmp_path)
     assert [row["step"] for row in table(tmp_path)] == [1, 2, 3]

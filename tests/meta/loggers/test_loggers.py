@@ -61,11 +61,10 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize("choice", OPTIONAL)
 def test_package_that_is_not_installed_costs_one_warning(tmp_path, monkeypatch, caplog, choice):
     package = OPTIONAL[choice][1]
-    for module in [
-        package,
-        *(name for name in sys.modules if name.startswith((f"{package}.", "torch.utils.tensorboard"))),
-    ]:
+    for module in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
         monkeypatch.setitem(sys.modules, module, None)  # makes the import fail
+    for module in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, module)  # so that it is imported again
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     result = train(tiny(f"logger={choice}"), run)

@@ -14,7 +14,7 @@ import pytest
 from meta.experiment import Experiment
 from meta.loggers import Loggers, MLflow
 from meta.metrics_file import read_metrics
-from meta.run import resumed_config
+from meta.resume import resumed_config
 from tests.meta.runs import train
 from tests.meta.test_run import tiny
 

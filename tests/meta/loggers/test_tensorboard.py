@@ -13,7 +13,7 @@ from PIL import Image
 from meta.experiment import Experiment
 from meta.loggers import Loggers, TensorBoard
 from meta.metrics_file import read_metrics
-from meta.run import resumed_config
+from meta.resume import resumed_config
 from tests.meta.runs import train
 from tests.meta.test_run import tiny
 

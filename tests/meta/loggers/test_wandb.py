@@ -20,7 +20,7 @@ import pytest
 from meta.loggers import Wandb
 from meta.loggers.wandb import has_key
 from meta.metrics_file import read_metrics
-from meta.run import resumed_config
+from meta.resume import resumed_config
 from tests.meta.loggers.wandb_server import serve
 from tests.meta.runs import train
 from tests.meta.test_run import tiny
