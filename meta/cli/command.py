@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from meta.checkpoint import CheckpointError
 from meta.cli import sweeps
 from meta.cli.configs import CONF
+from meta.cli.help import help_text
 from meta.cli.overrides import ConfigError, check, parse, searching, value_of
 from meta.distributed import RankError, launched
 from meta.interruption import Interrupted
@@ -111,8 +113,14 @@ def run(
         if not (arguments.hydra_help or arguments.info):
             name = arguments.config_name or config_name
             checked = check(name, overrides, sweeping, folders)
+            if arguments.help:
+                fixed = [one.input_line or "" for one in parse(checked) if not one.is_sweep_override()]
+                about = inspect.getdoc(sys.modules[job.__module__])
+                composing = [*fixed, *searching(overrides, folders)]
+                print(help_text(name, composing, folders, Path(given[0]).name, about))
+                return
             sys.argv = [*(one for one in given if one not in arguments.overrides), *checked]
-            if not (arguments.help or arguments.cfg):
+            if not arguments.cfg:
                 overrides = parse([*checked, *searching(overrides, folders)])
                 sys.argv += before(name, overrides, sweeping)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
