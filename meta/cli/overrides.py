@@ -17,7 +17,17 @@ from meta.cli.arms import Arm, arms, leaves, separate_sweeps
 from meta.cli.configs import CONF
 from meta.cli.value_types import ConfigError, expect_type, format_value
 
-__all__ = ["ConfigError", "check", "groups", "leaves", "parse", "quoted", "searching", "value_of"]
+__all__ = [
+    "ConfigError",
+    "check",
+    "groups",
+    "leaves",
+    "parse",
+    "quoted",
+    "searching",
+    "value_of",
+    "values_of",
+]
 
 SEARCHPATH = "hydra.searchpath"
 OPTIONS = ("hydra.sweeper.sampler_options", "hydra.sweeper.pruner_options")  # any key may be given below them
@@ -75,7 +85,7 @@ def check(
     for override in overrides:
         key = override.key_or_group
         if key in choices:
-            values = _values(override, sweeping, choices[key])
+            values = values_of(override, sweeping, choices[key])
             for value in values:
                 for one in value if key in SEVERAL and isinstance(value, list) else [value]:
                     _expect_choice(key, one, choices[key])
@@ -96,7 +106,7 @@ def check(
         if len(having) < len(found):
             raise ConfigError(separate_sweeps(key, found, overrides))
         for arm in having:
-            for value in _values(override, sweeping):
+            for value in values_of(override, sweeping):
                 expect_type(arm.config, key, value)
         plain = not override.is_add() and not override.is_force_add()
         checked.append(f"++{line}" if opened and plain else line)
@@ -129,14 +139,14 @@ def _of_hydra(key: str) -> bool:
 
 def _numbered_gpus(overrides: Sequence[Override], sweeping: bool) -> list[str]:
     """The cuda:0, cuda:1 ... among the devices asked for, made choices of their group like those that have files."""
-    asked = [value for o in overrides if o.key_or_group == "device" for value in _values(o, sweeping)]
+    asked = [value for o in overrides if o.key_or_group == "device" for value in values_of(o, sweeping)]
     numbered = [value for value in asked if re.fullmatch(r"cuda:\d+", str(value))]
     for value in numbered:
         ConfigStore.instance().store(value, {"device": value}, group="device", package="_global_")
     return numbered
 
 
-def _values(override: Override, sweeping: bool, choices: Sequence[str] = ()) -> list[Any]:
+def values_of(override: Override, sweeping: bool, choices: Sequence[str] = ()) -> list[Any]:
     """What a key is to be, one value for a single run. choices: what a glob picks from."""
     value: Any = override.value()
     if not override.is_sweep_override():
