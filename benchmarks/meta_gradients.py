@@ -211,7 +211,7 @@ def table(found: dict[str, dict[str, Any]], steps: list[int]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--steps", nargs="+", type=int, default=[1, 10, 100])
     parser.add_argument("--rounds", type=int, default=3)

@@ -9,6 +9,7 @@ from meta.load import load
 from meta.meta_batch import MetaGradient, meta_gradient
 from meta.parallel import Batched, Workers
 from meta.problems import Classification, Metric, Problem, Regression, Supervised
+from meta.tables import metrics, results
 from meta.trained import Trained
 from meta.trainer import State, Trainer, TrainingError
 
@@ -48,4 +49,6 @@ __all__ = [
     "evaluate",
     "load",
     "meta_gradient",
+    "metrics",
+    "results",
 ]

@@ -9,13 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from meta import checkpoint, plots, results
+from meta import checkpoint, plots, task_results
 from meta.experiment import Experiment, device_name, versions
 from meta.files import expect_writable, write_json
 from meta.load import checkpoint_paths, loaded
-from meta.metrics import plain
-from meta.resume import expect_own
-from meta.run import expect_same_data
+from meta.metrics_file import plain
+from meta.resume import expect_own, expect_same_data
 
 __all__ = ["NotWritten", "evaluate_run"]
 
@@ -43,7 +42,7 @@ def evaluate_run(
     """Evaluate a run's checkpoint on unseen tasks, step by step; write what was found, and give it.
 
     Writes into the folder: <name>.json (mean and 95% interval after the last inner step and after each, protocol),
-    <name>.safetensors (every task's results, see meta.results) and plots/<name>.png, .pdf and .svg; earlier
+    <name>.safetensors (every task's results, see meta.task_results) and plots/<name>.png, .pdf and .svg; earlier
     ones of that name go.
 
     Args:
@@ -95,7 +94,7 @@ def evaluate_run(
         "record": about.get("record"),
     }
     assert evaluation.record is not None
-    steps = results.Results(folder, evaluation.record, kept).by_step()
+    steps = task_results.Results(folder, evaluation.record, kept).by_step()
     result = plain(
         {
             "metric": metric.name,
@@ -112,7 +111,7 @@ def evaluate_run(
         }
     )
     try:
-        results.write(folder / f"{name}.safetensors", evaluation, metric, kept)
+        task_results.write(folder / f"{name}.safetensors", evaluation, metric, kept)
         plots.inner_steps(
             steps,
             folder / "plots" / f"{name}.png",

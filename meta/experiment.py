@@ -22,7 +22,7 @@ from meta.ensemble import Ensemble
 from meta.evaluate import Evaluation, evaluate
 from meta.imports import accepted, expect_known_arguments, located
 from meta.learner import MetaLearner
-from meta.loggers import Logger
+from meta.loggers import Loggers
 from meta.model_fit import misfit
 from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
@@ -114,8 +114,12 @@ class Experiment:
         return trainer
 
     @cached_property
-    def logger(self) -> Logger:
-        return build(self.config.logger)
+    def logger(self) -> Loggers:
+        """config.logger is one logger, by its _target_, or one under each of its keys."""
+        nodes = {key: node for key, node in (self.config.logger or {}).items() if node is not None}
+        return Loggers(
+            [build(node) for node in ([self.config.logger] if "_target_" in nodes else nodes.values())]
+        )
 
     @cached_property
     def picture(self) -> Picture | None:
@@ -343,7 +347,9 @@ def device_name(device: torch.device) -> str:
     except OSError:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    name = models[0] if models else platform.processor() or platform.machine()
+    return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ __all__ = [
     "drop_unfinished",
     "expect_writable",
     "lock_dir",
+    "lock_file",
     "make_new_dir",
     "naming",
     "write_json",
@@ -66,6 +67,21 @@ def lock_dir(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             holder.unlink()
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """One process after another: others that ask for the same file wait as long as this lasts. Made if it is not there.
+
+    Where the system or the file system has no such locks, nobody waits. Raises: OSError where it cannot be made.
+    """
+    with naming(path):
+        file = open(path, "ab")  # noqa: SIM115 (closed below)
+    with file:
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _holder(folder: Path) -> str:

@@ -8,7 +8,7 @@ import numpy
 import torch
 
 from meta.evaluate import half_width
-from meta.results import Results, ResultsError
+from meta.task_results import Results, ResultsError
 
 __all__ = ["Difference", "difference"]
 

@@ -1,9 +1,11 @@
-"""Whether a checkpoint is of the run in whose folder it lies, and of the Neo that would go on with it."""
+"""Going on with a run: its configuration, and whether a checkpoint is of the run in whose folder it lies, of the same
+data, and of the Neo that would go on with it."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
-from meta.experiment import versions
+from meta.experiment import Experiment, versions
 from meta.record import disagreements, flat, may_change
 
-__all__ = ["expect_own", "expect_version", "holds_run", "resolved"]
+__all__ = ["expect_own", "expect_same_data", "expect_version", "holds_run", "resumed_config"]
 
 NAMES = {"model": "model", "task": "dataset or task", "algorithm": "algorithm", "optimizer": "optimiser"}
 
@@ -93,6 +95,43 @@ def expect_version(path: Path) -> None:
             )
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
+def _resolved(config: DictConfig) -> dict[str, Any]:
     """Dotted key → value of every leaf of a configuration, references resolved."""
     return flat(OmegaConf.to_container(config, resolve=True))
+
+
+def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
+    """The configuration of the run in folder, from its last good checkpoint, with some values replaced.
+
+    overrides: dotted key → value, of keys that do not change what has been computed already.
+    Raises: CheckpointError where there is none, or it is of another run.
+    """
+    path = Checkpoints(folder / "checkpoints").last()
+    expect_own(folder, path)
+    config = OmegaConf.create(read_header(path)["composed"])
+    assert isinstance(config, DictConfig)
+    before = _resolved(config)
+    for key, value in overrides.items():
+        OmegaConf.update(config, key, value, merge=False)  # another logger has other settings
+    # A schedule of the outer rate over trainer.iterations, say, would have been another from the first step on.
+    length = "trainer.iterations"
+    after = _resolved(config)
+    for key in sorted(before) if length in overrides else ():
+        if key.startswith(("algorithm.", "optimizer.")) and before[key] != after.get(key):
+            raise CheckpointError(
+                f"{length}={after[length]} makes {key} {after[key]}, and it was {before[key]} in the past steps of the "
+                f"run in {folder}; resume it with {length}={before[length]}. A run that is to be made longer begins "
+                f"with a number for {key}."
+            )
+    return config
+
+
+def expect_same_data(experiment: Experiment, path: Path) -> None:
+    """Raise CheckpointError where a checkpoint is of a run on other data than the experiment's."""
+    was, now = read_header(path)["data"], experiment.dataset.describe()
+    for key in ("dataset", "split", "checksum"):
+        if was[key] != now[key]:
+            raise CheckpointError(
+                f"{path} is of a run on other data: {key} was {was[key]!r}, here it is {now[key]!r}. Give the "
+                "data_dir that it was trained on."
+            )

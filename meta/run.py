@@ -4,7 +4,7 @@ record.json                 what its numbers depend on, with a hash: meta.record
 metrics.jsonl               a line for each logged step
 checkpoints/                step-*.safetensors, the last few and the best few; best.safetensors
 plots/                      learning_curve and tasks, each as .png, .pdf and .svg: meta.plots
-test.safetensors            every test task's results, after each inner step: meta.results
+test.safetensors            every test task's results, after each inner step: meta.task_results
 result.json                 the test score and its protocol, at the end
 stopped.json                in its place: why the run was stopped before its end
 """
@@ -16,28 +16,28 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from meta import checkpoint, plots, record, results
+from meta import checkpoint, record, run_summary, task_results
 from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
 from meta.files import drop_unfinished, lock_dir, write_json
 from meta.interruption import STOPPED, Interrupted, Interruptions, Stopped
-from meta.loggers import Progress
-from meta.metrics import Metrics, plain, read_metrics
+from meta.metrics_file import Metrics, plain
+from meta.outcome import draw
 from meta.plausibility import LossWatch
-from meta.problems import metric_of
-from meta.resume import expect_own, expect_version, holds_run, resolved
+from meta.progress import Progress
+from meta.resume import expect_same_data, expect_version, holds_run
 from meta.trainer import Log, State
 from tasks import TaskSampler
 
-__all__ = ["Run", "expect_same_data", "resumed_config", "sentence", "validation_score"]
+__all__ = ["Run"]
 
 LOG = logging.getLogger(__name__)
 
@@ -184,13 +184,23 @@ class Run:
             checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
         metrics = Metrics(self.folder / "metrics.jsonl", after=state.step if self.resume else None)
         experiment.logger.start(self.folder, about["config"], self.resume)
+        print(run_summary.summary(experiment, state, self.folder, self.resume), flush=True)
         progress = Progress(trainer.iterations, state.step, metric=self.metric)
+        pace = run_summary.Pace(state.step, trainer.iterations, experiment.device)
+
+        def tick() -> None:
+            progress.tick()
+            told = pace.tick()
+            if told is not None:
+                progress.write(told)
+
         with contextlib.closing(metrics), self.interruptions.patiently(), progress:
 
             def log(line: Log) -> None:
                 numbers = line.metrics()
-                metrics.write({"step": line.step, "seconds": seconds(), **numbers})
-                experiment.logger.log(line.step, numbers)
+                timed = {"seconds": seconds(), **numbers}
+                metrics.write({"step": line.step, **timed})
+                experiment.logger.log(line.step, timed)
                 progress.log(line.step, numbers)
                 warning = watch.warning(line.step, line.loss)
                 if warning is not None:
@@ -202,7 +212,7 @@ class Run:
                 validate=validate,
                 log=log,
                 checkpoint=keep,
-                tick=progress.tick,
+                tick=tick,
                 stop=self._stopped,
             )
             if self._stopped():
@@ -251,7 +261,7 @@ class Run:
             }
         )
         kept = {"part": "test", "iterations": state.step, "protocol": protocol, "record": self.record}
-        results.write(folder / "test.safetensors", tested, self.metric, kept)
+        task_results.write(folder / "test.safetensors", tested, self.metric, kept)
         pictures = draw(experiment, state, folder, result)
         write_json(folder / "result.json", result)
         self.experiment.logger.finish(result, pictures)
@@ -288,81 +298,3 @@ class Run:
         path = self.checkpoints.best()
         about = checkpoint.read_header(path) if path else {"step": step + 1}
         return about[f"val/{self.metric.name}"] if about["step"] <= step else self.metric.worst
-
-
-def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
-    """The configuration of the run in folder, from its last good checkpoint, with some values replaced.
-
-    overrides: dotted key → value, of keys that do not change what has been computed already.
-    Raises: CheckpointError where there is none, or it is of another run.
-    """
-    path = Checkpoints(folder / "checkpoints").last()
-    expect_own(folder, path)
-    config = OmegaConf.create(checkpoint.read_header(path)["composed"])
-    assert isinstance(config, DictConfig)
-    before = resolved(config)
-    for key, value in overrides.items():
-        OmegaConf.update(config, key, value, merge=False)  # another logger has other settings
-    # A schedule of the outer rate over trainer.iterations, say, would have been another from the first step on.
-    length = "trainer.iterations"
-    after = resolved(config)
-    for key in sorted(before) if length in overrides else ():
-        if key.startswith(("algorithm.", "optimizer.")) and before[key] != after.get(key):
-            raise CheckpointError(
-                f"{length}={after[length]} makes {key} {after[key]}, and it was {before[key]} in the past steps of the "
-                f"run in {folder}; resume it with {length}={before[length]}. A run that is to be made longer begins "
-                f"with a number for {key}."
-            )
-    return config
-
-
-def draw(experiment: Experiment, state: State, folder: Path, result: Mapping[str, Any]) -> dict[str, Path]:
-    """Draw the pictures of a finished run: name → path of the PNG, which has a PDF and an SVG beside it."""
-    sampler = experiment.sampler("test")
-    title = experiment.title(sampler)
-    paths = {"learning_curve": folder / "plots" / "learning_curve.png"}
-    plots.learning_curve(
-        read_metrics(folder / "metrics.jsonl"),
-        paths["learning_curve"],
-        title=title,
-        chance=sampler.chance,
-        result=result,
-        metric=experiment.problem.metric,
-    )
-    if experiment.picture is not None:
-        paths["tasks"] = folder / "plots" / "tasks.png"
-        steps = experiment.config.evaluation.inner_steps
-        experiment.picture(experiment.trained(state), sampler, paths["tasks"], title=title, steps=steps)
-    return paths
-
-
-def sentence(result: Mapping[str, Any], part: str = "test") -> str:
-    """A result for people: "test accuracy 92.11% ± 0.51 (95% interval over 600 unseen tasks)"."""
-    metric = metric_of(result)
-    value, ci95 = result[f"{part}/{metric.name}"], result[f"{part}/ci95"] or 0.0
-    said = "not a finite number" if value is None else metric.format(value, ci95)
-    return f"{part} {metric.name} {said} (95% interval over {result[f'{part}/tasks']} unseen tasks)"
-
-
-def validation_score(folder: Path) -> float | None:
-    """The last validation score of the finished run in folder, an error as its negative, so that more is better.
-
-    None where it had no validation. What a search over hyperparameters maximises: the test split has no part in it.
-    """
-    metric = metric_of(json.loads((folder / "result.json").read_text(encoding="utf-8")))
-    for line in reversed(read_metrics(folder / "metrics.jsonl")):
-        value = line.get(f"val/{metric.name}")
-        if value is not None:
-            return value if metric.higher_is_better else -value
-    return None
-
-
-def expect_same_data(experiment: Experiment, path: Path) -> None:
-    """Raise CheckpointError where a checkpoint is of a run on other data than the experiment's."""
-    was, now = checkpoint.read_header(path)["data"], experiment.dataset.describe()
-    for key in ("dataset", "split", "checksum"):
-        if was[key] != now[key]:
-            raise CheckpointError(
-                f"{path} is of a run on other data: {key} was {was[key]!r}, here it is {now[key]!r}. Give the "
-                "data_dir that it was trained on."
-            )

@@ -16,7 +16,6 @@ from meta.cli import configs, sweeps
 from meta.cli.configs import CONF
 from meta.cli.overrides import ConfigError, check, groups, leaves, parse
 from meta.experiment import Experiment, build
-from meta.loggers import Logger, Wandb
 from meta.trainer import Trainer
 from tests.meta.runs import train
 
@@ -98,11 +97,6 @@ def test_fomaml_is_maml_at_first_order():
     maml, first = (Experiment(composed("train", f"algorithm={name}")).learner for name in ("maml", "fomaml"))
     assert (maml.estimator, first.estimator) == (meta.Reverse(), meta.FirstOrder())
     assert maml.inner.steps == first.inner.steps
-
-
-def test_loggers_build():
-    assert type(build(composed("train").logger)) is Logger
-    assert isinstance(build(composed("train", "logger=wandb").logger), Wandb)
 
 
 def test_glyphs_build_a_sampler_of_the_configured_protocol():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from yaml import YAMLError
 from meta.checkpoint import CheckpointError
 from meta.cli import searchpath, sweeps
 from meta.cli.configs import CONF
+from meta.cli.help import help_text
 from meta.cli.overrides import ConfigError, check, parse, value_of
 from meta.distributed import RankError, launched
 from meta.interruption import Interrupted
@@ -33,7 +35,7 @@ from neo.errors import NeoError
 from neo.runtime import keep_freed_memory
 from tasks import DataError
 
-__all__ = ["print_error", "report_errors", "run"]
+__all__ = ["print_error", "print_line", "report_errors", "run"]
 
 # What a user can do something about: their message is the whole story. Anything else is a fault of ours, and its
 # traceback is shown.
@@ -120,8 +122,13 @@ def run(
                 *check(name, overrides, sweeping, folders, flags),
                 *searchpath.override_of(folders),
             ]
+            if arguments.help:
+                composing = [one.input_line or "" for one in parse(checked) if not one.is_sweep_override()]
+                about = inspect.getdoc(sys.modules[job.__module__])
+                print(help_text(name, composing, folders, Path(given[0]).name, about))
+                return
             sys.argv = [*(one for one in given if one not in arguments.overrides), *checked]
-            if not (arguments.help or arguments.cfg):
+            if not arguments.cfg:
                 sys.argv += before(name, parse(checked), sweeping)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
     except KeyboardInterrupt as interrupt:
@@ -155,6 +162,11 @@ def print_error(sentence: str) -> None:
     """Print a line on stderr in one write: print() writes the line's end by itself, and another rank's words come in
     between."""
     sys.stderr.write(f"{sentence}\n")
+
+
+def print_line(sentence: str) -> None:
+    """The same on stdout, which the arms of a sweep share."""
+    sys.stdout.write(f"{sentence}\n")
 
 
 def _fail(error: Exception, debug: bool) -> NoReturn:

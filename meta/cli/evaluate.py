@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from meta.cli import command
 from meta.cli.overrides import ConfigError
 from meta.evaluate_run import NotWritten, evaluate_run
+from meta.outcome import sentence
 from meta.plausibility import chance_warning
 from meta.problems import metric_of
-from meta.run import sentence
 
 # Values of conf/evaluate.yaml that take the place of the run's own where they are given.
 PROTOCOL = {

@@ -18,12 +18,14 @@ from meta.cli import searchpath
 from meta.cli.arms import Arm, arms, leaves, nearest, separate_sweeps
 from meta.cli.configs import CONF
 from meta.cli.experiments import expect_known_settings
-from meta.cli.value_types import ConfigError, expect_type
+from meta.cli.value_types import ConfigError, expect_type, format_value
 
-__all__ = ["ConfigError", "check", "groups", "leaves", "parse", "value_of"]
+__all__ = ["ConfigError", "check", "groups", "leaves", "parse", "value_of", "values_of"]
 
 OPTIONS = ("hydra.sweeper.sampler_options", "hydra.sweeper.pruner_options")  # any key may be given below them
+SEVERAL = ("logger",)  # groups that take a list of choices
 RENAMED = {  # keys of earlier versions, for the error alone
+    **{f"logger.{key}": f"logger.wandb.{key}" for key in ("project", "name", "timeout_s")},
     "task.dataset.drawings": "task.dataset.images_per_class",
     "task.objective": "task.problem",
     "task.objective.inner_reduction": "task.problem.inner_reduction",
@@ -76,10 +78,11 @@ def check(
     for override in overrides:
         key = override.key_or_group
         if key in choices:
-            values = _values(override, sweeping, choices[key])
+            values = values_of(override, sweeping, choices[key])
             for value in values:
-                _expect_choice(key, value, choices[key])
-            chosen[key] = values
+                for one in value if key in SEVERAL and isinstance(value, list) else [value]:
+                    _expect_choice(key, one, choices[key])
+            chosen[key] = [format_value(value) if isinstance(value, list) else value for value in values]
     found = arms(config_name, chosen, searched)
     for arm in found:
         searchpath.expect_own_names(arm.choices, folders)
@@ -101,7 +104,7 @@ def check(
         if len(having) < len(found):
             raise ConfigError(separate_sweeps(key, found, overrides, flags))
         for arm in having:
-            for value in _values(override, sweeping):
+            for value in values_of(override, sweeping):
                 expect_type(arm.config, key, value)
         plain = not override.is_add() and not override.is_force_add()
         checked.append(f"++{line}" if opened and plain else line)
@@ -135,14 +138,14 @@ def _of_hydra(key: str) -> bool:
 
 def _numbered_gpus(overrides: Sequence[Override], sweeping: bool) -> list[str]:
     """The cuda:0, cuda:1 ... among the devices asked for, made choices of their group like those that have files."""
-    asked = [value for o in overrides if o.key_or_group == "device" for value in _values(o, sweeping)]
+    asked = [value for o in overrides if o.key_or_group == "device" for value in values_of(o, sweeping)]
     numbered = [value for value in asked if re.fullmatch(r"cuda:\d+", str(value))]
     for value in numbered:
         ConfigStore.instance().store(value, {"device": value}, group="device", package="_global_")
     return numbered
 
 
-def _values(override: Override, sweeping: bool, choices: Sequence[str] = ()) -> list[Any]:
+def values_of(override: Override, sweeping: bool, choices: Sequence[str] = ()) -> list[Any]:
     """What a key is to be, one value for a single run. choices: what a glob picks from."""
     value: Any = override.value()
     if not override.is_sweep_override():

@@ -13,7 +13,7 @@ from meta.cli import command
 from meta.paired import difference
 from meta.record import disagreements
 from meta.report.page import format_difference, verdict
-from meta.results import Results, ResultsError, load
+from meta.task_results import Results, ResultsError, load
 
 NAMES = ("evaluation", "test")
 

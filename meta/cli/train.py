@@ -29,10 +29,11 @@ from meta.distributed import Ranks, launched
 from meta.divergence import TrainingError
 from meta.files import lock_dir
 from meta.interruption import Stopped
+from meta.outcome import sentence, validation_score
 from meta.plausibility import chance_warning
 from meta.record import RESUMABLE, may_change
-from meta.resume import holds_run
-from meta.run import Run, resumed_config, sentence, validation_score
+from meta.resume import holds_run, resumed_config
+from meta.run import Run
 from meta.search import pruning
 from meta.targets import expect_targets
 
@@ -95,7 +96,7 @@ def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[]
             )
             result = run.train()
     except Stopped as stop:
-        print(f"{arm}{stop}")
+        command.print_line(f"{arm}{stop}")
         return None
     except FileExistsError as error:
         raise ConfigError(_taken(folder)) from error
@@ -115,7 +116,9 @@ def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[]
         if holds_run(folder):
             command.print_error(f"\nstopped; continue with: {_resume(folder)}")
         raise
-    print(f"{arm}{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s")
+    command.print_line(
+        f"{arm}{sentence(result)}, {result['iterations']} iterations, {result['seconds']:.0f} s"
+    )
     warning = chance_warning(result)
     if warning is not None:
         command.print_error(f"{arm}{warning}")

@@ -14,17 +14,18 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meta import record
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.interruption import STOPPED
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.problems import ACCURACY, MSE, Metric, metric_of
-from meta.record import disagreements
 from meta.report.searches import Search, searches
-from meta.results import Results, ResultsError, load
+from meta.task_results import Results, ResultsError, load
 
 __all__ = ["FAILURE", "SEEDS", "Arm", "ReportError", "Sweep", "read"]
 
 FAILURE = "failure.json"  # in a run's folder: the error that ended it
+MARKS = (".hydra", record.FILE)  # of a run's folder: its configuration as composed, or from Python its record
 SEEDS = ("seed", "task.seed")  # settings that make another try of the same arm
 # Settings that change nothing of a number.
 ASIDE = ("data_dir", "debug", "device", "evaluation.batch", "rank_timeout_s", "resume", "workers")
@@ -87,6 +88,10 @@ class Sweep:
     single: bool  # the folder is a run's own
     searches: Sequence[Search] = ()  # in it, one or several
 
+    def place(self, arm: Arm) -> Path:
+        """The folder of an arm."""
+        return self.folder if self.single else self.folder / arm.name
+
     @property
     def metric(self) -> Metric:
         return next((arm.metric for arm in self.arms if arm.metric), ACCURACY)
@@ -139,12 +144,12 @@ def read(folder: Path) -> Sweep:
     """The sweep, or the single run, in a folder. Raises: ReportError for a folder that is missing or holds neither."""
     if not folder.is_dir():
         raise ReportError(f"{folder} is no folder; name the folder of a sweep or of a run.")
-    single = (folder / ".hydra").is_dir()
-    places = [folder] if single else [path.parent for path in folder.rglob(".hydra") if path.is_dir()]
+    single = any((folder / mark).exists() for mark in MARKS)
+    places = [folder] if single else {path.parent for mark in MARKS for path in folder.rglob(mark)}
     if not places:
         raise ReportError(
-            f"{folder} holds no runs: neither it nor a folder in it has .hydra/. Name the folder of a sweep, or of a "
-            "run."
+            f"{folder} holds no runs: neither it nor a folder in it has .hydra/ or {record.FILE}. Name the folder of a "
+            "sweep, or of a run."
         )
     named = {place: folder.name if single else place.relative_to(folder).as_posix() for place in places}
     arms = [_arm(place, named[place]) for place in sorted(places, key=lambda place: _natural(named[place]))]
@@ -164,7 +169,7 @@ def _arm(folder: Path, name: str) -> Arm:
         tested = None  # of an older version, or damaged: the means remain
     said = {"result.json": result, "test.safetensors": tested.about if tested else {}, "checkpoints": about}
     copies = {folder / place: entry.get("record") for place, entry in said.items() if entry}
-    if found := disagreements(folder, copies):
+    if found := record.disagreements(folder, copies):
         status, reason = "inconsistent", f"its files are not all of one run: {'; '.join(found)}"
     recorded = any(copies.values()) or not copies
     return Arm(name, status, reason, _settings(folder), lines, result, tested, about, recorded)
@@ -190,9 +195,15 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]], result: Mapping[st
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """The configuration, flat, without keys that repeat another's value ("${task.ways}"); {} if it is unreadable."""
+    """The configuration, flat, without keys that repeat another's value ("${task.ways}"); {} if it is unreadable.
+
+    Of a run begun in Python, without .hydra/, what its record has of it.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    if not path.exists():
+        return _flat((record.read(folder) or {}).get("config") or {})
     try:
-        config = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"), resolve=False)
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, yaml.YAMLError, OmegaConfBaseException):
         return {}
     return _flat(config) if isinstance(config, dict) else {}

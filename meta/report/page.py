@@ -15,7 +15,7 @@ from meta.paired import Difference, difference
 from meta.problems import Metric
 from meta.report import again, figures, parallel, seeds
 from meta.report.arms import SEEDS, Arm, Sweep
-from meta.results import ResultsError
+from meta.task_results import ResultsError
 
 __all__ = ["page"]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from meta.paired import difference
 from meta.report.arms import SEEDS, Arm, Sweep
-from meta.results import ResultsError
+from meta.task_results import ResultsError
 
 __all__ = ["Setting", "settings"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meta.cli.value_types import ConfigError
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.problems import Metric, metric_of
 
 __all__ = ["DIRECTIONS", "directions", "names", "prunable", "values"]

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from meta.files import write_json
-from meta.metrics import plain
+from meta.metrics_file import plain
 from meta.report.searches import SEARCH
 from meta.search.space import described as settings
 

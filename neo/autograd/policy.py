@@ -105,7 +105,8 @@ class Policy(PolicyBase):
     def composed_jvp(self, *tangents: Any) -> tuple[Any, ...]:
         """The tangent of each output by the composition: what an outer session has in jvp's place.
 
-        tangents: a LiteTensor for each tensor input of forward, None for zero. Gives a LiteTensor or None for each output.
+        tangents: a LiteTensor for each tensor input of forward, None for zero. Gives a LiteTensor or None for each
+        output.
         Cost: the composition, with its tangents. Raises: GradientError where the Policy names no composition.
         """
         level = ForwardTape()
@@ -113,11 +114,11 @@ class Policy(PolicyBase):
         for tensor, tangent in zip(inputs, tangents, strict=True):
             if tensor is not None:
                 level.start(tensor, tangent)
-        outputs = self._composed(level, arguments)
-        return tuple(level.tangent_of(out) if isinstance(out, TensorBase) else None for out in outputs)
+        outputs: tuple[Any, ...] = self._composed(level, arguments)
+        return tuple(level.tangent_of(out) if isinstance(out, TensorBase) else None for out in outputs)  # type: ignore[arg-type]
 
     def _fresh_arguments(self, rule: str) -> tuple[list[Any], list[Any]]:
-        """forward's arguments for the composition, and of each tensor input a fresh tensor, None where nobody needs it."""
+        """forward's arguments for the composition, and a fresh tensor of each tensor input, None where not needed."""
         if type(self).composition is None:
             raise GradientError(
                 f"{type(self).__name__}.{rule} is once_differentiable, and an outer session differentiates it: name a "

@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from meta.checkpoint import Checkpoints, read_header
 from meta.distributed import ALONE, RankError, Ranks, launched
 from meta.experiment import resolve_workers
-from meta.metrics import read_metrics
-from meta.results import load
-from meta.run import resumed_config
+from meta.metrics_file import read_metrics
+from meta.resume import resumed_config
+from meta.task_results import load
 from tests.meta import ranks as jobs
 from tests.meta.ranks import run_ranks, values
 from tests.meta.runs import train

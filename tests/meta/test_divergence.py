@@ -13,7 +13,7 @@ from meta import Step, checkpoint
 from meta.checkpoint import Checkpoints
 from meta.divergence import TrainingError, expect_finite_results, expect_finite_state
 from meta.experiment import Experiment
-from meta.run import resumed_config
+from meta.resume import resumed_config
 from meta.trainer import Trainer
 from neo.optim import Optimizer
 from tests.meta.runs import train

@@ -16,8 +16,9 @@ from meta import MAML, Predictor, Step, evaluate
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.ensemble import Ensemble
 from meta.evaluate_run import evaluate_run
-from meta.metrics import read_metrics
-from meta.run import Run, resumed_config
+from meta.metrics_file import read_metrics
+from meta.resume import resumed_config
+from meta.run import Run
 from meta.trainer import State
 from neo import LiteTensor
 from tasks import Batch, Task

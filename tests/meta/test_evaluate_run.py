@@ -16,7 +16,7 @@ from meta.checkpoint import Checkpoints, load
 from meta.evaluate import evaluate
 from meta.evaluate_run import NotWritten, evaluate_run
 from meta.paired import difference
-from meta.results import load as load_results
+from meta.task_results import load as load_results
 from tests.meta.runs import train
 from tests.meta.test_run import tiny
 
@@ -173,7 +173,7 @@ def test_numbers_survive_a_write_that_fails(run, monkeypatch, failing):
 
         return write
 
-    for place in ("meta.results.write", "meta.plots.inner_steps", "meta.evaluate_run.write_json"):
+    for place in ("meta.task_results.write", "meta.plots.inner_steps", "meta.evaluate_run.write_json"):
         monkeypatch.setattr(place, fail(get_object(place)))
     with pytest.raises(NotWritten, match="No space left on device: 'there'") as caught:
         evaluate_run(run, tasks=3, name="lost")

@@ -14,8 +14,8 @@ from meta.checkpoint import Checkpoints
 from meta.experiment import Experiment
 from meta.interruption import Interrupted, Interruptions
 from meta.loggers import Logger
-from meta.metrics import read_metrics
-from meta.run import resumed_config
+from meta.metrics_file import read_metrics
+from meta.resume import resumed_config
 from meta.trainer import Trainer
 from neo.optim import sgd
 from tests.meta.runs import train

@@ -11,7 +11,7 @@ import torch
 from meta.evaluate import Evaluation, Record
 from meta.paired import difference
 from meta.problems import ACCURACY, MSE
-from meta.results import ResultsError, load, write
+from meta.task_results import ResultsError, load, write
 
 
 def evaluation(scores: list[list[float]], checksums: list[int]) -> Evaluation:

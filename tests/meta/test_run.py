@@ -18,8 +18,10 @@ from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.evaluate_run import evaluate_run
 from meta.files import lock_dir
 from meta.interruption import Stopped
-from meta.metrics import read_metrics
-from meta.run import resumed_config, sentence
+from meta.loggers import Logger
+from meta.metrics_file import read_metrics
+from meta.outcome import sentence
+from meta.resume import resumed_config
 from tests.meta.runs import train
 
 TINY = [
@@ -146,7 +148,7 @@ def test_resumed_run_equals_the_uninterrupted_one(finished, tmp_path, stop):
     class Killed(BaseException):
         pass
 
-    class KillingLogger(experiment.Logger):
+    class KillingLogger(Logger):
         def log(self, step, metrics):
             if step == stop:
                 raise Killed
@@ -225,7 +227,7 @@ def test_split_for_testing_is_touched_once_and_at_the_end(tmp_path, monkeypatch)
         drawn.append((self.part, len(logged), list(range(slots)) if isinstance(slots, int) else list(slots)))
         return sample(self, iteration, slots)
 
-    class Counting(experiment.Logger):
+    class Counting(Logger):
         def log(self, step, metrics):
             logged.append(step)
 

@@ -24,7 +24,7 @@ from meta import (
 from meta.experiment import Experiment
 from meta.learner import seed_of
 from meta.parallel import Batched
-from meta.run import resumed_config
+from meta.resume import resumed_config
 from neo.optim import sgd
 from tests.meta.quadratic import SIZE, Tasks, flat
 from tests.meta.ranks import run_ranks, values
@@ -286,7 +286,10 @@ def test_truncated_is_reverse_with_constants_for_the_first_gradients(kept):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"meta_gradient": "exact"}, "must be one of reverse, mixed, first_order, truncated, implicit, es, or"),
+        (
+            {"meta_gradient": "exact"},
+            "must be one of reverse, mixed, first_order, truncated, implicit, es, or",
+        ),
         ({"meta_gradient": "truncated"}, "meta_gradient='truncated' needs truncated_steps"),
         ({"truncated_steps": 2}, "truncated_steps=2 is of meta_gradient='truncated'.* with 'reverse'"),
         ({"meta_gradient": "truncated", "truncated_steps": 1, "first_order": True}, "contradict each other"),
@@ -297,7 +300,10 @@ def test_truncated_is_reverse_with_constants_for_the_first_gradients(kept):
         ({"meta_gradient": "truncated", "truncated_steps": -1}, "steps must be an integer of 0 or more"),
         ({"meta_gradient": "mixed", "mixed_segment": 0}, "segment must be an integer of 1 or more"),
         ({"meta_gradient": "implicit", "implicit_strength": -1.0}, "strength must be a finite number of 0"),
-        ({"meta_gradient": "implicit", "implicit_iterations": 0}, "iterations must be an integer of at least 1"),
+        (
+            {"meta_gradient": "implicit", "implicit_iterations": 0},
+            "iterations must be an integer of at least 1",
+        ),
         ({"meta_gradient": "es", "es_sigma": 0.0}, "sigma must be a finite number above 0"),
         ({"meta_gradient": "es", "es_pairs": 0}, "pairs must be an integer of 1 or more"),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.report import page, read
 from meta.report.again import command
 from tests.meta.cli.test_commands import ROOT, TINY, call

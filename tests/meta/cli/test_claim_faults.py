@@ -15,7 +15,7 @@ import pytest
 
 from meta import record
 from meta.checkpoint import Checkpoints, read_header
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.plots import canvas
 from meta.report import read as read_report
 from meta.resume import holds_run

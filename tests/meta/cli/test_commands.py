@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 
 ROOT = Path(__file__).parents[3]
 OF_A_CHECKOUT = ("bench", "mnist")  # commands that are not installed

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from meta import checkpoint
 from meta.checkpoint import Checkpoints
 from meta.experiment import versions
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from tests.meta.cli import victim
 from tests.meta.cli.test_commands import ROOT, TINY, Done, call
 from tests.meta.cli.test_kill import TINY as TINIEST
@@ -369,7 +369,7 @@ def test_evaluation_that_cannot_be_written_is_printed_in_full(run, monkeypatch):
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("meta.results.atomic_write", full)
+    monkeypatch.setattr("meta.task_results.atomic_write", full)
     before = content(run)
     done = call(run.parent, "evaluate", "run_dir=run", "tasks=4", "name=lost")
     one_sentence(done, "run/lost.safetensors: No space left on device. The numbers are above, in full")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from meta.checkpoint import Checkpoints
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.resume import holds_run
 from tests.meta.cli import victim
 

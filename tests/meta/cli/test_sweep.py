@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import meta
 from meta.cli import sweeps
 from meta.cli.configs import composed
-from meta.cli.overrides import ConfigError
+from meta.cli.overrides import ConfigError, parse
 from meta.experiment import Experiment
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from meta.paired import difference
 from meta.report import read
-from meta.results import load
+from meta.task_results import load
 from tests.meta.cli.test_commands import TINY, call, start
 
 RATES = ("algorithm.inner_lr=0.1,0.4", "seed=0,1", "task.seed=0")
@@ -54,6 +55,19 @@ def sweep(tmp_path_factory) -> Path:
         f"arm {number}" for number in range(4)
     ]
     return here / "a sweep"
+
+
+def test_arms_are_a_table_by_what_was_swept(sweep):
+    pytest.importorskip("pandas", reason="pandas is not installed; pip install 'neo-meta[pandas]'")
+    table = meta.results(sweep)
+    assert list(table.columns[:4]) == ["run", "algorithm.inner_lr", "seed", "status"]
+    assert list(table["algorithm.inner_lr"]) == [0.1, 0.1, 0.4, 0.4]
+    assert list(table["seed"]) == [0, 1, 0, 1]
+    rows = meta.metrics(sweep)
+    assert list(rows.columns[:5]) == ["run", "algorithm.inner_lr", "seed", "step", "seconds"]
+    for name in table.run:
+        lines = read_metrics(sweep / name / "metrics.jsonl")
+        assert list(rows[rows.run == name]["train/loss"]) == [line["train/loss"] for line in lines]
 
 
 def test_all_arms_meet_the_same_tasks(sweep):
@@ -186,3 +200,94 @@ def test_ray_runs_arms_on_this_machine(tmp_path):
     process = swept(tmp_path, "sweep=ray", *RATES[1:], "hydra.sweep.dir=s")
     assert process.returncode == 0, process.err
     assert [arm.status for arm in read(tmp_path / "s").arms] == ["finished", "finished"]
+
+
+# --- configuration files of a sweep ---------------------------------------------------------------------------------
+
+
+def conf(cwd: Path, name: str, text: str) -> None:
+    path = cwd / "mine" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def content(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+PARAMS = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      {}\n"
+
+
+def test_sweep_whose_files_have_changed_is_refused_and_left_as_it_was(tmp_path):
+    conf(tmp_path, "algorithm/own", "_target_: meta.MAML\ninner_lr: 0.3\n")
+    command = ("-m", "--config-dir", "mine", *TINY, "algorithm=maml,own", "hydra.sweep.dir=s")
+    assert call(tmp_path, "train", *command).code == 0
+    before = content(tmp_path / "s")
+    conf(tmp_path, "algorithm/own", "_target_: meta.MAML\ninner_lr: 0.2\n")
+    refused = call(tmp_path, "train", *command)
+    assert refused.code == 1
+    assert (
+        "error: the sweep in s holds a run of another configuration than its files have now: with "
+        in refused.stderr
+    )
+    assert "algorithm=own, algorithm.inner_lr was 0.3, and is 0.2 now." in refused.stderr
+    assert content(tmp_path / "s") == before
+    conf(tmp_path, "algorithm/own", "_target_: meta.MAML\ninner_lr: 0.3\nfirst_order: true\n")
+    assert "algorithm.first_order was None, and is True now" in call(tmp_path, "train", *command).stderr
+    assert content(tmp_path / "s") == before
+
+
+def test_sweep_of_before_its_record_had_configurations_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = parse(["seed=0,1", "logger=[csv,wandb]", "hydra.sweep.dir=s"])
+    sweeps.prepare("train", command)
+    path = tmp_path / "s" / "sweep.json"
+    record = json.loads(path.read_text())
+    (settings,) = record.pop("configurations").values()
+    assert settings["algorithm.inner_lr"] == "${oc.select:task.inner_lr,0.4}"
+    assert settings["logger.wandb.project"] == "neo"
+    sweeps.prepare("train", command)
+    path.write_text(json.dumps(record))
+    before = content(tmp_path / "s")
+    sweeps.prepare("train", command)
+    assert content(tmp_path / "s") == before
+
+
+def test_what_a_file_sweeps_over_is_in_the_record_and_what_is_typed_goes_before(tmp_path):
+    conf(tmp_path, "sweep/rates", PARAMS.format("{algorithm.inner_lr: '0.1,0.4', seed: '0,1'}"))
+    command = ("-m", "--config-dir", "mine", "sweep=rates", *TINY, "seed=5", "hydra.sweep.dir=s")
+    done = call(tmp_path, "train", *command)
+    assert done.code == 0, done.stderr
+    record = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert {"algorithm.inner_lr=0.1,0.4", "seed=5"} <= {*record["overrides"]}
+    assert not {"seed=0,1"} & {*record["overrides"]}
+    assert sorted(path.name for path in (tmp_path / "s").iterdir() if path.is_dir()) == ["0", "1"]
+    before = content(tmp_path / "s")
+    conf(tmp_path, "sweep/rates", PARAMS.format("{algorithm.inner_lr: '0.1,0.5'}"))
+    refused = call(tmp_path, "train", *command)
+    assert "holds the sweep of another command (algorithm.inner_lr=0.1,0.4 " in refused.stderr
+    assert content(tmp_path / "s") == before
+
+
+@pytest.mark.parametrize("sweeper", ["", "defaults:\n  - optuna\n  - _self_\n"])
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ("{algorithm.inner_lr: '0.1,high'}", "algorithm.inner_lr=high is not a number"),
+        ("{algorithm.inner_lr: [0.1, 0.4]}", "algorithm.inner_lr=[0.1,0.4] is not a number"),
+        ("{task.shots: '2,3.5'}", "task.shots=3.5 is not an integer"),
+        (
+            "{algorithm.iner_lr: '0.1,0.2'}",
+            "unknown key 'algorithm.iner_lr'; did you mean algorithm.inner_lr?",
+        ),
+        ("{algorithm: 'maml,mmal'}", "invalid algorithm 'mmal'; did you mean maml?"),
+    ],
+)
+def test_what_a_file_sweeps_over_is_checked_as_if_it_were_typed(tmp_path, sweeper, params, sentence):
+    text = PARAMS.format(params)
+    conf(tmp_path, "sweep/rates", text.replace("hydra:", f"{sweeper}hydra:", 1))
+    done = call(tmp_path, "train", "-m", "--config-dir", "mine", "sweep=rates", *TINY, "hydra.sweep.dir=s")
+    assert done.code == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: hydra.sweeper.params: {sentence}")
+    assert not (tmp_path / "s").exists()

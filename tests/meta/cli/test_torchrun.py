@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from meta.checkpoint import Checkpoints, read_header
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from tests.meta.cli.test_commands import ROOT, TINY, call
 from tests.meta.test_run import assert_same_run
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import meta
 from meta.checkpoint import Checkpoints, read_header
-from meta.metrics import read_metrics
+from meta.metrics_file import read_metrics
 from tests.meta.cli import victim
 
 ROOT = Path(__file__).parents[3]

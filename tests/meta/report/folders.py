@@ -12,7 +12,7 @@ import yaml
 
 from meta.evaluate import Evaluation, Record
 from meta.problems import ACCURACY, Metric
-from meta.results import write
+from meta.task_results import write
 
 TASKS = 40
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from meta.evaluate import Evaluation, Record, half_width
 from meta.files import atomic_write
-from meta.metrics import plain
+from meta.metrics_file import plain
 from meta.problems import Metric, metric_of
 
 __all__ = ["Results", "ResultsError", "Step", "load", "write"]
@@ -67,7 +67,9 @@ class Results(NamedTuple):
 def write(path: Path, evaluation: Evaluation, metric: Metric, about: Mapping[str, Any]) -> None:
     """Keep an evaluation that was recorded. about: plain values, protocol among them."""
     if evaluation.record is None:
-        raise ValueError("results.write: this evaluation has no record; evaluate(..., record=True) keeps one")
+        raise ValueError(
+            "task_results.write: this evaluation has no record; evaluate(..., record=True) keeps one"
+        )
     header = plain(
         {**about, "metric": metric.name, "higher_is_better": metric.higher_is_better, "format": FORMAT}
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meta.metrics import Metrics, MetricsError, plain, read_metrics
+from meta.metrics_file import Metrics, MetricsError, plain, read_metrics
 
 
 def test_metrics_are_on_the_disk_as_soon_as_written(tmp_path):
