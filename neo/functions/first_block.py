@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import any_batched
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions._tangents import total
 from neo.functions.activations import rectified
 from neo.functions.batch_normalization import at_places, composed_norm_relu_pool, windows_of
@@ -54,6 +56,10 @@ class FirstBlock(Policy):
         gamma_dot, beta_dot = (None, *dots) if gamma is None else dots
         if w_dot is None and gamma_dot is None and beta_dot is None:
             return None
+        if not (isinstance(weight, LiteTensor) or any_batched(w_dot, gamma_dot, beta_dot)):
+            return first_kernels.first_tangent(
+                images, w_dot, gamma_dot, beta_dot, y, place, weight, gamma, eps
+            )
         flat, Cw, r = _line(weight, eps, images)
         slope = None if gamma_dot is None else r * gamma_dot  # the derivative of γ r
         A = None

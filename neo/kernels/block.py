@@ -16,7 +16,7 @@ from neo.kernels import direct
 from neo.kernels.batch_norm import largest_window
 from neo.kernels.operands import last, per_channel, plain
 
-__all__ = ["Block", "backward", "double_backward", "forward", "ready"]
+__all__ = ["Block", "backward", "double_backward", "forward", "ready", "tangent"]
 
 
 def ready(x: Any, params: Any, stride: int, window: int) -> bool:
@@ -118,6 +118,20 @@ def double_backward(block, y_bar, gradients, cotangents, output_mask):
         y_bar_out=y_bar_out, x_out=x_out, w_out=w_out, gamma_out=gamma_out, z_out=z_out,
     )  # fmt: skip
     return y_bar_out, Z, x_out, w_out, gamma_out, z_out
+
+
+def tangent(block, x_dot, w_dot, gamma_dot, beta_dot):
+    """(ẏ, ż) for the tangents of x, weight, γ and β (None: zero); that of the bias shifts ż, and y not at all."""
+    kernels.refuse_transforms()
+    x, z = block.x, block.z
+    z_dot, y_dot = direct.empty(z.shape, x.dtype, True), direct.empty(block.y.shape, x.dtype, True)
+    workspace = direct.empty(z.shape, x.dtype, True) if x_dot is not None and w_dot is not None else None
+    kernels.library.block_double_backward(
+        **block.arguments(), y_bar=None, z_total=None, gamma_bar=None, beta_bar=None, X=last(x_dot, x.dtype),
+        W=last(w_dot, x.dtype), G=plain(gamma_dot, x.dtype), B=plain(beta_dot, x.dtype), Z=z_dot, workspace=workspace,
+        y_bar_out=y_dot, x_out=None, w_out=None, gamma_out=None, z_out=None,
+    )  # fmt: skip
+    return y_dot, z_dot
 
 
 def _channels(count, like):

@@ -20,6 +20,8 @@ cdef extern from "block.h" nogil:
         void *beta_bar
         void *z_out
         void *gamma_out
+        void *z_total
+        double *sums
     ctypedef struct NeoField:
         const char *name
         int shape

@@ -183,7 +183,8 @@ static int NAME(block_backward)(const NeoBlock *b) {
            (b->w_bar && NAME(weight_gradient)(b, b->x, b->z_total, b->w_bar));
 }
 
-/* Z = X * weight + x * W, and norm's double backward of it. Outputs but Z and z_out may be NULL. */
+/* Z = X * weight + x * W, and norm's double backward of it. Outputs but Z may be NULL; with y_bar_out alone of them, these
+ * are the tangents of z and y along (X, W, G, B) in place of (x, weight, gamma, beta), and cotangents are NULL. */
 static int NAME(block_double_backward)(const NeoBlock *b) {
     const long entries = b->n * b->down * b->across * b->outputs;
     if (b->X && NAME(convolve)(b, b->X, b->weight, NULL, b->Z)) return -1;
@@ -250,7 +251,7 @@ static int NAME(first_backward)(const NeoBlock *b) {
     return 0;
 }
 
-/* y_bar_out, where it is wanted, w_out and gamma_out */
+/* y_bar_out, w_out and gamma_out, where they are wanted */
 static int NAME(first_double_backward)(const NeoBlock *b) {
     NAME(First) s = NAME(first_of)(b);
     int taps = NAME(taps_of)(&s);
