@@ -19,7 +19,6 @@ from neo.functions.batch_normalization import (
     norm_relu_pool_tangent,
 )
 from neo.functions.convolution import convolution, input_gradient, weight_gradient
-from neo.kernels import batch_norm as batch_norm_kernels
 from neo.kernels import block as block_kernels
 
 __all__ = ["conv_norm_relu_pool"]
@@ -147,28 +146,12 @@ class ConvNormReLUPoolGradient(Policy):
         block = block_kernels.Block(*saved)
         z_bar_dot, *rest = dots if z_given else (None, *dots)
         x_dot, w_dot, gamma_dot, z_dot, *_ = rest if block.gamma is not None else (*rest[:2], None, *rest[2:])
-        of_gamma = None
-        if z_dot is not None or gamma_dot is not None:
-            _, of_z, of_gamma = batch_norm_kernels.norm_double_backward(
-                torch.zeros_like(block.z) if z_dot is None else z_dot, gamma_dot, None, y_bar, block.y, block.place,
-                block.z, block.gamma, block.mean, block.scale, gamma_bar, beta_bar, block.window, (False, True, True),
-            )  # fmt: skip
-            z_bar_dot = total(z_bar_dot, of_z)
-        y_bar_dot = torch.zeros_like(block.y) if y_bar_dot is None else y_bar_dot
-        _, x_bar, w_bar, gamma_out, beta_out = block_kernels.backward(
-            block, y_bar_dot, z_bar_dot, output_mask
-        )
-        geometry = _geometry(block.stride)
-        bars = []
-        if output_mask[0]:
-            layout = tuple(block.x.shape), block.x.stride()
-            of_w = None if w_dot is None else input_gradient(z_total, w_dot, layout, geometry)
-            bars.append(total(x_bar, of_w))
-        if output_mask[1]:
-            shape = tuple(block.weight.shape)
-            of_x = None if x_dot is None else weight_gradient(x_dot, z_total, shape, geometry)
-            bars.append(total(w_bar, of_x))
-        return *bars, total(gamma_out, of_gamma), beta_out
+        x_bar, w_bar, gamma_out, beta_out = block_kernels.backward_tangent(
+            block, y_bar, (z_total, gamma_bar, beta_bar), (y_bar_dot, z_bar_dot, x_dot, w_dot, gamma_dot, z_dot),
+            output_mask,
+        )  # fmt: skip
+        bars = [bar for bar in (x_bar, w_bar) if bar is not None]
+        return *bars, gamma_out, beta_out
 
 
 def _geometry(stride):

@@ -16,6 +16,7 @@ from neo.functions._tangents import total
 from neo.functions.activations import rectified
 from neo.functions.batch_normalization import at_places, composed_norm_relu_pool, windows_of
 from neo.functions.pooling import from_places
+from neo.functions.registry import raw
 from neo.kernels import first as first_kernels
 
 __all__ = ["first_block"]
@@ -73,7 +74,8 @@ class FirstBlock(Policy):
         if A is None:
             A = torch.zeros_like(flat)
         S = -(A @ images.mean) if beta_dot is None else beta_dot - A @ images.mean
-        return spread(torch.cat([A.t(), S.unsqueeze(0)]), y, place, images)
+        sums = torch.cat([A.t(), S.unsqueeze(0)])
+        return (Spread.composition if any_batched(raw(sums)) else spread)(sums, y, place, images)
 
 
 class FirstBlockGradient(Policy):

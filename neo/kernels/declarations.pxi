@@ -21,6 +21,9 @@ cdef extern from "block.h" nogil:
         void *z_out
         void *gamma_out
         void *z_total
+        void *y_bar_dot
+        void *G
+        void *Z
         double *sums
     ctypedef struct NeoField:
         const char *name

@@ -92,7 +92,8 @@ cdef class Kernel:
                 block.at[self.field[i]] = self.address(&call, &block, i, given[self.arguments[i]])
         except KeyError:
             self.refuse_names(given)
-        if not self.planes:     # what a double backward computes with
+        if not self.planes:     # what a double backward and a tangent compute with
+            expect(block.G == NULL or block.Z != NULL or block.y_bar_dot == NULL, self.name, "Z", "given where G is", None)
             expect(block.workspace != NULL or block.X == NULL or block.W == NULL, self.name, "workspace",
                    "given where X and W are", None)
             expect(block.x_out == NULL or (block.W != NULL and block.z_total != NULL), self.name, "W, z_total",
@@ -195,6 +196,10 @@ block_double_backward = Kernel(
     "block_double_backward",
     "x weight gamma? z mean scale y place y_bar? z_total? gamma_bar? beta_bar? X? W? G? B? "
     ">Z >workspace? >y_bar_out? >x_out? >w_out? >gamma_out? >z_out?", "stride window", 3)
+block_backward_tangent = Kernel(
+    "block_backward_tangent",
+    "x weight gamma? z mean scale y place y_bar z_total gamma_bar beta_bar y_bar_dot z_bar? X? W? G? Z? "
+    ">z_out >x_bar? >w_bar? >x_out? >w_out? >gamma_out >beta_out >workspace >b_bar", "stride window", 3)
 
 # --- a first block, on constant images of few planes (first_block.h) -------------------------------------------------
 
