@@ -9,15 +9,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import any_batched
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions._tangents import total
 from neo.functions.batch_normalization import (
     composed_norm_relu_pool,
     norm_relu_pool_gradient,
     norm_relu_pool_tangent,
 )
-from neo.functions.convolution import at_every_pixel, convolution, input_gradient, weight_gradient
-from neo.kernels import batch_norm as batch_norm_kernels
+from neo.functions.convolution import convolution, input_gradient, weight_gradient
 from neo.kernels import block as block_kernels
 
 __all__ = ["conv_norm_relu_pool"]
@@ -25,11 +26,11 @@ __all__ = ["conv_norm_relu_pool"]
 
 class ConvNormReLUPool(Policy):
     """z = x ∗ w + b, y = max over windows of max(bn(z), 0);  (x̄, w̄, γ̄, β̄) = ConvNormReLUPoolGradient(ȳ, z̄, x, w, γ, z);
-    ż = ẋ ∗ w + x ∗ ẇ + ḃ, ẏ = norm_relu_pool_tangent(ż, γ̇, β̇).
+    ż = ẋ ∗ w + x ∗ ẇ, ẏ = norm_relu_pool_tangent(ż, γ̇, β̇).
 
     b̄ = 0, for the mean takes b away. z is an output for the gradient's sake, which is a function of it: its cotangent
     there joins ȳ's here, and goes through the convolution once. (It sums to 0 over each channel, whose shift changes
-    nothing, so that b̄ stays 0.) Otherwise nobody uses z, and z̄ is None.
+    nothing, so that b̄ stays 0, and ż leaves ḃ out.) Otherwise nobody uses z, and z̄ is None.
     """
 
     verified = True
@@ -68,15 +69,19 @@ class ConvNormReLUPool(Policy):
         *saved, eps, biased = self.ctx.release
         block = block_kernels.Block(*saved)
         *others, beta_dot = dots
-        bias_dot = others.pop(0) if biased else None
+        if biased:
+            others.pop(0)
         gamma_dot = others.pop(0) if block.gamma is not None else None
+        dots = (x_dot, w_dot, gamma_dot, beta_dot)
+        if all(dot is None for dot in dots):
+            return None, None
+        if not (isinstance(block.z, LiteTensor) or any_batched(*dots)):
+            return block_kernels.tangent(block, *dots)
         geometry = _geometry(block.stride)
-        if w_dot is not None:
-            z_dot = convolution(block.x, w_dot, bias_dot, geometry)
-        else:
-            z_dot = None if bias_dot is None else at_every_pixel(bias_dot, tuple(block.z.shape))
-        if x_dot is not None:
-            z_dot = total(z_dot, convolution(x_dot, block.weight, None, geometry))
+        z_dot = total(
+            None if x_dot is None else convolution(x_dot, block.weight, None, geometry),
+            None if w_dot is None else convolution(block.x, w_dot, None, geometry),
+        )
         y_dot = norm_relu_pool_tangent(
             z_dot, gamma_dot, beta_dot, block.z, block.gamma, block.mean, block.scale, block.y, block.place, eps,
             block.window,
@@ -141,28 +146,12 @@ class ConvNormReLUPoolGradient(Policy):
         block = block_kernels.Block(*saved)
         z_bar_dot, *rest = dots if z_given else (None, *dots)
         x_dot, w_dot, gamma_dot, z_dot, *_ = rest if block.gamma is not None else (*rest[:2], None, *rest[2:])
-        of_gamma = None
-        if z_dot is not None or gamma_dot is not None:
-            _, of_z, of_gamma = batch_norm_kernels.norm_double_backward(
-                torch.zeros_like(block.z) if z_dot is None else z_dot, gamma_dot, None, y_bar, block.y, block.place,
-                block.z, block.gamma, block.mean, block.scale, gamma_bar, beta_bar, block.window, (False, True, True),
-            )  # fmt: skip
-            z_bar_dot = total(z_bar_dot, of_z)
-        y_bar_dot = torch.zeros_like(block.y) if y_bar_dot is None else y_bar_dot
-        _, x_bar, w_bar, gamma_out, beta_out = block_kernels.backward(
-            block, y_bar_dot, z_bar_dot, output_mask
-        )
-        geometry = _geometry(block.stride)
-        bars = []
-        if output_mask[0]:
-            layout = tuple(block.x.shape), block.x.stride()
-            of_w = None if w_dot is None else input_gradient(z_total, w_dot, layout, geometry)
-            bars.append(total(x_bar, of_w))
-        if output_mask[1]:
-            shape = tuple(block.weight.shape)
-            of_x = None if x_dot is None else weight_gradient(x_dot, z_total, shape, geometry)
-            bars.append(total(w_bar, of_x))
-        return *bars, total(gamma_out, of_gamma), beta_out
+        x_bar, w_bar, gamma_out, beta_out = block_kernels.backward_tangent(
+            block, y_bar, (z_total, gamma_bar, beta_bar), (y_bar_dot, z_bar_dot, x_dot, w_dot, gamma_dot, z_dot),
+            output_mask,
+        )  # fmt: skip
+        bars = [bar for bar in (x_bar, w_bar) if bar is not None]
+        return *bars, gamma_out, beta_out
 
 
 def _geometry(stride):

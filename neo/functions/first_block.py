@@ -9,11 +9,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import any_batched
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions._tangents import total
 from neo.functions.activations import rectified
 from neo.functions.batch_normalization import at_places, composed_norm_relu_pool, windows_of
 from neo.functions.pooling import from_places
+from neo.functions.registry import raw
 from neo.kernels import first as first_kernels
 
 __all__ = ["first_block"]
@@ -54,6 +57,10 @@ class FirstBlock(Policy):
         gamma_dot, beta_dot = (None, *dots) if gamma is None else dots
         if w_dot is None and gamma_dot is None and beta_dot is None:
             return None
+        if not (isinstance(weight, LiteTensor) or any_batched(w_dot, gamma_dot, beta_dot)):
+            return first_kernels.first_tangent(
+                images, w_dot, gamma_dot, beta_dot, y, place, weight, gamma, eps
+            )
         flat, Cw, r = _line(weight, eps, images)
         slope = None if gamma_dot is None else r * gamma_dot  # the derivative of γ r
         A = None
@@ -67,7 +74,8 @@ class FirstBlock(Policy):
         if A is None:
             A = torch.zeros_like(flat)
         S = -(A @ images.mean) if beta_dot is None else beta_dot - A @ images.mean
-        return spread(torch.cat([A.t(), S.unsqueeze(0)]), y, place, images)
+        sums = torch.cat([A.t(), S.unsqueeze(0)])
+        return (Spread.composition if any_batched(raw(sums)) else spread)(sums, y, place, images)
 
 
 class FirstBlockGradient(Policy):

@@ -53,6 +53,10 @@ enum {
     F(void, w_out, NEO_WEIGHTS)                                                                                    \
     F(void, gamma_out, NEO_CHANNELS)                                                                               \
     F(void, z_out, NEO_CONVOLVED)                                                                                  \
+    /* backward's tangent: those of its cotangents y_bar and z_bar in, with X, W, G and Z for those of x, weight,   */ \
+    /* gamma and z (NULL: 0); those of z_total, x_bar, w_bar, gamma_bar and beta_bar out, the first in z_out */     \
+    F(void, y_bar_dot, NEO_POOLED)                                                                                 \
+    F(void, beta_out, NEO_CHANNELS)                                                                                \
     /* means over pixels, and the moments and sums of patches (first_block.h) */                                   \
     F(void, means, NEO_MEANS)                                                                                      \
     F(double, patch_mean, NEO_TAPS)                                                                                \

@@ -16,7 +16,7 @@ from neo.kernels import direct
 from neo.kernels.batch_norm import largest_window
 from neo.kernels.operands import last, per_channel, plain
 
-__all__ = ["Block", "backward", "double_backward", "forward", "ready"]
+__all__ = ["Block", "backward", "backward_tangent", "double_backward", "forward", "ready", "tangent"]
 
 
 def ready(x: Any, params: Any, stride: int, window: int) -> bool:
@@ -118,6 +118,45 @@ def double_backward(block, y_bar, gradients, cotangents, output_mask):
         y_bar_out=y_bar_out, x_out=x_out, w_out=w_out, gamma_out=gamma_out, z_out=z_out,
     )  # fmt: skip
     return y_bar_out, Z, x_out, w_out, gamma_out, z_out
+
+
+def tangent(block, x_dot, w_dot, gamma_dot, beta_dot):
+    """(ẏ, ż) for the tangents of x, weight, γ and β (None: zero); that of the bias shifts ż, and y not at all."""
+    kernels.refuse_transforms()
+    x, z = block.x, block.z
+    z_dot, y_dot = direct.empty(z.shape, x.dtype, True), direct.empty(block.y.shape, x.dtype, True)
+    workspace = direct.empty(z.shape, x.dtype, True) if x_dot is not None and w_dot is not None else None
+    kernels.library.block_double_backward(
+        **block.arguments(), y_bar=None, z_total=None, gamma_bar=None, beta_bar=None, X=last(x_dot, x.dtype),
+        W=last(w_dot, x.dtype), G=plain(gamma_dot, x.dtype), B=plain(beta_dot, x.dtype), Z=z_dot, workspace=workspace,
+        y_bar_out=y_dot, x_out=None, w_out=None, gamma_out=None, z_out=None,
+    )  # fmt: skip
+    return y_dot, z_dot
+
+
+def backward_tangent(block, y_bar, gradients, tangents, output_mask):
+    """The tangents of x̄, w̄, γ̄ and β̄ as `backward` gives them, None where output_mask, of x̄ and w̄, is False.
+
+    gradients: (z_total, γ̄, β̄), as backward gave them; tangents: those of ȳ, z̄, x, weight, γ and z (None: zero).
+    """
+    kernels.refuse_transforms()
+    x, weight, z = block.x, block.weight, block.z
+    (z_total, gamma_bar, beta_bar), (y_bar_dot, z_bar_dot, X, W, G, Z) = gradients, tangents
+    y_bar_dot = torch.zeros_like(block.y) if y_bar_dot is None else y_bar_dot
+    Z = torch.zeros_like(z) if Z is None and G is not None else Z
+    z_out, workspace = (direct.empty(z.shape, x.dtype, True) for _ in range(2))
+    x_bar = direct.empty(x.shape, x.dtype, True) if output_mask[0] else None
+    w_bar = direct.empty(weight.shape, x.dtype, True) if output_mask[1] else None
+    x_out = direct.empty(x.shape, x.dtype, True) if output_mask[0] and W is not None else None
+    w_out = direct.empty(weight.shape, x.dtype, True) if output_mask[1] and X is not None else None
+    gamma_out, beta_out, b_bar = (_channels(weight.shape[0], x) for _ in range(3))
+    kernels.library.block_backward_tangent(
+        **block.arguments(), y_bar=last(y_bar, x.dtype), z_total=z_total, gamma_bar=gamma_bar, beta_bar=beta_bar,
+        y_bar_dot=last(y_bar_dot, x.dtype), z_bar=last(z_bar_dot, x.dtype), X=last(X, x.dtype), W=last(W, x.dtype),
+        G=plain(G, x.dtype), Z=last(Z, x.dtype), z_out=z_out, x_bar=x_bar, w_bar=w_bar, x_out=x_out, w_out=w_out,
+        gamma_out=gamma_out, beta_out=beta_out, workspace=workspace, b_bar=b_bar,
+    )  # fmt: skip
+    return x_bar, w_bar, gamma_out, beta_out
 
 
 def _channels(count, like):

@@ -31,7 +31,7 @@ cdef extern from "buffer.h" nogil:
 
 
 cdef enum:
-    MOST = 24           # tensors of a kernel
+    MOST = 28           # tensors of a kernel
     ANY = -1            # a size that the tensor itself says
     READ = 0
     WRITTEN = 1

@@ -20,6 +20,11 @@ cdef extern from "block.h" nogil:
         void *beta_bar
         void *z_out
         void *gamma_out
+        void *z_total
+        void *y_bar_dot
+        void *G
+        void *Z
+        double *sums
     ctypedef struct NeoField:
         const char *name
         int shape

@@ -183,7 +183,8 @@ static int NAME(block_backward)(const NeoBlock *b) {
            (b->w_bar && NAME(weight_gradient)(b, b->x, b->z_total, b->w_bar));
 }
 
-/* Z = X * weight + x * W, and norm's double backward of it. Outputs but Z and z_out may be NULL. */
+/* Z = X * weight + x * W, and norm's double backward of it. Outputs but Z may be NULL; with y_bar_out alone of them, these
+ * are the tangents of z and y along (X, W, G, B) in place of (x, weight, gamma, beta), and cotangents are NULL. */
 static int NAME(block_double_backward)(const NeoBlock *b) {
     const long entries = b->n * b->down * b->across * b->outputs;
     if (b->X && NAME(convolve)(b, b->X, b->weight, NULL, b->Z)) return -1;
@@ -193,6 +194,37 @@ static int NAME(block_double_backward)(const NeoBlock *b) {
     if (b->x_out && NAME(input_gradient)(b, b->z_total, b->W, b->x_out)) return -1;
     if (b->w_out && NAME(weight_gradient)(b, b->X, b->z_total, b->w_out)) return -1;
     return NAME(norm_double_backward)(b);
+}
+
+/* block_backward's tangent: in z_out that of z_total, z_bar's own among it; x_bar and w_bar, gamma_out and beta_out.
+ * By the product rule x_bar has a second term with W, w_bar one with X: x_out and w_out are room for those, as workspace
+ * and b_bar are for what norm_backward gives. */
+static int NAME(block_backward_tangent)(const NeoBlock *b) {
+    const long entries = b->n * b->down * b->across * b->outputs;
+    NeoBlock second = *b, first = *b;
+    second.B = second.y_bar_out = NULL;
+    if (b->Z && NAME(norm_double_backward)(&second)) return -1;
+    first.y_bar = b->y_bar_dot;
+    first.z_total = b->Z ? b->workspace : b->z_out;
+    first.gamma_bar = b->Z ? b->b_bar : b->gamma_out;
+    first.beta_bar = b->beta_out;
+    if (NAME(norm_backward)(&first)) return -1;
+    if (b->Z) {
+        NAME(add)(b->z_out, b->workspace, entries);
+        NAME(add)(b->gamma_out, b->b_bar, b->outputs);
+    }
+    if (b->z_bar) NAME(add)(b->z_out, b->z_bar, entries);
+    if (b->x_bar && NAME(input_gradient)(b, b->z_out, b->weight, b->x_bar)) return -1;
+    if (b->w_bar && NAME(weight_gradient)(b, b->x, b->z_out, b->w_bar)) return -1;
+    if (b->x_bar && b->x_out) {
+        if (NAME(input_gradient)(b, b->z_total, b->W, b->x_out)) return -1;
+        NAME(add)(b->x_bar, b->x_out, b->n * b->h * b->w * b->inputs);
+    }
+    if (b->w_bar && b->w_out) {
+        if (NAME(weight_gradient)(b, b->X, b->z_total, b->w_out)) return -1;
+        NAME(add)(b->w_bar, b->w_out, 9 * b->inputs * b->outputs);
+    }
+    return 0;
 }
 
 INLINE NAME(First) NAME(first_of)(const NeoBlock *b) {
@@ -250,7 +282,7 @@ static int NAME(first_backward)(const NeoBlock *b) {
     return 0;
 }
 
-/* y_bar_out, where it is wanted, w_out and gamma_out */
+/* y_bar_out, w_out and gamma_out, where they are wanted */
 static int NAME(first_double_backward)(const NeoBlock *b) {
     NAME(First) s = NAME(first_of)(b);
     int taps = NAME(taps_of)(&s);

@@ -22,6 +22,7 @@ __all__ = [
     "first",
     "first_backward",
     "first_double_backward",
+    "first_tangent",
     "ready",
     "spread",
 ]
@@ -106,6 +107,17 @@ def first_backward(images, y_bar, y, place, weight, gamma, eps):
         gamma_bar=gamma_bar, beta_bar=beta_bar,
     )  # fmt: skip
     return w_bar, gamma_bar, beta_bar, sums
+
+
+def first_tangent(images, w_dot, gamma_dot, beta_dot, y, place, weight, gamma, eps):
+    """y's tangent for those of weight, gamma and beta (None: zero)."""
+    kernels.refuse_transforms()
+    y_dot = direct.empty(y.shape, y.dtype, True)
+    kernels.library.first_double_backward(
+        **images.arguments(weight, gamma, eps), y=y, place=place, sums=None, W=plain(w_dot, y.dtype),
+        G=plain(gamma_dot, y.dtype), B=plain(beta_dot, y.dtype), y_bar_out=y_dot, w_out=None, gamma_out=None,
+    )  # fmt: skip
+    return y_dot
 
 
 def first_double_backward(images, W, G, B, sums, y, place, weight, gamma, eps, wants_y_bar=True):

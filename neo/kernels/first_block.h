@@ -280,6 +280,8 @@ static void NAME(first_gradient)(const double *sums, const REAL *weight, const R
 /* The gradient of first_gradient for cotangents W, G, B (NULL: zero) of its results: those of the sums
  * (taps + 1, channels), of weight and of gamma. L = W.w_bar + G gamma_bar + B beta_bar
  * = gamma r a - gamma r^3 t b + G r t + B S, with a = W.D, b = W.v; and dr = -r^3 v.dw.
+ * Those of the sums are also the sums of which first_spread makes y's tangent along (W, G, B) in place of (w, gamma,
+ * beta), and take no sums: NULL, like the other two results, where they are not wanted.
  */
 static void NAME(first_gradient_double_backward)(const REAL *W, const REAL *G, const REAL *B, const double *sums,
                                       const REAL *weight, const REAL *gamma, int taps, long channels,
@@ -288,10 +290,10 @@ static void NAME(first_gradient_double_backward)(const REAL *W, const REAL *G, c
     for (long c = 0; c < channels; c++) {
         const REAL *w = weight + c * taps;
         NAME(Channel) k = NAME(channel)(w, taps, mean, covariance, eps);
-        double S = sums[taps * channels + c], t = 0, a = 0, b = 0, D[MOST_TAPS], Wc[MOST_TAPS], CW[MOST_TAPS];
+        double S = sums ? sums[taps * channels + c] : 0, t = 0, a = 0, b = 0, D[MOST_TAPS], Wc[MOST_TAPS], CW[MOST_TAPS];
         double r = k.r, r3 = r * r * r, scale = gamma ? gamma[c] : 1, g = G ? G[c] : 0, of_S = B ? B[c] : 0;
         for (int u = 0; u < taps; u++) {
-            D[u] = sums[u * channels + c] - S * mean[u];
+            D[u] = sums ? sums[u * channels + c] - S * mean[u] : 0;
             Wc[u] = W ? W[c * taps + u] : 0;
             t += w[u] * D[u];
             a += Wc[u] * D[u];
@@ -307,10 +309,11 @@ static void NAME(first_gradient_double_backward)(const REAL *W, const REAL *G, c
             double of_D = scale * r * Wc[u] + of_t * w[u];
             sums_out[u * channels + c] = (REAL)of_D;
             of_S -= of_D * mean[u];
-            weight_out[c * taps + u] = (REAL)(of_t * D[u] - scale * r3 * t * CW[u] - of_r * r3 * k.v[u]);
+            if (weight_out)
+                weight_out[c * taps + u] = (REAL)(of_t * D[u] - scale * r3 * t * CW[u] - of_r * r3 * k.v[u]);
         }
         sums_out[taps * channels + c] = (REAL)of_S;
-        gamma_out[c] = (REAL)(r * a - r3 * t * b);
+        if (gamma_out) gamma_out[c] = (REAL)(r * a - r3 * t * b);
     }
 }
 #undef MOST_TAPS

@@ -65,6 +65,7 @@ static const NeoKernel NEO_KERNELS[] = {
     KERNEL(block),
     KERNEL(block_backward),
     KERNEL(block_double_backward),
+    KERNEL(block_backward_tangent),
     KERNEL(moments),
     KERNEL(first),
     KERNEL(first_backward),

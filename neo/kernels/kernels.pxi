@@ -92,14 +92,20 @@ cdef class Kernel:
                 block.at[self.field[i]] = self.address(&call, &block, i, given[self.arguments[i]])
         except KeyError:
             self.refuse_names(given)
-        if not self.planes:     # what a double backward computes with
+        if not self.planes:     # what a double backward and a tangent compute with
+            expect(block.G == NULL or block.Z != NULL or block.y_bar_dot == NULL, self.name, "Z", "given where G is", None)
             expect(block.workspace != NULL or block.X == NULL or block.W == NULL, self.name, "workspace",
                    "given where X and W are", None)
-            expect(block.x_out == NULL or block.W != NULL, self.name, "W", "given where x_out is", None)
-            expect(block.w_out == NULL or block.X != NULL, self.name, "X", "given where w_out is", None)
+            expect(block.x_out == NULL or (block.W != NULL and block.z_total != NULL), self.name, "W, z_total",
+                   "given where x_out is", None)
+            expect(block.w_out == NULL or (block.X != NULL and block.z_total != NULL), self.name, "X, z_total",
+                   "given where w_out is", None)
             expect((block.z_out == NULL and block.gamma_out == NULL)
                    or (block.y_bar != NULL and block.gamma_bar != NULL and block.beta_bar != NULL), self.name,
-                   "y_bar, gamma_bar and beta_bar", "given where z_out or gamma_out is", None)
+                   "y_bar, gamma_bar, beta_bar", "given where z_out or gamma_out is", None)
+        else:
+            expect((block.w_out == NULL and block.gamma_out == NULL) or block.sums != NULL, self.name, "sums",
+                   "given where w_out or gamma_out is", None)
         refuse_overlaps(&call, self.name)
         if call.n * call.channels * call.h * call.w * self.nanoseconds > SHORT_NS:
             thread = PyEval_SaveThread()
@@ -188,8 +194,12 @@ block_backward = Kernel(
     "x weight gamma? z mean scale y place y_bar z_bar? >z_total >x_bar? >w_bar? >gamma_bar >beta_bar", "stride window", 3)
 block_double_backward = Kernel(
     "block_double_backward",
-    "x weight gamma? z mean scale y place y_bar z_total gamma_bar beta_bar X? W? G? B? "
-    ">Z >workspace? >y_bar_out? >x_out? >w_out? >gamma_out? >z_out", "stride window", 3)
+    "x weight gamma? z mean scale y place y_bar? z_total? gamma_bar? beta_bar? X? W? G? B? "
+    ">Z >workspace? >y_bar_out? >x_out? >w_out? >gamma_out? >z_out?", "stride window", 3)
+block_backward_tangent = Kernel(
+    "block_backward_tangent",
+    "x weight gamma? z mean scale y place y_bar z_total gamma_bar beta_bar y_bar_dot z_bar? X? W? G? Z? "
+    ">z_out >x_bar? >w_bar? >x_out? >w_out? >gamma_out >beta_out >workspace >b_bar", "stride window", 3)
 
 # --- a first block, on constant images of few planes (first_block.h) -------------------------------------------------
 
@@ -202,7 +212,7 @@ first_backward = Kernel(
     planes=True)
 first_double_backward = Kernel(
     "first_double_backward",
-    "x weight gamma? patch_mean patch_covariance y place sums W? G? B? >y_bar_out? >w_out >gamma_out", "eps stride window",
+    "x weight gamma? patch_mean patch_covariance y place sums? W? G? B? >y_bar_out? >w_out? >gamma_out?", "eps stride window",
     20, planes=True)
 correlate = Kernel("correlate", "x y place y_bar >sums", "stride window", 20, planes=True)
 spread = Kernel("spread", "x y place sums_bar >y_bar_out", "stride window", 20, planes=True)

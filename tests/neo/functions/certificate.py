@@ -1,7 +1,8 @@
 """The certificate: torch's own operator database asks, Neo answers, torch's double backward judges.
 
 Every entry of `op_db` that supports autograd is called on LiteTensors made of its sample inputs. An entry may refuse
-a sample by name (rule 10); what it answers must agree with torch in value, in gradient, and in gradient of gradient.
+a sample by name (rule 10); what it answers must agree with torch in value, in gradient, and in gradient of gradient;
+and forward mode must agree with reverse (forward_mode.py).
 `python -m tests.neo.functions.certificate` runs all samples in float64 and writes what it found to docs/ops.md.
 """
 
@@ -14,8 +15,7 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import optree
@@ -27,25 +27,12 @@ import neo.functions
 from neo import LiteTensor
 from neo.autograd import session
 from neo.errors import InPlaceError
+from tests.neo.functions import forward_mode
+from tests.neo.functions.ops_page import PAGE, cell, page
 from tests.neo.functions.orders import close, scalar, tensors
 
-__all__ = [
-    "COMMAND",
-    "ENTRIES",
-    "PAGE",
-    "WITH_DERIVATIVES",
-    "Row",
-    "answered_though_wrong",
-    "cell",
-    "examine",
-    "full_name",
-    "kind",
-    "page",
-    "rows_of",
-]
+__all__ = ["ENTRIES", "WITH_DERIVATIVES", "Row", "answered_though_wrong", "examine", "full_name"]
 
-PAGE = Path(__file__).parents[3] / "docs" / "ops.md"
-COMMAND = "python -m tests.neo.functions.certificate"
 WITH_DERIVATIVES = [op for op in op_db if op.supports_autograd and torch.float64 in op.dtypes]
 
 # The database calls torch.Tensor.__radd__ and its like, which Python reaches through an operator.
@@ -69,6 +56,8 @@ TORCH_IS_OFF = {
 }
 # What torch says of a gradient that it cannot differentiate.
 NO_SECOND_ORDER = "derivative for .* is not implemented|support automatic differentiation"
+# Several values are written to one place: one of them stands there, and the gradient goes to all of them, as in torch.
+WRITTEN_TWICE = {"nn.functional.max_unpool1d", "nn.functional.max_unpool2d", "nn.functional.max_unpool3d"}
 RANDOM = {"bernoulli", "multinomial", "rand_like", "randn_like", "randint_like"}  # drawn without a seed
 
 
@@ -102,6 +91,9 @@ class Row(NamedTuple):
         0  # of those, samples judged by differences of torch's gradient, for want of its second order
     )
     unchecked: int = 0  # samples at a kink, where there is no second order
+    forward: int = 0  # samples whose tangents agree with their gradients
+    forward_over_reverse: int = 0  # of the second ones, those whose gradient's tangents agree too
+    reverse_over_forward: int = 0  # and those whose tangents' gradient does
     refusals: tuple[tuple[str, int], ...] = ()  # what was said, and how often
     wrong: tuple[str, ...] = ()
 
@@ -119,12 +111,10 @@ class Row(NamedTuple):
         said = "; ".join(f"{count} × {cell(text)}" for text, count in self.refusals)
         if self.wrong:
             said = f"WRONG: {cell(self.wrong[0])}"
-        return f"| {self.name} | {self.first or ''} | {second if self.first else ''} | {said} |"
-
-
-def cell(text: str) -> str:
-    """A text as it stands in a table."""
-    return " ".join(text.replace("|", "\\|").split())[:150]
+        counts = [self.forward, self.forward_over_reverse, self.reverse_over_forward]
+        numbers = [str(self.first or ""), second if self.first else ""]
+        numbers += [str(count or ("-" if self.first else "")) for count in counts]
+        return f"| {self.name} | {' | '.join(numbers)} | {said} |"
 
 
 # --- one entry -----------------------------------------------------------------------------------------------
@@ -139,7 +129,7 @@ def examine(
 ) -> Row:
     """Compare Neo with torch on the sample inputs of an entry: all, or the first `samples` of them.
 
-    largest: leave samples with more floating-point numbers out.
+    largest: leave samples with more floating-point numbers out. In float64 forward mode is compared with reverse.
     """
     counts, refusals, wrong = Counter[str](), Counter[str](), []
     torch.manual_seed(0)
@@ -157,7 +147,10 @@ def examine(
             wrong.append(f"sample {i}: {type(error).__name__}: {error}")
             continue
         try:
-            counts.update(_compare(op, call, args, dtype))
+            agreed = _compare(op, call, args, dtype)
+            counts.update(agreed)
+            if dtype is torch.float64:
+                counts.update(_compare_forward(op, call, args, "second" in agreed))
         except NotImplementedError as refusal:  # of a derivative
             refusals[_reason(refusal)] += 1
         except Exception as error:
@@ -168,6 +161,7 @@ def examine(
         counts["second"],
         counts["by differences"],
         counts["unchecked"],
+        *(counts[what] for what in ("forward", "forward over reverse", "reverse over forward")),
         tuple(sorted(refusals.items())),
         tuple(wrong),
     )
@@ -243,6 +237,15 @@ def _compare(op: Any, call: Callable[..., Any], args: list[torch.Tensor], dtype:
         return ["first", "second"]
     _agree_with_differences(call, args, got[2])
     return ["first", "second", "by differences"]
+
+
+def _compare_forward(op: Any, call: Callable[..., Any], args: list[torch.Tensor], second: bool) -> list[str]:
+    """Forward mode of one sample that is right in reverse."""
+    if full_name(op) in WRITTEN_TWICE:
+        return []
+    if not op.supports_autograd or not tensors(call(*args)):
+        return ["forward", "forward over reverse", "reverse over forward"] if op.supports_autograd else []
+    return forward_mode.compare(call, args, second)
 
 
 def _by_torch(
@@ -394,72 +397,7 @@ def _refused(fn: Callable[..., Any], given: Any) -> bool:
     return False
 
 
-# --- the page ------------------------------------------------------------------------------------------------
-
-HEAD = """# Ops
-
-Which entries of PyTorch's operator database (`op_db`, torch {version}) Neo covers, at which order. This page is what
-
-```sh
-{command}
-```
-
-writes. It calls every entry that supports autograd on LiteTensors made of its own float64 sample inputs, and compares
-value, gradient and gradient of gradient with torch's double backward, to 1e-7. Numbers count samples; (d: n) says that
-torch cannot differentiate its gradient on n of them, and that central differences of it were the judge, to 1e-4.
-An entry is covered when it is right at both orders on at least one sample and wrong on none; samples refused by name
-stand in the last column, with what Neo says.
-
-| | entries |
-|---|---|
-| support autograd in float64 | {entries} |
-| covered at first and second order | {covered} |
-| of those, on every sample | {wholly} |
-| of those, with some samples refused | {partly} |
-| of those, with differences as the judge of second order | {differences} |
-| right at first order, on samples at kinks, which have no second | {first_only} |
-| not covered | {uncovered} |
-| wrong | {wrong} |
-
-| entry | first order | second order | not covered |
-|---|---|---|---|
-"""
-
-
-def page(rows: Iterable[Row | str]) -> str:
-    """docs/ops.md, from rows as they were found or as they stand on the page."""
-    lines = sorted(str(row) for row in rows)
-    kinds = Counter(kind(line) for line in lines)
-    return HEAD.format(
-        version=torch.__version__.partition("+")[0],
-        command=COMMAND,
-        entries=len(lines),
-        covered=kinds["wholly"] + kinds["partly"],
-        wholly=kinds["wholly"],
-        partly=kinds["partly"],
-        differences=sum("(d: " in line for line in lines),
-        first_only=kinds["first only"],
-        uncovered=kinds["uncovered"],
-        wrong=kinds["wrong"],
-    ) + "".join(f"{line}\n" for line in lines)
-
-
-def kind(line: str) -> str:
-    """wholly, partly, first only, uncovered or wrong: what a line of the table says of its entry."""
-    _, _, first, second, said, _ = (cell.strip() for cell in re.split(r"(?<!\\)\|", line))
-    if said.startswith("WRONG"):
-        return "wrong"
-    if not first:
-        return "uncovered"
-    if second.startswith("-"):
-        return "first only"
-    return "partly" if said else "wholly"
-
-
-def rows_of(text: str) -> dict[str, str]:
-    """name of entry -> its line on the page."""
-    lines = text.partition("| entry |")[2].splitlines()[2:]
-    return {line.split("|")[1].strip(): line for line in lines}
+# --- the command ---------------------------------------------------------------------------------------------
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -478,7 +416,9 @@ def main(argv: list[str] | None = None) -> int:
     if not asked.k and asked.n is None:
         PAGE.write_text(page(found))
     else:
-        print(*page(found).splitlines()[13:22], sep="\n")
+        print(
+            *itertools.takewhile(bool, page(found).partition("| | entries |")[2].splitlines()[1:]), sep="\n"
+        )
     return 1 if any(row.wrong for row in found) else 0
 
 

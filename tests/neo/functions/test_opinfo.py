@@ -19,13 +19,16 @@ from neo.functions import registry
 pytest.importorskip("expecttest", reason="torch's operator database needs it")
 pytest.importorskip("torch.testing._internal.common_methods_invocations")
 
-from tests.neo.functions import certificate
+from neo.autograd import Policy
+from tests.neo.functions import certificate, ops_page
 from tests.neo.functions.certificate import ENTRIES, WITH_DERIVATIVES, examine, full_name
+from tests.neo.functions.test_compositions import subclasses
 
 FIRST_SAMPLES = 6
 LARGEST = 2000  # numbers in a sample
 RECORDED = 499  # entries covered at first and second order; raise it when more are
-LINES = certificate.rows_of(certificate.PAGE.read_text())
+NOT_COMPARED = 5  # of these, entries with samples on which forward mode has nothing to be held to
+LINES = ops_page.rows_of(ops_page.PAGE.read_text())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -36,11 +39,11 @@ def test_op_agrees_with_torch_on_samples_of_its_database(op: Any):
     if not op.supports_autograd:
         return
     said = LINES[full_name(op)]
-    assert all(text in said for text in map(certificate.cell, dict(row.refusals))), (
+    assert all(text in said for text in map(ops_page.cell, dict(row.refusals))), (
         f"the page says {said}, not {row}"
     )
-    if certificate.kind(said) == "uncovered":
-        assert not row.first, f"covered, and the page does not say so; run {certificate.COMMAND}"
+    if ops_page.kind(said) == "uncovered":
+        assert not row.first, f"covered, and the page does not say so; run {ops_page.COMMAND}"
 
 
 @pytest.mark.slow
@@ -50,17 +53,17 @@ def test_op_agrees_with_torch_on_every_sample_of_its_database(op: Any):
     row = examine(op)
     assert not row.wrong, row.wrong[0]
     if op.supports_autograd:
-        assert str(row) == LINES[full_name(op)], f"docs/ops.md is old; run {certificate.COMMAND}"
+        assert str(row) == LINES[full_name(op)], f"docs/ops.md is old; run {ops_page.COMMAND}"
 
 
 def test_page_is_what_the_run_writes_of_these_lines():
     """Its head is made of its lines; the slow tests hold each line to what its entry gives."""
     assert set(LINES) == {full_name(op) for op in WITH_DERIVATIVES}
-    assert certificate.page(LINES.values()) == certificate.PAGE.read_text()
+    assert ops_page.page(LINES.values()) == ops_page.PAGE.read_text()
 
 
 def test_page_covers_no_fewer_entries_than_recorded_and_none_is_wrong():
-    kinds = [certificate.kind(line) for line in LINES.values()]
+    kinds = [ops_page.kind(line) for line in LINES.values()]
     assert kinds.count("wholly") + kinds.count("partly") >= RECORDED
     assert kinds.count("wrong") == 0
 
@@ -116,6 +119,12 @@ def test_covered_function_is_found_in_the_library():
     assert missing == set()
 
 
+def test_forward_mode_is_right_wherever_reverse_mode_is_but_for_the_entries_named_on_the_page():
+    compared = [ops_page.forward_everywhere(line) for line in LINES.values()]
+    assert compared.count(True) >= RECORDED - NOT_COMPARED
+    assert compared.count(False) <= NOT_COMPARED
+
+
 # --- the certificate itself can fail -------------------------------------------------------------------------
 
 
@@ -139,8 +148,50 @@ def test_certificate_notices_a_rule_that_is_wrong_at_second_order_alone(
     monkeypatch.setattr(policy, "backward", constant_slope)
     row = examine(entry(name), samples=2)
     assert "gradient of gradient" in row.wrong[0]
-    assert certificate.kind(str(row)) == "wrong"
+    assert ops_page.kind(str(row)) == "wrong"
     assert not row.covered
+
+
+def larger(tangent: Any) -> Any:
+    return None if tangent is None else tangent * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(("name", "policy"), [("mul", "Mul"), ("cumsum", "Cumsum"), ("linalg.eigh", "Eigh")])
+def test_certificate_notices_a_wrong_tangent(name: str, policy: str, monkeypatch: pytest.MonkeyPatch):
+    found = next(cls for cls in subclasses(Policy) if cls.__name__ == policy)
+    rule: Any = found.jvp
+
+    def jvp(self: Any, *dots: Any) -> Any:
+        moved = rule(self, *dots)
+        return tuple(map(larger, moved)) if isinstance(moved, tuple) else larger(moved)
+
+    monkeypatch.setattr(found, "jvp", jvp)
+    row = examine(entry(name), samples=2)
+    assert any(" forward: " in text for text in row.wrong)
+    assert ops_page.kind(str(row)) == "wrong"
+
+
+def test_certificate_notices_a_tangent_that_is_wrong_at_second_order_alone(monkeypatch: pytest.MonkeyPatch):
+    """The value of the tangent is right, and its slope is lost: a constant to the outer session."""
+    rule: Any = neo.functions.linalg.Product.jvp
+
+    def constant_slope(self: Any, *dots: Any) -> Any:
+        moved = rule(self, *dots)
+        return moved if isinstance(moved, torch.Tensor) else moved.detach()
+
+    monkeypatch.setattr(neo.functions.linalg.Product, "jvp", constant_slope)
+    row = examine(entry("mm"), samples=2)
+    assert any("reverse over forward" in text for text in row.wrong)
+    assert not any(" forward: " in text for text in row.wrong)
+
+
+def test_certificate_notices_a_wrong_tangent_of_a_gradient(monkeypatch: pytest.MonkeyPatch):
+    policy = neo.functions.softmaxes.SoftmaxGradient
+    rule: Any = policy.jvp
+    monkeypatch.setattr(policy, "jvp", lambda self, *dots: larger(rule(self, *dots)))
+    row = examine(entry("softmax"), samples=2)
+    assert any("forward over reverse" in text for text in row.wrong)
+    assert not any(" forward: " in text for text in row.wrong)
 
 
 def test_certificate_judges_by_differences_where_torch_has_no_second_order(monkeypatch: pytest.MonkeyPatch):
@@ -161,7 +212,7 @@ def test_entry_with_every_sample_refused_is_not_covered():
     row = examine(entry("fft.fft"), samples=3)
     assert row.refusals == (("torch.fft.fft has no Policy", 3),)
     assert not row.covered
-    assert certificate.kind(str(row)) == "uncovered"
+    assert ops_page.kind(str(row)) == "uncovered"
 
 
 # --- bad input -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 
 import neo
 from neo.autograd import Policy, session
-from neo.functions import arithmetic, linalg, losses, reduction, shaping
+from neo.functions import arithmetic, first_block, fused, linalg, losses, reduction, shaping
 from neo.functions import batch_normalization as bn
 from tests.neo.functions.fused_samples import composed_samples
 from tests.neo.functions.orders import scalar, tensors
@@ -35,6 +35,8 @@ def test_every_policy_of_the_library_has_a_tangent_rule() -> None:
     }
     assert missing == set(WITHOUT_A_TANGENT_RULE)
 
+
+REFUSED_IN_VMAP = {fused.PixelMeans, fused.SpreadMeans, first_block.Correlate, first_block.Spread}  # by name
 
 # --- fused Policies against their compositions ------------------------------------------------------------------------
 
@@ -95,6 +97,41 @@ def disagreement(policy: type[Policy], args: tuple) -> str | None:
 def test_fused_policy_has_the_tangents_of_its_composition(policy: type[Policy]) -> None:
     for args in composed_samples()[policy]():
         assert disagreement(policy, args) is None
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [policy for policy in composed_samples() if not policy.once_differentiable],
+    ids=lambda policy: policy.__name__,
+)
+def test_many_tangents_at_once_are_each_ones_own(policy: type[Policy]) -> None:
+    """vmap over tangents alone, as in jacobian(mode="forward"): kernels cannot run there; their compositions do."""
+    args = next(composed_samples()[policy]())
+    places = differentiated(args)
+    xs = tuple(args[i] for i in places)
+    dots = [
+        neo.LiteTensor(torch.stack(pair)) for pair in zip(draw_like(xs, 1), draw_like(xs, 2), strict=True)
+    ]
+
+    def push(*given: Any) -> Any:
+        whole = list(args)
+
+        def call(*moved: Any) -> Any:
+            for place, x in zip(places, moved, strict=True):
+                whole[place] = x
+            return tensors(neo.functions.function(policy)(*whole))
+
+        return session.jvp(call, xs, given)[1]
+
+    try:
+        together = neo.vmap(push)(*dots)
+    except RuntimeError as error:
+        assert "inside vmap, where they cannot run" in str(error)  # noqa: PT017
+        assert policy in REFUSED_IN_VMAP
+        return
+    for i in range(2):
+        for got, expected in zip(together, push(*[neo.LiteTensor(dot.data[i]) for dot in dots]), strict=True):
+            torch.testing.assert_close(got.data[i], expected.data, rtol=1e-9, atol=1e-11)
 
 
 # --- some inputs with a tangent, others without -----------------------------------------------------------------------

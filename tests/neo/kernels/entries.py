@@ -312,6 +312,33 @@ def block_double_backward(case: Case) -> Call:
     return Call(given, expected)
 
 
+def block_backward_tangent(case: Case) -> Call:
+    draw, t = _block(case)
+    g = _block_gradients(case, draw, t)
+    moved = [g["y_bar"], g["z_bar"], t["x"], t["weight"], t["gamma"], t["z"]]
+    dots = [draw(*value.shape) for value in moved]
+    if not case.optional:  # gamma is 1 and z_bar is 0 then
+        dots[1], dots[4] = torch.zeros_like(dots[1]), torch.zeros_like(dots[4])
+    bars = [g[name] for name in ("z_total", "x_bar", "w_bar", "gamma_bar", "beta_bar")]
+    ones = [torch.ones_like(bar).requires_grad_() for bar in bars]
+    pulled = torch.autograd.grad(bars, moved, ones, create_graph=True, allow_unused=True)
+    pairs = [(p, dot) for p, dot in zip(pulled, dots, strict=True) if p is not None]
+    found = torch.autograd.grad([p for p, _ in pairs], ones, [dot for _, dot in pairs])
+    names = ("z_out", "x_bar", "w_bar", "gamma_out", "beta_out")
+    y_bar_dot, z_bar_dot, X, W, G, Z = dots
+    given = {
+        "y_bar_dot": draw.last(y_bar_dot), "z_bar": draw.last(z_bar_dot) if case.optional else None, "X": draw.last(X),
+        "W": draw.last(W), "G": draw.plain(G) if case.optional else None, "Z": draw.last(Z),
+        "y_bar": draw.last(g["y_bar"]), **_block_saved(draw, case, t), "gamma_bar": draw.plain(g["gamma_bar"]),
+        "beta_bar": draw.plain(g["beta_bar"]), "z_total": draw.last(g["z_total"]), "z_out": draw.out(t["z"]),
+        "x_bar": draw.out(t["x"]), "w_bar": draw.out(t["weight"]), "x_out": draw.out(t["x"]),
+        "w_out": draw.out(t["weight"]), "gamma_out": draw.out(t["gamma"], False),
+        "beta_out": draw.out(t["gamma"], False), "workspace": draw.out(t["z"]), "b_bar": draw.out(t["gamma"], False),
+        "stride": case.stride, "window": case.window,
+    }  # fmt: skip
+    return Call(given, dict(zip(names, found, strict=True)))
+
+
 # --- first blocks ---------------------------------------------------------------------------------------------------
 
 
@@ -435,7 +462,8 @@ ENTRIES: dict[str, Callable[[Case], Call]] = {
     function.__name__: function
     for function in (
         convolution, convolution_input, convolution_weight, convolution_bias, pixel_means, spread_means, norm,
-        norm_backward, norm_double_backward, block, block_backward, block_double_backward, moments, first,
+        norm_backward, norm_double_backward, block, block_backward, block_double_backward, block_backward_tangent,
+        moments, first,
         first_backward, first_double_backward, correlate, spread,
     )
 }  # fmt: skip
