@@ -59,6 +59,7 @@ LAYERS = {
     "meta.report": ["meta"],
     "meta.tables": ["meta", "meta.report"],
     "meta.__init__": ["meta", "meta.tables"],
+    "meta.template": ["meta", "meta.__init__", "neo.*", "tasks"],  # what neo-new writes: code of a user's
     "meta.cli.value_types": [],
     "meta.search": ["meta", "meta.report", "meta.cli.value_types"],
     "meta.cli": ["meta", "meta.report", "meta.search", "meta.cli.value_types", "neo.*", "tasks"],
