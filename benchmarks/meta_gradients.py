@@ -5,8 +5,8 @@
 A six-layer transformer adapts by n steps of SGD on one batch of sequences, and the meta-gradient of a query loss is
 taken by reverse mode, by reverse mode with every inner step checkpointed, by mixed mode, plain, in segments of √n
 steps, and with each layer checkpointed. With JAX at hand (make bench-jax) also by its nested grad over lax.scan, with
-jax.checkpoint around a step and without. Each number comes from a process of its own, on one thread; the ways alternate
-from round to round. Peak memory is the process's, less what it had when the problem was built (a small one having been
+jax.checkpoint around a step and without. Each number comes from a process of its own, on one thread, time being that of
+the processor; the ways alternate from round to round. Peak memory is the process's, less what it had when the problem was built (a small one having been
 run); of JAX, what XLA plans for temporaries and outputs, since compiling takes more than running.
 """
 
@@ -163,9 +163,9 @@ def measure(way: str, steps: int) -> dict[str, Any]:
         gradient = by_neo(way, steps)
         by_neo(way, 1, size=1)()  # what torch and Neo load and compile on first use
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began = time.process_time()
     value, size = gradient()
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     return {"seconds": seconds, "bytes": planned or peak, "loss": value, "gradient": size}
 

@@ -4,9 +4,12 @@ from neo.autograd._node import Cotangent
 from neo.autograd._tape import Tape
 from neo.autograd.tensor import LiteTensor
 
+class NoTangentRule(Exception): ...
+
 class ForwardTape(Tape):
     """A level in forward mode."""
 
+    own_rules: bool
     def start(self, tensor: LiteTensor, dot: Cotangent) -> None: ...
     def tangent_of(self, tensor: LiteTensor) -> Cotangent | None: ...
 

@@ -36,6 +36,10 @@ from neo.autograd._tensor cimport TensorBase, is_lite_tensor, listen, stop_liste
 cdef object GONE = object()         # in place of the tangent of a tensor that nothing stood for any more
 
 
+class NoTangentRule(Exception):
+    """An op without a tangent rule of its own, on a level that was to have no other: for hvp."""
+
+
 cdef class Tangents:
     """The tangent of each slot of a ForwardTape, as long as LiteTensors stand for its tensor."""
     cdef list dots                  # None: zero
@@ -65,6 +69,7 @@ cdef class ForwardTape(Tape):
     """A level in forward mode: push it like a tape, `start` tensors with their tangents, and ask for `tangent_of` others."""
     cdef Tangents tangents
     cdef list holders               # weak references to all LiteTensors that stand for the tensors tracked here
+    cdef public bint own_rules     # refuse what has no jvp, in place of transposing its backward
 
     def __cinit__(self):
         self.tangents = Tangents()
@@ -159,6 +164,8 @@ cdef class ForwardTape(Tape):
         """False where no input has a tangent."""
         cdef int i, n = node.inputs
         cdef list dots = [self.dot(node.slots[i]) if node.slots[i] >= 0 else None for i in range(n)]
+        if self.own_rules and node.policy.jvp is None and any([dot is not None for dot in dots]):
+            raise NoTangentRule(node.name)
         cdef object moved = pushed_forward(node, dots)
         if moved is None:
             return False

@@ -240,3 +240,39 @@ def test_gradcheck_compares_a_jvp_with_the_gradients_and_names_it():
 def test_tangents_that_do_not_match_their_argument_are_named(args, tangents, message):
     with pytest.raises(ValueError, match=f"jvp: {message}"):
         session.jvp(lambda *args: optree.tree_leaves(args)[0] * 2, args, tangents)
+
+
+def test_hvp_takes_policies_with_and_without_a_jvp_to_the_same_numbers_and_draws():
+    cube = function(
+        type(
+            "Cube",
+            (autograd.Policy,),
+            {
+                "forward": lambda self, x: self.ctx.save(x) or x**3,
+                "backward": lambda self, grad: 3 * grad * self.ctx.release[0] * self.ctx.release[0],
+            },
+        )
+    )
+
+    def product(op):
+        torch.manual_seed(0)
+        dropped = lambda x: torch.nn.functional.dropout(op(x), 0.5, True)  # noqa: E731
+        found, aux = session.hvp(lambda x, y: ((dropped(x) * y).sum(), x), (X, Y), (V, X), has_aux=True)
+        return [*found, aux, neo.rand(3)]
+
+    for got, expected in zip(product(cube), product(lambda x: x**3), strict=True):
+        torch.testing.assert_close(got.data, expected.data)
+
+
+def test_hvp_holds_no_second_backward_pass():
+    """Forward over reverse: what is recorded around it is nothing, however deep fn is."""
+    nodes = []
+
+    def fn(x):
+        for _ in range(50):
+            x = torch.tanh(x)
+        nodes.append(len(autograd.TapeContext.current()))
+        return x.sum()
+
+    session.hvp(fn, X, V)
+    assert nodes == [50]  # fn ran once, on the inner tape alone
