@@ -6,8 +6,9 @@ A six-layer transformer adapts by n steps of SGD on one batch of sequences, and 
 taken by reverse mode, by reverse mode with every inner step checkpointed, by mixed mode, plain, in segments of √n
 steps, and with each layer checkpointed. With JAX at hand (make bench-jax) also by its nested grad over lax.scan, with
 jax.checkpoint around a step and without. Each number comes from a process of its own, on one thread, time being that of
-the processor; the ways alternate from round to round. Peak memory is the process's, less what it had when the problem was built (a small one having been
-run); of JAX, what XLA plans for temporaries and outputs, since compiling takes more than running.
+the processor; the ways alternate from round to round. Peak memory is the process's, less what it had when the problem
+was built (a small one having been run); of JAX, what XLA plans for temporaries and outputs, since compiling takes more
+than running.
 """
 
 from __future__ import annotations
