@@ -15,9 +15,8 @@ from meta.files import atomic_write, write_json
 from meta.finished_run import FinishedRun, NotWritten, expect_name
 from meta.learner import Step, seed_of
 from meta.parallel import Workers
-from meta.xray import SAFE, report, windows_of, xray
+from meta.xray import SAFE, expect_unrolled, report, windows_of, xray
 from meta.xray.report import csv_table, expect_cosine, markdown
-from meta.xray.split import expect_unrolled
 from neo import LiteTensor, pytree
 from neo.typing import PyTree
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -72,22 +73,16 @@ def estimators(config: DictConfig) -> dict[str, Estimator]:
             f"estimators={','.join(map(str, names))}: {unknown[0]!r} cannot be asked for; first_order and truncated "
             f"are always there, reverse and mixed are the exact one. Choose among {', '.join(COMPARED)}; [] for none."
         )
-    settings = {
-        key: config[key] for key in config if str(key).startswith(tuple(f"{name}_" for name in COMPARED))
-    }
-    for key, value in settings.items():
-        if value is not None and str(key).partition("_")[0] not in names:
-            raise ConfigError(
-                f"{key}={value}: nothing would read it, for it is not among estimators; leave it out."
-            )
-    return {
-        name: estimator_named(
-            "xray",
-            name,
-            **{str(key): value for key, value in settings.items() if str(key).startswith(f"{name}_")},
-        )
-        for name in names
-    }
+    settings: dict[str, dict[str, Any]] = {name: {} for name in COMPARED}
+    for key in map(str, config):
+        name = key.partition("_")[0]
+        if name in settings and config[key] is not None:
+            settings[name][key] = config[key]
+            if name not in names:
+                raise ConfigError(
+                    f"{key}={config[key]}: nothing would read it, for {name} is not among estimators; leave it out."
+                )
+    return {name: estimator_named("xray", name, **settings[name]) for name in names}
 
 
 def main() -> None:
