@@ -14,11 +14,11 @@ from meta.evaluate import half_width
 from meta.learner import MetaLearner, Step
 from meta.meta_batch import MetaBatch
 from meta.parallel import Workers
-from meta.xray.split import Split, expect_unrolled, inner_steps_of, split, windows_of
+from meta.xray.split import Split, Window, expect_unrolled, inner_steps_of, split, windows_of
 from neo import pytree
 from neo.typing import PyTree
 
-__all__ = ["Interval", "NothingFinite", "Vectors", "XRay", "tracked_metrics", "xray"]
+__all__ = ["Interval", "NothingFinite", "Vectors", "XRay", "xray"]
 
 Flat = list[torch.Tensor]  # a gradient, a leaf a layer: float64, of one dim
 
@@ -175,39 +175,32 @@ def xray(
     """
     unrolled = expect_unrolled(learner)
     state = learner.init_state(params) if state is None else state
-    learners = {name: unrolled.with_estimator(one) for name, one in (estimators or {}).items()}
+    # A learner of each estimator, kept from task to task: how its draws are made is found out with the first.
+    batches: dict[str | int, MetaBatch] = {
+        name: MetaBatch(unrolled.with_estimator(one), state) for name, one in (estimators or {}).items()
+    }
     collected = _Collected(params)
 
     def of_task(item: tuple[Step, Any]) -> tuple[Split, dict[str, PyTree]]:
         step, task = item
 
-        def gradient(learner: MetaLearner) -> PyTree:
-            return MetaBatch(learner, state).alone(params, task, step).gradient
+        def gradient(batch: MetaBatch) -> PyTree:
+            return batch.alone(params, task, step).gradient
+
+        def of_window(window: Window) -> PyTree:
+            if window.steps not in batches:
+                batches[window.steps] = MetaBatch(unrolled.with_estimator(window), state)
+            return gradient(batches[window.steps])
 
         windows = windows_of(inner_steps_of(unrolled, step), parts)
-        found = split(lambda one: gradient(unrolled.with_estimator(one)), windows, unrolled.estimator)
-        return found, {name: gradient(one) for name, one in learners.items()}
+        found = split(of_window, windows, unrolled.estimator)
+        return found, {name: gradient(batches[name]) for name in estimators or {}}
 
     # One task at a time on each worker, also where a run's meta-batches go through the kernels as one.
     for done, (found, others) in enumerate(Workers.each(workers or Workers(None), of_task, tasks), start=1):
         collected.add(found, others)
         progress(done)
     return collected.result()
-
-
-def tracked_metrics(found: XRay) -> dict[str, float]:
-    """What a log has of an X-ray: first_order_cosine and curvature_share, of all and by layer.
-
-    Layers without a gradient are left out.
-    """
-    layers = [i for i in range(len(found.layers)) if found.has_gradient(i)]
-    numbers = {
-        "first_order_cosine": lambda layer: found.cosine(found.first_order, layer).mean,
-        "curvature_share": lambda layer: found.share(found.curvature, layer),
-    }
-    return {name: of(None) for name, of in numbers.items()} | {
-        f"{name}/{found.layers[layer]}": of(layer) for name, of in numbers.items() for layer in layers
-    }
 
 
 class _Collected:

@@ -15,8 +15,6 @@ from neo.typing import PyTree
 
 __all__ = ["Split", "Unrolled", "Window", "expect_unrolled", "inner_steps_of", "split", "windows_of"]
 
-Gradient = Callable[[Estimator], PyTree]  # of one task at fixed meta-parameters, by an estimator
-
 
 @runtime_checkable
 class Unrolled(Protocol):
@@ -65,7 +63,9 @@ class Split:
         return self.windows[max(self.windows)]
 
 
-def split(gradient: Gradient, windows: Sequence[int], loop: Estimator | None = None) -> Split:
+def split(
+    gradient: Callable[[Window], PyTree], windows: Sequence[int], loop: Estimator | None = None
+) -> Split:
     """Split the meta-gradient of a task by which inner gradients are differentiated.
 
     With G(w) the estimate that is exact through the last w inner steps and takes the gradients before them for
