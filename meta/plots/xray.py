@@ -115,7 +115,8 @@ def _heat_map(
         return
     shares = np.array([[_number(entry["share"]) for entry in row["steps"]] for row in rows])
     finite = np.abs(shares[np.isfinite(shares)])
-    reach = max(0.01, float(finite.max())) if len(finite) else 1.0
+    largest = float(finite.max()) if len(finite) else 1.0
+    reach = min(1.0, max(0.01, largest))  # colours go to 100%, or one layer would take them from all others
     image = axes.imshow(
         shares, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest"
     )
@@ -137,7 +138,9 @@ def _heat_map(
                 text = f"{100 * share:+.0f}".replace("-", "−") if abs(share) >= 0.005 else "0"
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
         return  # a bar of colours would say no more
-    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=30)
+    bar = figure.colorbar(
+        image, ax=axes, fraction=0.05, pad=0.02, aspect=30, extend="both" if largest > reach else "neither"
+    )
     bar.ax.yaxis.set_major_locator(MaxNLocator(5))
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if reach >= 0.05 else 1))
     bar.ax.tick_params(labelsize=8)
@@ -159,10 +162,10 @@ def _cosines(
     finite = np.isfinite(means)
     if valued:
         for place, mean in zip(places[finite], means[finite], strict=True):
-            value = f"{mean:.2f}".replace("-", "−")
+            value = f"{mean:.2f}".replace("-0.00", "0.00").replace("-", "−")
             axes.annotate(value, (mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
     low = float((means - margins)[finite].min()) if finite.any() else 0.0
-    axes.set_xlim(min(0.0, max(-1.0, low)) - 0.05, 1.08)
+    axes.set_xlim(min(0.0, max(-1.0, low)) - 0.1, 1.1)
     axes.set_xlabel("cosine to the exact gradient")
     plain_axes(axes)
     return [bars, line]
