@@ -168,7 +168,8 @@ def xray(
             loop (Implicit's has a proximity term) is held to the exact one of the learner's own.
         workers: how tasks run side by side; None: one after the other.
         progress: called with the number of tasks done.
-    Raises: ValueError for a learner without an inner loop, or one that cannot have one of the estimators; NothingFinite
+    Raises: ValueError for a learner without an inner loop, one that cannot have one of the estimators, and one whose
+        task_gradient does not go by the estimator that it is given; NothingFinite
         where no task has a finite exact gradient.
     Cost: a task's parts + 1 meta-gradients (split()) and one of each estimator; keeps two means of parameters' size for
         each of them, in float64.
@@ -176,29 +177,34 @@ def xray(
     unrolled = expect_unrolled(learner)
     state = learner.init_state(params) if state is None else state
     # A learner of each estimator, kept from task to task: how its draws are made is found out with the first.
-    batches: dict[str | int, MetaBatch] = {
+    others = {
         name: MetaBatch(unrolled.with_estimator(one), state) for name, one in (estimators or {}).items()
     }
+    kept: dict[int, tuple[Window, MetaBatch]] = {}
     collected = _Collected(params)
 
     def of_task(item: tuple[Step, Any]) -> tuple[Split, dict[str, PyTree]]:
         step, task = item
+        steps = inner_steps_of(unrolled, step)
 
         def gradient(batch: MetaBatch) -> PyTree:
             return batch.alone(params, task, step).gradient
 
         def of_window(window: Window) -> PyTree:
-            if window.steps not in batches:
-                batches[window.steps] = MetaBatch(unrolled.with_estimator(window), state)
-            return gradient(batches[window.steps])
+            new = window, MetaBatch(unrolled.with_estimator(window), state)
+            asked, batch = kept.setdefault(window.steps, new)
+            found = gradient(batch)
+            asked.expect_asked(type(learner).__name__, steps)
+            return found
 
-        windows = windows_of(inner_steps_of(unrolled, step), parts)
-        found = split(of_window, windows, unrolled.estimator)
-        return found, {name: gradient(batches[name]) for name in estimators or {}}
+        found = split(of_window, windows_of(steps, parts), unrolled.estimator)
+        return found, {name: gradient(batch) for name, batch in others.items()}
 
     # One task at a time on each worker, also where a run's meta-batches go through the kernels as one.
-    for done, (found, others) in enumerate(Workers.each(workers or Workers(None), of_task, tasks), start=1):
-        collected.add(found, others)
+    for done, (found, estimates) in enumerate(
+        Workers.each(workers or Workers(None), of_task, tasks), start=1
+    ):
+        collected.add(found, estimates)
         progress(done)
     return collected.result()
 

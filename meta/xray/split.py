@@ -32,11 +32,30 @@ class Window(Truncated):
 
     Args:
         loop: whose inner loss is the one differentiated.
+        asked: the lengths of the inner loops that it was asked about.
     """
 
     loop: Estimator = field(default_factory=Reverse)
+    asked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     name: ClassVar[str] = "truncated"
+
+    def is_constant(self, step: int, steps: int) -> bool:
+        self.asked.add(steps)
+        return super().is_constant(step, steps)
+
+    def expect_asked(self, owner: str, steps: int) -> None:
+        """Raise ValueError unless a loop of so many steps went by this estimator, and no other: an algorithm that takes
+        its gradient in a way of its own would seem to have no curvature."""
+        if self.asked != ({steps} if steps else set()):
+            lengths = " and ".join(map(str, sorted(self.asked)))
+            got = f"loops of {lengths}" if lengths else "none"
+            raise ValueError(
+                f"{owner}: an X-ray exchanges the estimator of its inner loop, expected to be asked about {steps} "
+                f"inner steps; task_gradient asked it about {got}. Give "
+                "self.inner.iterates() steps=step.inner_steps and estimator=self.estimator, and take the gradient by "
+                "self.estimator.estimate()."
+            )
 
     def inner_loss(self, loss: Callable[..., Any], start: PyTree) -> Callable[..., Any]:
         return self.loop.inner_loss(loss, start)

@@ -105,6 +105,31 @@ def test_a_layer_whose_gradient_is_rounding_is_not_judged():
     json.dumps(content, allow_nan=False)
 
 
+class OwnWay(MAML):
+    """Takes its gradient without the estimator."""
+
+    def iterates(self, params, support, step):
+        return self.inner.iterates(self.support_loss, params, support)
+
+
+class LongerWay(MAML):
+    """Takes more inner steps than it says."""
+
+    def iterates(self, params, support, step):
+        return self.inner.iterates(self.support_loss, params, support, steps=5, estimator=self.estimator)
+
+
+@pytest.mark.parametrize(("kind", "asked"), [(OwnWay, "none"), (LongerWay, "loops of 5")])
+def test_algorithm_that_does_not_heed_its_estimator_is_refused(kind, asked):
+    """It would seem to have no curvature, or less than it has."""
+    like, params, met = quadratics()
+    learner = kind(like.model, inner_lr=0.05, inner_steps=3, problem=like.problem)
+    with pytest.raises(
+        ValueError, match=f"{kind.__name__}: .* about 3 inner steps; task_gradient asked it about {asked}"
+    ):
+        xray(learner, params, met)
+
+
 def test_an_estimate_of_zero_has_cosine_zero():
     """What the meta-parameters reach through the inner loop alone has no first order at all."""
 
