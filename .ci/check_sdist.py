@@ -74,6 +74,7 @@ def check_commands(folder: Path, programs: Path, environment: dict[str, str]) ->
     for command, code, said in (
         ("neo-train", 0, "inner_lr"),
         ("neo-evaluate", 0, "run_dir"),
+        ("neo-xray", 0, "run_dir"),
         ("neo-bench", 1, "run it in a checkout"),
     ):
         done = subprocess.run(

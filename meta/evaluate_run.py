@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from meta import checkpoint, plots, task_results
+from meta import plots, task_results
 from meta.experiment import Experiment, device_name, versions
-from meta.files import expect_writable, write_json
-from meta.load import checkpoint_paths, loaded
+from meta.files import write_json
+from meta.finished_run import FinishedRun, NotWritten, expect_name
 from meta.metrics_file import plain
-from meta.resume import expect_own, expect_same_data
 
-__all__ = ["NotWritten", "evaluate_run"]
-
-TAKEN = ("failure", "metrics", "result", "test")  # names of what training leaves in the folder
-SAMPLED = ("ways", "shots", "queries", "rotations")  # what tasks are made of
-
-
-class NotWritten(OSError):
-    """An evaluation could not be written; `result` has what evaluate_run() would have given."""
-
-    def __init__(self, error: OSError, result: dict[str, Any]) -> None:
-        super().__init__(error.errno, error.strerror or str(error), error.filename)
-        self.result = result
+__all__ = ["evaluate_run"]
 
 
 def evaluate_run(
@@ -59,26 +46,9 @@ def evaluate_run(
     """
     if part not in ("val", "test"):
         raise ValueError(f"unknown part={part!r}; expected 'test' or 'val'.")
-    if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN:
-        raise ValueError(
-            f"name={name!r} cannot name an evaluation's files; use letters, digits, _, . and -, and none of "
-            f"{', '.join(TAKEN)}."
-        )
-    paths = checkpoint_paths(folder, which)
-    for path in paths:
-        expect_own(folder, path)
-    for place in (folder, folder / "plots"):
-        if place == folder or place.exists():
-            expect_writable(place)
-    about = checkpoint.read_header(paths[0])
-    config = _configured(about, {**(overrides or {}), "evaluation.tasks": tasks})
-    experiment = Experiment(config)
-    expect_same_data(experiment, paths[0])
-    trained = loaded(experiment, paths, which)
-    sampler = experiment.sampler(part)
-    fitted = experiment.for_tasks_of(sampler, trained)
-    if fitted is not experiment:
-        experiment, trained = fitted, loaded(fitted, paths, which)
+    expect_name(name, "an evaluation")
+    run = FinishedRun.open(folder, part, which, {**(overrides or {}), "evaluation.tasks": tasks})
+    experiment, trained, sampler = run.experiment, run.trained, run.sampler
     evaluation = experiment.evaluate_trained(trained, sampler, tasks, record=True)
 
     metric = experiment.problem.metric
@@ -86,12 +56,12 @@ def evaluate_run(
     kept = {
         "part": part,
         "iterations": trained.iteration,
-        "checkpoint": ", ".join(path.name for path in paths),
+        "checkpoint": ", ".join(path.name for path in run.paths),
         "protocol": protocol,
-        "trained_as": _trained_as(about, protocol, experiment),
+        "trained_as": _trained_as(run.about, protocol, experiment),
         "versions": versions(),
         "device": device_name(experiment.device),
-        "record": about.get("record"),
+        "record": run.about.get("record"),
     }
     assert evaluation.record is not None
     steps = task_results.Results(folder, evaluation.record, kept).by_step()
@@ -123,23 +93,6 @@ def evaluate_run(
     except OSError as error:
         raise NotWritten(error, result) from error
     return result
-
-
-def _configured(about: Mapping[str, Any], overrides: Mapping[str, Any]) -> DictConfig:
-    """The run's configuration with overrides; the model stays what its checkpoint holds, whatever the tasks become."""
-    config = OmegaConf.create(about["composed"])
-    assert isinstance(config, DictConfig)
-    config.model = OmegaConf.create(about["config"]["model"])
-    for key, value in overrides.items():
-        # Where tests have a setting of their own, that is the one meant: test_queries for queries.
-        places = [f"task.test_{key}", f"task.{key}"] if key in SAMPLED else [key]
-        known = [place for place in places if OmegaConf.select(config, place) is not None]
-        if not known and key in SAMPLED:
-            raise ValueError(
-                f"{key}={value}: the tasks of this run, {config.task.dataset._target_}, have no {key}; leave it out."
-            )
-        OmegaConf.update(config, (known or places)[0], value)
-    return config
 
 
 def _trained_as(

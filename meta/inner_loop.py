@@ -216,8 +216,10 @@ class Iterates:
         params, memory = (self.start, self._optimizer.init(self.start)) if state is None else state
         for step in range(first, first + count):
             constant = self._estimator.is_constant(step, self.steps)
-            at = neo.stop_gradient(params) if constant else params
-            params, memory = self._optimizer.step(params, self._gradient(at, step, constant), memory)
+            gradient = self._gradient(neo.stop_gradient(params) if constant else params, step, constant)
+            if constant:  # also of what the loss itself holds: the start, where a term pulls towards it
+                gradient = neo.stop_gradient(gradient)
+            params, memory = self._optimizer.step(params, gradient, memory)
         return params, memory
 
     def gradient(self, params: PyTree, step: int) -> PyTree:

@@ -37,6 +37,8 @@ RESUMABLE = (
     "trainer.iterations",
     "trainer.keep",
     "trainer.keep_best",
+    "trainer.xray_every",
+    "trainer.xray_tasks",
     "workers",
 )
 

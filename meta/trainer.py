@@ -15,6 +15,7 @@ from meta.evaluate import Evaluation, Sampler
 from meta.learner import MetaLearner
 from meta.meta_batch import MetaBatch, MetaGradient
 from meta.parallel import Workers
+from meta.xray import expect_unrolled, track
 from neo.guards import settle
 from neo.optim import Optimizer
 from neo.typing import PyTree
@@ -37,6 +38,7 @@ class Log:
 
     metric: the name of the score, by which it is logged.
     reported: what else the tasks report, means over the meta-batch.
+    xray: what an X-ray of the meta-gradient found, where one was due: see meta.xray.tracked_metrics().
     """
 
     step: int
@@ -45,15 +47,15 @@ class Log:
     validation: Evaluation | None = None
     metric: str = "accuracy"
     reported: Mapping[str, float] = field(default_factory=dict)
+    xray: Mapping[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """As a flat dict: train/loss, train/<metric>, train/<reported>, and val/... where validation ran."""
+        """As a flat dict: train/loss, train/<metric>, train/<reported>, and val/..., xray/... where these ran."""
         val = self.validation
         trained = {"loss": self.loss, self.metric: self.score, **self.reported}
         validated = {} if val is None else {"loss": val.loss, self.metric: val.mean, "ci95": val.ci95}
-        return {f"train/{name}": value for name, value in trained.items()} | {
-            f"val/{name}": value for name, value in validated.items()
-        }
+        parts = {"train": trained, "val": validated, "xray": self.xray}
+        return {f"{part}/{name}": value for part, numbers in parts.items() for name, value in numbers.items()}
 
 
 class Trainer:
@@ -76,6 +78,11 @@ class Trainer:
         val_tasks: tasks of each validation, ≥ 1, the same every time.
         keep: checkpoints kept, the last so many, ≥ 1.
         keep_best: checkpoints kept besides, the best so many by validation, ≥ 0.
+        xray_every: steps between two X-rays of the meta-gradient (meta.xray), ≥ 0; 0: none. Due as validation is; what
+            is found is logged as xray/..., and changes nothing else. The first of several ranks takes them alone, on
+            the tasks of the next meta-update.
+        xray_tasks: of each X-ray, ≥ 1. Each costs an exact and a first-order meta-gradient, whatever the estimator that
+            trains; memory of the exact one.
         metric: the name of the score in logs; None for that of the learner's problem.
         workers: how the tasks of a meta-batch run side by side, see meta.parallel; None: one after the other.
         ranks: the processes that share each meta-batch; changes time, never the result.
@@ -96,6 +103,8 @@ class Trainer:
         checkpoint_every: int = 100,
         val_every: int = 100,
         val_tasks: int = 100,
+        xray_every: int = 0,
+        xray_tasks: int = 8,
         keep: int = 3,
         keep_best: int = 5,
         metric: str | None = None,
@@ -112,6 +121,15 @@ class Trainer:
         self.checkpoint_every = _at_least(1, "checkpoint_every", checkpoint_every)
         self.val_every = _at_least(0, "val_every", val_every)
         self.val_tasks = _at_least(1, "val_tasks", val_tasks)
+        self.xray_every = _at_least(0, "xray_every", xray_every)
+        self.xray_tasks = _at_least(1, "xray_tasks", xray_tasks)
+        if self.xray_every:
+            try:
+                expect_unrolled(learner)
+            except ValueError as error:
+                raise ValueError(
+                    f"Trainer: xray_every={xray_every}: {error} Or set trainer.xray_every=0."
+                ) from None
         self.keep = _at_least(1, "keep", keep)
         self.keep_best = _at_least(0, "keep_best", keep_best)
 
@@ -186,12 +204,13 @@ class Trainer:
                 expect_finite_state(state.step, state.params, state.optimizer, state.state)
             validation = None
             if due:
-                if validate is not None and self._validates(state.step):
+                if validate is not None and self._falls_due(self.val_every, state.step):
                     validation = validate(state)
+                found = self._xray(sampler, state)
                 settle()
                 loss, score = float(gradient.loss.mean()), float(gradient.score.mean())
                 reported = {name: float(values.mean()) for name, values in gradient.metrics.items()}
-                log(Log(state.step, loss, score, validation, self.metric, reported))
+                log(Log(state.step, loss, score, validation, self.metric, reported, found))
             if kept or validation is not None:
                 checkpoint(state, validation)
             tick()
@@ -209,12 +228,25 @@ class Trainer:
             expect_finite_gradient(before.step + 1, gradient, batch, before.params, before.state, sampler)
         unseen.clear()
 
-    def _validates(self, step: int) -> bool:
-        """Whether a multiple of val_every lies behind the log before this one, up to here."""
-        if self.val_every == 0:
+    def _xray(self, sampler: Sampler, state: State) -> dict[str, float]:
+        if not self.ranks.first or not self._falls_due(self.xray_every, state.step):
+            return {}
+        return track(
+            self.learner,
+            state.params,
+            sampler.sample(state.step, self.xray_tasks),
+            iteration=state.step,
+            seed=self.seed,
+            state=state.state,
+            workers=self.workers,
+        )
+
+    def _falls_due(self, every: int, step: int) -> bool:
+        """Whether a multiple of `every` lies behind the log before this one, up to here; never for 0."""
+        if every == 0:
             return False
         before = (step - 1) // self.log_every * self.log_every
-        return step == self.iterations or step // self.val_every > before // self.val_every
+        return step == self.iterations or step // every > before // every
 
 
 def _at_least(least: int, name: str, value: int) -> int:

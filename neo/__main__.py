@@ -1,4 +1,4 @@
-"""The installed commands, and python -m neo COMMAND ...: train, evaluate, paired, report, new, bench.
+"""The installed commands, and python -m neo COMMAND ...: train, evaluate, paired, report, xray, new, bench.
 
 They run the packages that lie beside this one. meta and tasks are names that a project may well have for folders of its
 own; where such a folder comes first on the path it would be imported in the place of Neo's.
@@ -12,11 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["bench", "evaluate", "main", "new", "paired", "report", "train"]
+__all__ = ["bench", "evaluate", "main", "new", "paired", "report", "train", "xray"]
 
 HERE = Path(__file__).absolute().parents[1]
 PACKAGES = ("meta", "tasks")
-COMMANDS = ("train", "evaluate", "paired", "report", "new", "bench")
+COMMANDS = ("train", "evaluate", "paired", "report", "xray", "new", "bench")
 
 
 def prefer_own_packages() -> None:
@@ -53,6 +53,10 @@ def paired() -> None:
 
 def report() -> None:
     _run("report")
+
+
+def xray() -> None:
+    _run("xray")
 
 
 def new() -> None:

@@ -19,7 +19,7 @@ from meta.experiment import Experiment, build
 from meta.trainer import Trainer
 from tests.meta.runs import train
 
-COMMANDS = ("train", "evaluate", "mnist", "compare")
+COMMANDS = ("train", "evaluate", "xray", "mnist", "compare")
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
 
 
@@ -139,6 +139,7 @@ def test_overrides_of_the_design_are_all_known():
     checked("train", "algorithm.inner_lr=0.1,0.4", "seed=0,1,2", "algorithm=maml,fomaml", sweeping=True)
     checked("train", "seed=range(3)", sweeping=True)
     checked("evaluate", "run_dir=some/folder", "tasks=10")
+    checked("xray", "run_dir=some/folder", "estimators=[es]", "es_pairs=20")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ def test_task_brings_its_model_and_problem():
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
-@pytest.mark.parametrize("name", ["train", "evaluate", "mnist", "bench", "compare"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "xray", "mnist", "bench", "compare"])
 def test_device_is_typed_as_one_word(name, device):
     checked(name, f"device={device}")
     assert composed(name, f"device={device}").device == device

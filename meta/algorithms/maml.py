@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from meta.estimators import Estimator, estimator_named
 from meta.inner_loop import InnerLoop, Iterates
@@ -76,6 +77,12 @@ class MAML(MetaLearner):
 
         found = self.estimator.estimate(loss_after_adaptation, params, step)
         return TaskResult(found.gradient, found.value, found.aux, metrics=found.metrics)
+
+    def with_estimator(self, estimator: Estimator) -> Self:
+        """The same algorithm with another estimator of its meta-gradient, at every iteration; self stays as it is."""
+        other = copy.copy(self)
+        other.estimator = estimator
+        return other
 
     def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
         """The model's parameters after 0, 1, ... inner steps."""

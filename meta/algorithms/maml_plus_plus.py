@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -134,12 +134,8 @@ class MAMLPlusPlus(MAML):
         self.msl_iterations, self.first_order_iterations = msl_iterations, first_order_iterations
         self.per_step_norm, self.norm = per_step_norm, expect_patterns("MAMLPlusPlus", "norm", norm)
         self.momentum = momentum
-        if running_statistics and self.estimator.repeats:
-            raise ValueError(
-                "MAMLPlusPlus: running_statistics gathers the statistics of every batch once, and meta_gradient="
-                f"{self.estimator.name!r} runs the model more often; leave one out."
-            )
         self.tracked = norm_layers("MAMLPlusPlus", model) if running_statistics else {}
+        self._expect_single_runs(self.estimator)
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         params: Any = self.model.init(seed=seed, device=device)
@@ -211,6 +207,19 @@ class MAMLPlusPlus(MAML):
             optimizer=neo.optim.sgd(_a_step(both["rates"])) if self.learned_rates else None,
             at_step=at_step if norms or self.tracked else None,
         )
+
+    def with_estimator(self, estimator: Estimator) -> Self:
+        self._expect_single_runs(estimator)
+        other = super().with_estimator(estimator)
+        other.first_order_iterations = 0  # which would put another in its place
+        return other
+
+    def _expect_single_runs(self, estimator: Estimator) -> None:
+        if self.tracked and estimator.repeats:
+            raise ValueError(
+                "MAMLPlusPlus: running_statistics gathers the statistics of every batch once, and meta_gradient="
+                f"{estimator.name!r} runs the model more often; leave one out."
+            )
 
     def _estimator(self, step: Step) -> Estimator:
         annealing = self.first_order_iterations and step.iteration < self.first_order_iterations

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from meta.cli import command
 from meta.cli.overrides import ConfigError
-from meta.evaluate_run import NotWritten, evaluate_run
+from meta.evaluate_run import evaluate_run
+from meta.finished_run import NotWritten
 from meta.outcome import sentence
 from meta.plausibility import chance_warning
 from meta.problems import metric_of

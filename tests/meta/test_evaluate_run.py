@@ -14,7 +14,8 @@ from hydra.utils import get_object
 from meta import experiment, files
 from meta.checkpoint import Checkpoints, load
 from meta.evaluate import evaluate
-from meta.evaluate_run import NotWritten, evaluate_run
+from meta.evaluate_run import evaluate_run
+from meta.finished_run import NotWritten
 from meta.paired import difference
 from meta.task_results import load as load_results
 from tests.meta.runs import train
@@ -147,7 +148,7 @@ def test_folder_that_cannot_be_written_is_refused_before_anything_is_computed(ru
     for name in ("checkpoints", "metrics.jsonl"):
         (tmp_path / name).symlink_to(run / name)
     (tmp_path / "plots").write_text("no folder")
-    monkeypatch.setattr("meta.evaluate_run.Experiment", None)  # what would compute
+    monkeypatch.setattr("meta.finished_run.Experiment", None)  # what would compute
     with pytest.raises(NotADirectoryError, match="plots"):
         evaluate_run(tmp_path, tasks=2)
     monkeypatch.setattr(files.tempfile, "TemporaryFile", read_only)
