@@ -1,8 +1,26 @@
 """Meta-learning: algorithms, the meta-training loop, evaluation on unseen tasks."""
 
-from meta.algorithms import ANIL, ESMAML, MAML, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile
+from meta.algorithms import (
+    ANIL,
+    BOIL,
+    CAVIA,
+    ESMAML,
+    KFO,
+    MAML,
+    R2D2,
+    MAMLPlusPlus,
+    MatchingNet,
+    MetaCurvature,
+    MetaOptNet,
+    MetaSGD,
+    ProtoNet,
+    RelationNet,
+    Reptile,
+    TNet,
+)
 from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Reverse, Truncated
 from meta.evaluate import Evaluation, evaluate
+from meta.feature_learner import FeatureLearner
 from meta.inner_loop import InnerLoop, adapt
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
 from meta.load import load
@@ -15,18 +33,26 @@ from meta.trainer import State, Trainer, TrainingError
 
 __all__ = [
     "ANIL",
+    "BOIL",
+    "CAVIA",
     "ESMAML",
+    "KFO",
     "MAML",
+    "R2D2",
     "Batched",
     "Classification",
     "Evaluation",
     "EvolutionStrategies",
+    "FeatureLearner",
     "FirstOrder",
     "Implicit",
     "InnerLoop",
     "MAMLPlusPlus",
+    "MatchingNet",
+    "MetaCurvature",
     "MetaGradient",
     "MetaLearner",
+    "MetaOptNet",
     "MetaSGD",
     "Metric",
     "Mixed",
@@ -34,11 +60,13 @@ __all__ = [
     "Problem",
     "ProtoNet",
     "Regression",
+    "RelationNet",
     "Reptile",
     "Reverse",
     "State",
     "Step",
     "Supervised",
+    "TNet",
     "TaskResult",
     "Trained",
     "Trainer",

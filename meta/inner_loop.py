@@ -33,6 +33,7 @@ class InnerLoop:
             None: no limit.
         adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several, of which every
             one must match a parameter. "*": all, whatever pytree they are.
+        freeze: which of those do not, all the same: patterns alike.
     Raises: ValueError naming the argument.
     """
 
@@ -46,6 +47,7 @@ class InnerLoop:
         default_lr: float = 0.4,
         clip: float | None = None,
         adapt: Any = "*",
+        freeze: Any = (),
         least_steps: int = 0,
     ) -> None:
         if not isinstance(steps, int) or steps < least_steps:
@@ -61,7 +63,9 @@ class InnerLoop:
             raise ValueError(f"{owner}: inner_clip must be greater than 0, or null for no limit, got {clip}")
         self.owner, self.steps, self.clip = owner, steps, clip
         self.patterns = expect_patterns(owner, "adapt", adapt)
-        self.optimizer = self._clipped(optimizer or neo.optim.sgd(default_lr if lr is None else lr))
+        self.frozen = () if freeze in ((), []) else expect_patterns(owner, "freeze", freeze)
+        self._unclipped = optimizer or neo.optim.sgd(default_lr if lr is None else lr)
+        self.optimizer = self._clipped(self._unclipped)
 
     def iterates(
         self,
@@ -72,6 +76,7 @@ class InnerLoop:
         steps: int | None = None,
         estimator: Estimator | None = None,
         optimizer: Optimizer | None = None,
+        transform: Callable[[PyTree], PyTree] | None = None,
         at_step: Callable[[int], dict[str, Any]] | None = None,
         differentiate: Differentiate | None = None,
     ) -> Iterates:
@@ -82,6 +87,7 @@ class InnerLoop:
             steps: None for the loop's own.
             estimator: how an outer session differentiates the steps; exactly, by reverse mode, by default.
             optimizer: in the place of the loop's own, clipped as that: for rates that are meta-parameters.
+            transform: gradient → what the optimiser takes for it, after clipping: for updates that are learned.
             at_step: inner steps taken → parameters by name that do not adapt, and are others after each step: for what
                 is learned a step, as MAML++'s batch norm is.
             differentiate: loss → its gradient with respect to the first argument, in the place of neo.grad in the
@@ -89,10 +95,10 @@ class InnerLoop:
         Cost: as adapt() has it.
         """
         steps = self.steps if steps is None else steps
-        descent = self.optimizer if optimizer is None else self._clipped(optimizer)
+        descent = self._clipped(_transformed(optimizer or self._unclipped, transform))
         estimator = estimator or Reverse()
         differentiate = differentiate or functools.partial(neo.grad, argnums=0, mode=estimator.mode)
-        if self.patterns == ("*",) and at_step is None:
+        if self._all and at_step is None:
             plain = differentiate(estimator.inner_loss(loss, params))
 
             def gradient(params: PyTree, step: int, constant: bool) -> PyTree:
@@ -105,11 +111,21 @@ class InnerLoop:
 
     def adapting(self, params: PyTree, besides: Collection[str] = ()) -> PyTree:
         """Those of the parameters that adapt: all, or by name those that a pattern matches, `besides` left out."""
-        if self.patterns == ("*",) and not besides:
+        if self._all and not besides:
             return params
         named: Any = params
         names = matching(self.owner, "adapt", self.patterns, named)
-        return {name: named[name] for name in names if name not in besides}
+        frozen = matching(self.owner, "freeze", self.frozen, named) if self.frozen else []
+        if {*names} <= {*frozen}:
+            raise ValueError(
+                f"{self.owner}: algorithm.freeze={list(self.frozen)} matches every parameter that would adapt, and so "
+                "nothing does; leave one of them out."
+            )
+        return {name: named[name] for name in names if name not in besides and name not in frozen}
+
+    @property
+    def _all(self) -> bool:
+        return self.patterns == ("*",) and not self.frozen
 
     def _of_some(
         self,
@@ -143,6 +159,17 @@ class InnerLoop:
 
     def _clipped(self, optimizer: Optimizer) -> Optimizer:
         return optimizer if self.clip is None else neo.optim.clipped(optimizer, norm=self.clip)
+
+
+def _transformed(optimizer: Optimizer, transform: Callable[[PyTree], PyTree] | None) -> Optimizer:
+    """optimizer, given transformed gradients."""
+    if transform is None:
+        return optimizer
+
+    def step(params: PyTree, grads: PyTree, state: Any) -> tuple[PyTree, Any]:
+        return optimizer.step(params, transform(grads), state)
+
+    return Optimizer(optimizer.init, step)
 
 
 def adapt(

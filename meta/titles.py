@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from meta.algorithms import ESMAML, MAML, MAMLPlusPlus, MetaSGD
-from meta.estimators import FirstOrder
+from meta.algorithms import ESMAML, MAML, R2D2, MAMLPlusPlus, MetaCurvature, MetaSGD, TNet
+from meta.estimators import FirstOrder, Implicit
 from meta.learner import MetaLearner
 
 __all__ = ["run_title"]
 
 # As their papers write them, where that is not the class's name.
-WRITTEN = {ESMAML: "ES-MAML", MAMLPlusPlus: "MAML++", MetaSGD: "Meta-SGD"}
+WRITTEN = {
+    ESMAML: "ES-MAML",
+    MAMLPlusPlus: "MAML++",
+    MetaSGD: "Meta-SGD",
+    MetaCurvature: "Meta-Curvature",
+    R2D2: "R2-D2",
+    TNet: "T-Net",
+}
 
 
 def run_title(learner: MetaLearner, model: Any, dataset: str, task: str) -> str:
@@ -30,6 +37,7 @@ def run_title(learner: MetaLearner, model: Any, dataset: str, task: str) -> str:
 
 def _algorithm(learner: MetaLearner) -> str:
     name = WRITTEN.get(type(learner), type(learner).__name__)
-    if not isinstance(getattr(learner, "estimator", None), FirstOrder):
-        return name
-    return "FOMAML" if type(learner) is MAML else f"first-order {name}"
+    estimator = getattr(learner, "estimator", None)
+    if isinstance(estimator, FirstOrder):
+        return "FOMAML" if type(learner) is MAML else f"first-order {name}"
+    return "iMAML" if type(learner) is MAML and isinstance(estimator, Implicit) else name

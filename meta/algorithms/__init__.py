@@ -1,11 +1,37 @@
 """One paper a file. The loop, logging, evaluation and checkpoints know MetaLearner alone."""
 
 from meta.algorithms.anil import ANIL
+from meta.algorithms.boil import BOIL
+from meta.algorithms.cavia import CAVIA
 from meta.algorithms.es_maml import ESMAML
+from meta.algorithms.kfo import KFO
 from meta.algorithms.maml import MAML
 from meta.algorithms.maml_plus_plus import MAMLPlusPlus
+from meta.algorithms.matchingnet import MatchingNet
+from meta.algorithms.meta_curvature import MetaCurvature
 from meta.algorithms.meta_sgd import MetaSGD
+from meta.algorithms.metaoptnet import MetaOptNet
 from meta.algorithms.protonet import ProtoNet
+from meta.algorithms.r2d2 import R2D2
+from meta.algorithms.relationnet import RelationNet
 from meta.algorithms.reptile import Reptile
+from meta.algorithms.tnet import TNet
 
-__all__ = ["ANIL", "ESMAML", "MAML", "MAMLPlusPlus", "MetaSGD", "ProtoNet", "Reptile"]
+__all__ = [
+    "ANIL",
+    "BOIL",
+    "CAVIA",
+    "ESMAML",
+    "KFO",
+    "MAML",
+    "R2D2",
+    "MAMLPlusPlus",
+    "MatchingNet",
+    "MetaCurvature",
+    "MetaOptNet",
+    "MetaSGD",
+    "ProtoNet",
+    "RelationNet",
+    "Reptile",
+    "TNet",
+]
