@@ -1,4 +1,4 @@
-"""The installed commands, and python -m neo COMMAND ...: train, evaluate, paired, report, new, bench.
+"""The installed commands, and python -m neo COMMAND ...: train, evaluate, plan, paired, report, new, bench.
 
 They run the packages that lie beside this one. meta and tasks are names that a project may well have for folders of its
 own; where such a folder comes first on the path it would be imported in the place of Neo's.
@@ -12,11 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["bench", "evaluate", "main", "new", "paired", "report", "train"]
+__all__ = ["bench", "evaluate", "main", "new", "paired", "plan", "report", "train"]
 
 HERE = Path(__file__).absolute().parents[1]
 PACKAGES = ("meta", "tasks")
-COMMANDS = ("train", "evaluate", "paired", "report", "new", "bench")
+COMMANDS = ("train", "evaluate", "plan", "paired", "report", "new", "bench")
 
 
 def prefer_own_packages() -> None:
@@ -45,6 +45,10 @@ def train() -> None:
 
 def evaluate() -> None:
     _run("evaluate")
+
+
+def plan() -> None:
+    _run("plan")
 
 
 def paired() -> None:

@@ -30,6 +30,7 @@ from meta.divergence import TrainingError
 from meta.files import lock_dir
 from meta.interruption import Stopped
 from meta.outcome import sentence, validation_score
+from meta.planning import settled
 from meta.plausibility import chance_warning
 from meta.record import RESUMABLE, may_change
 from meta.resume import holds_run, resumed_config
@@ -70,9 +71,15 @@ def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[]
             folder, {key: OmegaConf.select(config, key) for key in given if key != "resume"}
         )
     else:
-        resume = sweeping and sweeps.holds_this_run(folder, config)
-        if not resume:
+        before = sweeps.earlier_run(folder, config) if sweeping else None
+        resume = before is not None
+        if before is not None:
+            config = before
+        else:
             _expect_free(folder)
+            config, chosen = settled(config, ranks)
+            if chosen:
+                command.print_line(chosen)
     ranks.broadcast_object((config, folder, resume))
     arm = f"arm {folder.name}: " if sweeping else ""
     try:
