@@ -53,7 +53,7 @@ def with_estimator(config: DictConfig, name: str, steps: int, **settings: Any) -
 class Told:
     """A sampler that tells when it is first asked for tasks."""
 
-    def __init__(self, sampler: Any, tell: Callable[[], None]) -> None:
+    def __init__(self, sampler: Any, tell: Callable[[], Any]) -> None:
         self._sampler, self._tell = sampler, tell
 
     def sample(self, *args: Any) -> Any:
