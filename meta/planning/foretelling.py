@@ -164,9 +164,7 @@ def plan(config: DictConfig, exact_only: bool = False) -> Plan:
         rows = [_row(one, given) for one, given in zip(wanted, found["rows"], strict=True)]
         mixed = next(row for row in rows if row.name == "mixed" and not row.settings)
         rows = [
-            Segments(row.name, row.settings, row.points, tape=row.tape, mixed=mixed, each=one["each"])
-            if "each" in one and not row.refused
-            else row
+            _in_segments(row, mixed, one) if "each" in one else row
             for one, row in zip(wanted, rows, strict=True)
         ]
     else:
@@ -207,6 +205,19 @@ def _row(asked: Mapping[str, Any], given: Mapping[str, Any]) -> Row:
     }
     limit = asked["settings"].get("truncated_steps", math.inf) + 1  # and one that is a constant
     return Row(asked["name"], asked["settings"], points, limit, given["tape"])
+
+
+def _in_segments(row: Row, mixed: Row, asked: Mapping[str, Any]) -> Row:
+    if row.refused or mixed.refused:
+        return row
+    found = Segments(row.name, row.settings, row.points, tape=row.tape, mixed=mixed, each=asked["each"])
+    if found.made:
+        return found
+    if asked["each"] is not None:  # the configuration's own, which is what it is without
+        return dataclasses.replace(mixed, settings=row.settings)
+    return dataclasses.replace(
+        row, refused="in segments it would be as without: every inner step is looked at."
+    )
 
 
 def _probe(request: dict[str, Any]) -> dict[str, Any]:

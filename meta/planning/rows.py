@@ -57,7 +57,8 @@ class Row:
         if len(self.points) == 1:
             return 0.0
         first = list(self.points)[0 if what else -2]  # of time, which is noisy, the longest line there is
-        return (self.points[last][what] - self.points[first][what]) / (last - first)
+        slope = (self.points[last][what] - self.points[first][what]) / (last - first)
+        return max(slope, 0.0) if what else slope
 
     def _at(self, steps: float, what: int) -> float:
         if steps in self.points:
@@ -74,6 +75,11 @@ class Segments(Row):
     segment of so many steps can tell, is not known: of longer ones the bytes are the most that it can be.
     each: inner steps to a segment; None: √steps.
     """
+
+    @property
+    def made(self) -> bool:
+        """Whether there are segments at all: where an algorithm looks at every iterate, there are none."""
+        return any(name.startswith("checkpoint(") for name in {*self.tape} - {*self.mixed.tape})
 
     mixed: Row = field(default_factory=lambda: Row("mixed"))
     each: int | None = None
