@@ -15,6 +15,7 @@ from meta.evaluate import Evaluation, Sampler
 from meta.learner import MetaLearner
 from meta.meta_batch import MetaBatch, MetaGradient
 from meta.parallel import Workers
+from meta.sizes import parse_size
 from meta.xray import expect_unrolled, track
 from neo.guards import settle
 from neo.optim import Optimizer
@@ -88,6 +89,8 @@ class Trainer:
         ranks: the processes that share each meta-batch; changes time, never the result.
         capture: on a GPU, record the meta-gradient once as a CUDA graph and replay it, see neo.capture; elsewhere this
             changes nothing. It keeps the memory of one meta-batch. Not yet run on a GPU.
+        memory: the most that a run may take, "2GB". The trainer only looks whether it is an amount: scripts/train.py
+            chooses by it before the run is built, as meta.planning.settled does.
     Raises: ValueError naming the argument.
     """
 
@@ -111,7 +114,9 @@ class Trainer:
         workers: Workers | None = None,
         ranks: Ranks = ALONE,
         capture: bool = False,
+        memory: str | int | None = None,
     ) -> None:
+        self.memory = None if memory is None else parse_size(memory, "trainer.memory")
         self.learner, self.optimizer, self.seed = learner, optimizer, seed
         self.metric = metric or learner.problem.metric.name
         self.workers, self.ranks, self.capture = workers, ranks, capture

@@ -1,4 +1,4 @@
-"""The installed commands, and python -m neo COMMAND ...: train, evaluate, paired, report, xray, new, bench.
+"""The installed commands, and python -m neo COMMAND ...: train, plan, evaluate, paired, report, xray, new, bench.
 
 They run the packages that lie beside this one. meta and tasks are names that a project may well have for folders of its
 own; where such a folder comes first on the path it would be imported in the place of Neo's.
@@ -12,11 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["bench", "evaluate", "main", "new", "paired", "report", "train", "xray"]
+__all__ = ["bench", "evaluate", "main", "new", "paired", "plan", "report", "train", "xray"]
 
 HERE = Path(__file__).absolute().parents[1]
 PACKAGES = ("meta", "tasks")
-COMMANDS = ("train", "evaluate", "paired", "report", "xray", "new", "bench")
+COMMANDS = ("train", "plan", "evaluate", "paired", "report", "xray", "new", "bench")
 
 
 def prefer_own_packages() -> None:
@@ -45,6 +45,10 @@ def train() -> None:
 
 def evaluate() -> None:
     _run("evaluate")
+
+
+def plan() -> None:
+    _run("plan")
 
 
 def paired() -> None:

@@ -21,12 +21,13 @@ from meta.cli.overrides import ConfigError, check, groups, parse, value_of, valu
 from meta.cli.value_types import format_value, quoted
 from meta.files import lock_dir, write_json
 from meta.interruption import Stopped
+from meta.planning import settled_as_before
 from meta.record import flat
 from meta.report.arms import FAILURE
 from meta.resume import expect_own, holds_run
 from meta.targets import expect_targets
 
-__all__ = ["RECORD", "expect_no_sweep", "holds_this_run", "prepare", "record_failure", "require"]
+__all__ = ["RECORD", "earlier_run", "expect_no_sweep", "prepare", "record_failure", "require"]
 
 RECORD = "sweep.json"  # in a sweep's folder: what its arms have in common, and what was searched
 
@@ -88,8 +89,9 @@ def prepare(config_name: str, overrides: Sequence[Override]) -> list[str]:
     return [f"hydra.sweep.dir={quoted(folder)}", *further]  # said once, for its name may hold the time
 
 
-def holds_this_run(folder: Path, config: DictConfig) -> bool:
-    """Whether an arm's folder holds a run of this very configuration, to be gone on with, or given if it is finished.
+def earlier_run(folder: Path, config: DictConfig) -> DictConfig | None:
+    """The configuration of the run that an arm's folder holds, to be gone on with, or given if it is finished: this
+    very one, with what was chosen for trainer.memory. None for a folder without a run.
 
     Raises: ConfigError where it holds another; CheckpointError where its files are not of one run.
     """
@@ -97,11 +99,14 @@ def holds_this_run(folder: Path, config: DictConfig) -> bool:
         path = Checkpoints(folder / "checkpoints").last()
         about = read_header(path)
     except CheckpointError:
-        return False  # the first checkpoint is a run's first file; what else is there, train() will not overwrite
+        return (
+            None  # the first checkpoint is a run's first file; what else is there, train() will not overwrite
+        )
+    config = settled_as_before(config, about["composed"])
     if about["composed"] != OmegaConf.to_container(config, resolve=False):
         raise ConfigError(f"{folder} holds a run of another configuration; choose another hydra.sweep.dir.")
     expect_own(folder, path)
-    return True
+    return config
 
 
 @contextlib.contextmanager

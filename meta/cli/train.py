@@ -30,6 +30,7 @@ from meta.divergence import TrainingError
 from meta.files import lock_dir
 from meta.interruption import Stopped
 from meta.outcome import sentence, validation_score
+from meta.planning import settled
 from meta.plausibility import chance_warning
 from meta.record import RESUMABLE, may_change
 from meta.resume import holds_run, resumed_config
@@ -63,6 +64,7 @@ def lead(config: DictConfig, ranks: Ranks) -> float | None:
 
 def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[], None]) -> float | None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    arm = f"arm {folder.name}: " if sweeping else ""
     resume = config.resume is not None
     if resume:
         given = [override.split("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
@@ -70,11 +72,16 @@ def _train(config: DictConfig, ranks: Ranks, folder: Path, open_log: Callable[[]
             folder, {key: OmegaConf.select(config, key) for key in given if key != "resume"}
         )
     else:
-        resume = sweeping and sweeps.holds_this_run(folder, config)
-        if not resume:
+        earlier = sweeps.earlier_run(folder, config) if sweeping else None
+        resume = earlier is not None
+        if earlier is not None:
+            config = earlier
+        else:
             _expect_free(folder)
+            config, chosen = settled(config, ranks)
+            if chosen:
+                command.print_line(f"{arm}{chosen}")
     ranks.broadcast_object((config, folder, resume))
-    arm = f"arm {folder.name}: " if sweeping else ""
     try:
         with sweeps.record_failure(folder) as forget_failure:
 

@@ -276,10 +276,17 @@ PyObject* bind(PyObject*, PyObject* arguments) {
 
 PyObject* idle_bytes(PyObject*, PyObject*) { return PyLong_FromSize_t(blocks->idle()); }
 
+PyObject* limit_idle(PyObject*, PyObject* bytes) {
+  const size_t limit = PyLong_AsSize_t(bytes);
+  if (limit == static_cast<size_t>(-1) && PyErr_Occurred()) return nullptr;
+  return PyLong_FromSize_t(blocks->limit(limit));
+}
+
 PyMethodDef methods[] = {
     {"use_matrix", use_matrix, METH_O, "use_matrix(kernels.library.matrix): products on Neo's kernels; None: on torch's."},
     {"bind", bind, METH_VARARGS, "bind(name, fallback): the function of that name; fallback answers what it does not."},
     {"idle_bytes", idle_bytes, METH_NOARGS, "idle_bytes(): of freed tensors, kept for the next ones (direct_memory.h)."},
+    {"limit_idle", limit_idle, METH_O, "limit_idle(bytes): keep at most so many from now on; gives the number before."},
     {nullptr, nullptr, 0, nullptr},
 };
 

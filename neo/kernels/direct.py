@@ -12,6 +12,8 @@ hand (make env), and serves that version of torch alone.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +34,7 @@ __all__ = [
     "look",
     "mul",
     "neg",
+    "no_idle_memory",
     "product",
     "relu",
     "relu_gradient",
@@ -67,6 +70,17 @@ def use_matrix(matrix: object) -> None:
     """Whose kernels compute `product` and `affine`: those of neo.kernels.library.matrix, or torch's for None."""
     if _library is not None:
         _library.use_matrix(matrix)
+
+
+@contextmanager
+def no_idle_memory() -> Iterator[None]:
+    """Within, no memory of freed tensors is kept for the next ones: what is allocated is what is in use."""
+    before = None if _library is None else _library.limit_idle(0)
+    try:
+        yield
+    finally:
+        if before is not None:
+            _library.limit_idle(before)
 
 
 def _empty(shape: Any, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:

@@ -3,7 +3,7 @@
 //
 // A net's step makes tensors of the same few sizes again and again, and the C library cuts and joins its blocks for them
 // until 9 MB of tensors lie scattered over 25 MB of memory. Here the block that was freed last is taken first. At most
-// KEPT bytes lie idle; beyond that, the blocks longest unused go back.
+// KEPT bytes lie idle (or what limit() said); beyond that, the blocks longest unused go back.
 #pragma once
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/Tensor.h>
@@ -20,6 +20,16 @@ class Blocks final : public c10::Allocator {
  public:
   static constexpr size_t SMALLEST = 1 << 16;  // bytes of a tensor; below, the C library does as well
   static constexpr size_t KEPT = 32 << 20;     // bytes: two tasks of a conv-4 at once
+
+  // At most so many bytes lie idle from now on; gives the number before. 0 where memory is being counted.
+  size_t limit(size_t bytes) {
+    std::vector<std::unique_ptr<Block>> old;
+    const std::lock_guard<std::mutex> alone(mutex_);
+    const size_t before = kept_;
+    kept_ = bytes;
+    old = surplus();
+    return before;
+  }
 
   c10::DataPtr allocate(size_t bytes) override {
     std::unique_ptr<Block> block = take(bytes);
@@ -53,15 +63,24 @@ class Blocks final : public c10::Allocator {
   }
 
   void keep(std::unique_ptr<Block> block) {
-    if (block->bytes > KEPT) return;  // alone it would turn out all others
     std::vector<std::unique_ptr<Block>> old;  // goes back to the C library when the lock is open again
     const std::lock_guard<std::mutex> alone(mutex_);
+    if (block->bytes > kept_) {  // alone it would turn out all others
+      old.push_back(std::move(block));
+      return;
+    }
     idle_bytes_ += block->bytes;
     idle_.push_back(std::move(block));
+    old = surplus();
+  }
+
+  // Takes out what is longest unused beyond the limit; the lock is held.
+  std::vector<std::unique_ptr<Block>> surplus() {
     auto end = idle_.begin();
-    for (; idle_bytes_ > KEPT; ++end) idle_bytes_ -= (*end)->bytes;
-    old.assign(std::make_move_iterator(idle_.begin()), std::make_move_iterator(end));
+    for (; idle_bytes_ > kept_; ++end) idle_bytes_ -= (*end)->bytes;
+    std::vector<std::unique_ptr<Block>> old(std::make_move_iterator(idle_.begin()), std::make_move_iterator(end));
     idle_.erase(idle_.begin(), end);
+    return old;
   }
 
   static void freed(void* block);
@@ -69,6 +88,7 @@ class Blocks final : public c10::Allocator {
   std::mutex mutex_;
   std::vector<std::unique_ptr<Block>> idle_;  // in the order in which they were freed
   size_t idle_bytes_ = 0;
+  size_t kept_ = KEPT;
 };
 
 Blocks* const blocks = new Blocks;  // for good: tensors may outlive every static object
