@@ -35,8 +35,8 @@ class MAML(MetaLearner):
             "truncated" (exact through the last `truncated_steps`), "implicit" (at the solution of the inner problem:
             iMAML), "es" (from values alone), or an estimator: see meta.estimators for the cost and the bias of each.
         first_order: True for meta_gradient="first_order".
-        estimator: settings of the estimators by name: truncated_steps, mixed_segment, implicit_strength,
-            implicit_iterations, implicit_tolerance, es_sigma, es_pairs; None: the estimator's default.
+        truncated_steps, mixed_segment, implicit_strength, implicit_iterations, implicit_tolerance, es_sigma, es_pairs:
+            settings of the estimators, as meta.estimators has them; None: the estimator's default.
         adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several; "*" for all.
         freeze: which of those do not adapt, all the same: patterns alike.
         problem: losses and score; cross-entropy by default.
@@ -57,12 +57,29 @@ class MAML(MetaLearner):
         freeze: str | Sequence[str] = (),
         problem: Problem | None = None,
         inner_optimizer: Optimizer | None = None,
-        **estimator: Any,
+        truncated_steps: int | None = None,
+        mixed_segment: int | None = None,
+        implicit_strength: float | None = None,
+        implicit_iterations: int | None = None,
+        implicit_tolerance: float | None = None,
+        es_sigma: float | None = None,
+        es_pairs: int | None = None,
     ):
         owner = type(self).__name__
         self.model = model
         self.problem = problem or Classification()
-        self.estimator = estimator_named(owner, meta_gradient, first_order, **estimator)
+        self.estimator = estimator_named(
+            owner,
+            meta_gradient,
+            first_order,
+            truncated_steps=truncated_steps,
+            mixed_segment=mixed_segment,
+            implicit_strength=implicit_strength,
+            implicit_iterations=implicit_iterations,
+            implicit_tolerance=implicit_tolerance,
+            es_sigma=es_sigma,
+            es_pairs=es_pairs,
+        )
         self.inner = InnerLoop(
             owner,
             steps=inner_steps,

@@ -68,7 +68,7 @@ def test_report_lies_where_it_is_asked_for(sweep, tmp_path):
     ("name", "arguments", "sentence"),
     [
         ("report", ["nowhere"], "error: nowhere is no folder; name the folder of a sweep or of a run."),
-        ("report", ["."], "error: . holds no runs: neither it nor a folder in it has .hydra/."),
+        ("report", ["."], "error: . holds no runs: neither it nor a folder in it has .hydra/ or record.json."),
         ("report", ["runs", "--baseline", "9"], "error: baseline 9 is no finished arm of runs; expected one of a, b"),
         ("paired", ["nowhere", "runs"], "error: nowhere is not a folder; name the folders of two runs."),
         ("paired", ["runs/a", "runs/b", "--name", "mine"], "error: runs/a and runs/b do not both hold mine.saf"),
