@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meta.algorithms import ESMAML, MAML, MAMLPlusPlus, MetaSGD
-from meta.estimators import FirstOrder
+from meta.estimators import FirstOrder, Implicit
 from meta.learner import MetaLearner
 
 __all__ = ["run_title"]
@@ -30,6 +30,7 @@ def run_title(learner: MetaLearner, model: Any, dataset: str, task: str) -> str:
 
 def _algorithm(learner: MetaLearner) -> str:
     name = WRITTEN.get(type(learner), type(learner).__name__)
-    if not isinstance(getattr(learner, "estimator", None), FirstOrder):
-        return name
-    return "FOMAML" if type(learner) is MAML else f"first-order {name}"
+    estimator = getattr(learner, "estimator", None)
+    if isinstance(estimator, FirstOrder):
+        return "FOMAML" if type(learner) is MAML else f"first-order {name}"
+    return "iMAML" if type(learner) is MAML and isinstance(estimator, Implicit) else name

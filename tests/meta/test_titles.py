@@ -18,6 +18,7 @@ from neo import nn
     [
         ([], "MAML (Conv4) on glyphs, 5-way 1-shot"),
         (["algorithm=fomaml", "task.test_ways=3"], "FOMAML (Conv4) on glyphs, 3-way 1-shot"),
+        (["algorithm=imaml"], "iMAML (Conv4) on glyphs, 5-way 1-shot"),
         (["algorithm=maml_plus_plus"], "MAML++ (Conv4) on glyphs, 5-way 1-shot"),
         (["algorithm=meta_sgd"], "Meta-SGD (Conv4) on glyphs, 5-way 1-shot"),
         (
