@@ -1,6 +1,6 @@
 """Meta-learning: algorithms, the meta-training loop, evaluation on unseen tasks."""
 
-from meta.algorithms import ANIL, ESMAML, MAML, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile
+from meta.algorithms import ANIL, BOIL, ESMAML, MAML, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile
 from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Reverse, Truncated
 from meta.evaluate import Evaluation, evaluate
 from meta.inner_loop import InnerLoop, adapt
@@ -15,6 +15,7 @@ from meta.trainer import State, Trainer, TrainingError
 
 __all__ = [
     "ANIL",
+    "BOIL",
     "ESMAML",
     "MAML",
     "Batched",

@@ -33,6 +33,7 @@ class InnerLoop:
             None: no limit.
         adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several, of which every
             one must match a parameter. "*": all, whatever pytree they are.
+        freeze: which of those do not, all the same: patterns alike.
     Raises: ValueError naming the argument.
     """
 
@@ -46,6 +47,7 @@ class InnerLoop:
         default_lr: float = 0.4,
         clip: float | None = None,
         adapt: Any = "*",
+        freeze: Any = (),
         least_steps: int = 0,
     ) -> None:
         if not isinstance(steps, int) or steps < least_steps:
@@ -61,6 +63,7 @@ class InnerLoop:
             raise ValueError(f"{owner}: inner_clip must be greater than 0, or null for no limit, got {clip}")
         self.owner, self.steps, self.clip = owner, steps, clip
         self.patterns = expect_patterns(owner, "adapt", adapt)
+        self.frozen = () if freeze in ((), []) else expect_patterns(owner, "freeze", freeze)
         self.optimizer = self._clipped(optimizer or neo.optim.sgd(default_lr if lr is None else lr))
 
     def iterates(
@@ -92,7 +95,7 @@ class InnerLoop:
         descent = self.optimizer if optimizer is None else self._clipped(optimizer)
         estimator = estimator or Reverse()
         differentiate = differentiate or functools.partial(neo.grad, argnums=0, mode=estimator.mode)
-        if self.patterns == ("*",) and at_step is None:
+        if self._all and at_step is None:
             plain = differentiate(estimator.inner_loss(loss, params))
 
             def gradient(params: PyTree, step: int, constant: bool) -> PyTree:
@@ -105,11 +108,21 @@ class InnerLoop:
 
     def adapting(self, params: PyTree, besides: Collection[str] = ()) -> PyTree:
         """Those of the parameters that adapt: all, or by name those that a pattern matches, `besides` left out."""
-        if self.patterns == ("*",) and not besides:
+        if self._all and not besides:
             return params
         named: Any = params
         names = matching(self.owner, "adapt", self.patterns, named)
-        return {name: named[name] for name in names if name not in besides}
+        frozen = matching(self.owner, "freeze", self.frozen, named) if self.frozen else []
+        if {*names} <= {*frozen}:
+            raise ValueError(
+                f"{self.owner}: algorithm.freeze={list(self.frozen)} matches every parameter that would adapt, and so "
+                "nothing does; leave one of them out."
+            )
+        return {name: named[name] for name in names if name not in besides and name not in frozen}
+
+    @property
+    def _all(self) -> bool:
+        return self.patterns == ("*",) and not self.frozen
 
     def _of_some(
         self,

@@ -37,6 +37,7 @@ class MAML(MetaLearner):
         estimator: settings of the estimators by name: truncated_steps, mixed_segment, implicit_strength,
             implicit_iterations, implicit_tolerance, es_sigma, es_pairs; None: the estimator's default.
         adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several; "*" for all.
+        freeze: which of those do not adapt, all the same: patterns alike.
         problem: losses and score; cross-entropy by default.
         inner_optimizer: in the place of sgd(inner_lr), without inner_lr.
     Cost: adapt() keeps the parameters after each inner step, for the predictor's trajectory.
@@ -52,6 +53,7 @@ class MAML(MetaLearner):
         meta_gradient: str | Estimator = "reverse",
         first_order: bool = False,
         adapt: str | Sequence[str] = "*",
+        freeze: str | Sequence[str] = (),
         problem: Problem | None = None,
         inner_optimizer: Optimizer | None = None,
         **estimator: Any,
@@ -61,7 +63,13 @@ class MAML(MetaLearner):
         self.problem = problem or Classification()
         self.estimator = estimator_named(owner, meta_gradient, first_order, **estimator)
         self.inner = InnerLoop(
-            owner, steps=inner_steps, lr=inner_lr, optimizer=inner_optimizer, clip=inner_clip, adapt=adapt
+            owner,
+            steps=inner_steps,
+            lr=inner_lr,
+            optimizer=inner_optimizer,
+            clip=inner_clip,
+            adapt=adapt,
+            freeze=freeze,
         )
 
     def adapt(self, params: PyTree, support: Any, step: Step) -> Predictor:

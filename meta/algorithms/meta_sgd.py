@@ -34,8 +34,8 @@ class MetaSGD(MAML):
     """
 
     def __init__(self, model: Module, *, inner_lr: float = 0.4, **options: Any):
-        for name in ("inner_optimizer", "adapt"):
-            if options.get(name, "*") != "*":
+        for name in ("inner_optimizer", "adapt", "freeze"):
+            if options.get(name, "*") not in ("*", (), []):
                 raise ValueError(
                     f"MetaSGD: its inner optimiser is SGD at learned rates, one for each parameter; leave {name} out"
                 )
