@@ -1,6 +1,16 @@
 """Meta-learning: algorithms, the meta-training loop, evaluation on unseen tasks."""
 
-from meta.algorithms import ANIL, BOIL, ESMAML, MAML, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile
+from meta.algorithms import (
+    ANIL,
+    BOIL,
+    CAVIA,
+    ESMAML,
+    MAML,
+    MAMLPlusPlus,
+    MetaSGD,
+    ProtoNet,
+    Reptile,
+)
 from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Reverse, Truncated
 from meta.evaluate import Evaluation, evaluate
 from meta.inner_loop import InnerLoop, adapt
@@ -16,6 +26,7 @@ from meta.trainer import State, Trainer, TrainingError
 __all__ = [
     "ANIL",
     "BOIL",
+    "CAVIA",
     "ESMAML",
     "MAML",
     "Batched",

@@ -2,6 +2,7 @@
 
 from meta.algorithms.anil import ANIL
 from meta.algorithms.boil import BOIL
+from meta.algorithms.cavia import CAVIA
 from meta.algorithms.es_maml import ESMAML
 from meta.algorithms.maml import MAML
 from meta.algorithms.maml_plus_plus import MAMLPlusPlus
@@ -9,4 +10,4 @@ from meta.algorithms.meta_sgd import MetaSGD
 from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.reptile import Reptile
 
-__all__ = ["ANIL", "BOIL", "ESMAML", "MAML", "MAMLPlusPlus", "MetaSGD", "ProtoNet", "Reptile"]
+__all__ = ["ANIL", "BOIL", "CAVIA", "ESMAML", "MAML", "MAMLPlusPlus", "MetaSGD", "ProtoNet", "Reptile"]
