@@ -64,7 +64,8 @@ class InnerLoop:
         self.owner, self.steps, self.clip = owner, steps, clip
         self.patterns = expect_patterns(owner, "adapt", adapt)
         self.frozen = () if freeze in ((), []) else expect_patterns(owner, "freeze", freeze)
-        self.optimizer = self._clipped(optimizer or neo.optim.sgd(default_lr if lr is None else lr))
+        self._unclipped = optimizer or neo.optim.sgd(default_lr if lr is None else lr)
+        self.optimizer = self._clipped(self._unclipped)
 
     def iterates(
         self,
@@ -75,6 +76,7 @@ class InnerLoop:
         steps: int | None = None,
         estimator: Estimator | None = None,
         optimizer: Optimizer | None = None,
+        transform: Callable[[PyTree], PyTree] | None = None,
         at_step: Callable[[int], dict[str, Any]] | None = None,
         differentiate: Differentiate | None = None,
     ) -> Iterates:
@@ -85,6 +87,7 @@ class InnerLoop:
             steps: None for the loop's own.
             estimator: how an outer session differentiates the steps; exactly, by reverse mode, by default.
             optimizer: in the place of the loop's own, clipped as that: for rates that are meta-parameters.
+            transform: gradient → what the optimiser takes for it, after clipping: for updates that are learned.
             at_step: inner steps taken → parameters by name that do not adapt, and are others after each step: for what
                 is learned a step, as MAML++'s batch norm is.
             differentiate: loss → its gradient with respect to the first argument, in the place of neo.grad in the
@@ -92,7 +95,7 @@ class InnerLoop:
         Cost: as adapt() has it.
         """
         steps = self.steps if steps is None else steps
-        descent = self.optimizer if optimizer is None else self._clipped(optimizer)
+        descent = self._clipped(_transformed(optimizer or self._unclipped, transform))
         estimator = estimator or Reverse()
         differentiate = differentiate or functools.partial(neo.grad, argnums=0, mode=estimator.mode)
         if self._all and at_step is None:
@@ -156,6 +159,17 @@ class InnerLoop:
 
     def _clipped(self, optimizer: Optimizer) -> Optimizer:
         return optimizer if self.clip is None else neo.optim.clipped(optimizer, norm=self.clip)
+
+
+def _transformed(optimizer: Optimizer, transform: Callable[[PyTree], PyTree] | None) -> Optimizer:
+    """optimizer, given transformed gradients."""
+    if transform is None:
+        return optimizer
+
+    def step(params: PyTree, grads: PyTree, state: Any) -> tuple[PyTree, Any]:
+        return optimizer.step(params, transform(grads), state)
+
+    return Optimizer(optimizer.init, step)
 
 
 def adapt(

@@ -6,8 +6,20 @@ from meta.algorithms.cavia import CAVIA
 from meta.algorithms.es_maml import ESMAML
 from meta.algorithms.maml import MAML
 from meta.algorithms.maml_plus_plus import MAMLPlusPlus
+from meta.algorithms.meta_curvature import MetaCurvature
 from meta.algorithms.meta_sgd import MetaSGD
 from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.reptile import Reptile
 
-__all__ = ["ANIL", "BOIL", "CAVIA", "ESMAML", "MAML", "MAMLPlusPlus", "MetaSGD", "ProtoNet", "Reptile"]
+__all__ = [
+    "ANIL",
+    "BOIL",
+    "CAVIA",
+    "ESMAML",
+    "MAML",
+    "MAMLPlusPlus",
+    "MetaCurvature",
+    "MetaSGD",
+    "ProtoNet",
+    "Reptile",
+]
