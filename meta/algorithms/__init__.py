@@ -4,6 +4,7 @@ from meta.algorithms.anil import ANIL
 from meta.algorithms.boil import BOIL
 from meta.algorithms.cavia import CAVIA
 from meta.algorithms.es_maml import ESMAML
+from meta.algorithms.kfo import KFO
 from meta.algorithms.maml import MAML
 from meta.algorithms.maml_plus_plus import MAMLPlusPlus
 from meta.algorithms.meta_curvature import MetaCurvature
@@ -16,6 +17,7 @@ __all__ = [
     "BOIL",
     "CAVIA",
     "ESMAML",
+    "KFO",
     "MAML",
     "MAMLPlusPlus",
     "MetaCurvature",
