@@ -7,6 +7,7 @@ from meta.algorithms.es_maml import ESMAML
 from meta.algorithms.kfo import KFO
 from meta.algorithms.maml import MAML
 from meta.algorithms.maml_plus_plus import MAMLPlusPlus
+from meta.algorithms.matchingnet import MatchingNet
 from meta.algorithms.meta_curvature import MetaCurvature
 from meta.algorithms.meta_sgd import MetaSGD
 from meta.algorithms.protonet import ProtoNet
@@ -20,6 +21,7 @@ __all__ = [
     "KFO",
     "MAML",
     "MAMLPlusPlus",
+    "MatchingNet",
     "MetaCurvature",
     "MetaSGD",
     "ProtoNet",
