@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from meta.algorithms import ESMAML, MAML, MAMLPlusPlus, MetaCurvature, MetaSGD
+from meta.algorithms import ESMAML, MAML, R2D2, MAMLPlusPlus, MetaCurvature, MetaSGD
 from meta.estimators import FirstOrder, Implicit
 from meta.learner import MetaLearner
 
 __all__ = ["run_title"]
 
 # As their papers write them, where that is not the class's name.
-WRITTEN = {ESMAML: "ES-MAML", MAMLPlusPlus: "MAML++", MetaSGD: "Meta-SGD", MetaCurvature: "Meta-Curvature"}
+WRITTEN = {
+    ESMAML: "ES-MAML",
+    MAMLPlusPlus: "MAML++",
+    MetaSGD: "Meta-SGD",
+    MetaCurvature: "Meta-Curvature",
+    R2D2: "R2-D2",
+}
 
 
 def run_title(learner: MetaLearner, model: Any, dataset: str, task: str) -> str:

@@ -11,6 +11,7 @@ from meta.algorithms.matchingnet import MatchingNet
 from meta.algorithms.meta_curvature import MetaCurvature
 from meta.algorithms.meta_sgd import MetaSGD
 from meta.algorithms.protonet import ProtoNet
+from meta.algorithms.r2d2 import R2D2
 from meta.algorithms.reptile import Reptile
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ESMAML",
     "KFO",
     "MAML",
+    "R2D2",
     "MAMLPlusPlus",
     "MatchingNet",
     "MetaCurvature",
