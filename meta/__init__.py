@@ -13,6 +13,7 @@ from meta.algorithms import (
     MetaCurvature,
     MetaSGD,
     ProtoNet,
+    RelationNet,
     Reptile,
 )
 from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Reverse, Truncated
@@ -54,6 +55,7 @@ __all__ = [
     "Problem",
     "ProtoNet",
     "Regression",
+    "RelationNet",
     "Reptile",
     "Reverse",
     "State",

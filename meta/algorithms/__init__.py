@@ -12,6 +12,7 @@ from meta.algorithms.meta_curvature import MetaCurvature
 from meta.algorithms.meta_sgd import MetaSGD
 from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.r2d2 import R2D2
+from meta.algorithms.relationnet import RelationNet
 from meta.algorithms.reptile import Reptile
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "MetaCurvature",
     "MetaSGD",
     "ProtoNet",
+    "RelationNet",
     "Reptile",
 ]
