@@ -15,6 +15,7 @@ from meta.algorithms import (
     ProtoNet,
     RelationNet,
     Reptile,
+    TNet,
 )
 from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Reverse, Truncated
 from meta.evaluate import Evaluation, evaluate
@@ -61,6 +62,7 @@ __all__ = [
     "State",
     "Step",
     "Supervised",
+    "TNet",
     "TaskResult",
     "Trained",
     "Trainer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meta.algorithms import ESMAML, MAML, R2D2, MAMLPlusPlus, MetaCurvature, MetaSGD
+from meta.algorithms import ESMAML, MAML, R2D2, MAMLPlusPlus, MetaCurvature, MetaSGD, TNet
 from meta.estimators import FirstOrder, Implicit
 from meta.learner import MetaLearner
 
@@ -17,6 +17,7 @@ WRITTEN = {
     MetaSGD: "Meta-SGD",
     MetaCurvature: "Meta-Curvature",
     R2D2: "R2-D2",
+    TNet: "T-Net",
 }
 
 

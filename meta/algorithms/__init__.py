@@ -14,6 +14,7 @@ from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.r2d2 import R2D2
 from meta.algorithms.relationnet import RelationNet
 from meta.algorithms.reptile import Reptile
+from meta.algorithms.tnet import TNet
 
 __all__ = [
     "ANIL",
@@ -30,4 +31,5 @@ __all__ = [
     "ProtoNet",
     "RelationNet",
     "Reptile",
+    "TNet",
 ]
