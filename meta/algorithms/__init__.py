@@ -10,6 +10,7 @@ from meta.algorithms.maml_plus_plus import MAMLPlusPlus
 from meta.algorithms.matchingnet import MatchingNet
 from meta.algorithms.meta_curvature import MetaCurvature
 from meta.algorithms.meta_sgd import MetaSGD
+from meta.algorithms.metaoptnet import MetaOptNet
 from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.r2d2 import R2D2
 from meta.algorithms.relationnet import RelationNet
@@ -27,6 +28,7 @@ __all__ = [
     "MAMLPlusPlus",
     "MatchingNet",
     "MetaCurvature",
+    "MetaOptNet",
     "MetaSGD",
     "ProtoNet",
     "RelationNet",
