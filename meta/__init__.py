@@ -20,6 +20,7 @@ from meta.algorithms import (
 )
 from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Reverse, Truncated
 from meta.evaluate import Evaluation, evaluate
+from meta.feature_learner import FeatureLearner
 from meta.inner_loop import InnerLoop, adapt
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
 from meta.load import load
@@ -42,6 +43,7 @@ __all__ = [
     "Classification",
     "Evaluation",
     "EvolutionStrategies",
+    "FeatureLearner",
     "FirstOrder",
     "Implicit",
     "InnerLoop",
