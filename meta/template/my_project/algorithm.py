@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import meta
@@ -50,7 +50,7 @@ class MultiStepMAML(meta.MetaLearner):
     def query_loss(self, params: Any, query: Any) -> tuple[Any, Any]:
         return self.problem.query_loss(lambda x: self.model(params, x), query)
 
-    def iterates(self, params: Any, support: Any, step: meta.Step) -> Iterator[Any]:
+    def iterates(self, params: Any, support: Any, step: meta.Step) -> Iterable[Any]:
         """θ₀, θ₁, ... θₖ."""
 
         def support_loss(params: Any, support: Any) -> Any:

@@ -168,13 +168,14 @@ def examine(
 
 
 def answer(op: Any, samples: int) -> None:
-    """Neo's side alone: the first samples to second order, those that it refuses passed over."""
+    """Neo's side alone: the first samples to second order, in both modes, those that it refuses passed over."""
     torch.manual_seed(0)
     for sample in itertools.islice(op.sample_inputs("cpu", torch.float64, requires_grad=True), samples):
         call, args = _as_function(op, sample)
         try:
             if args and tensors(call(*args)):
                 _by_neo(call, args, again=True)
+                _compare_forward(op, call, args, second=True)
         except (NotImplementedError, InPlaceError):
             continue
 

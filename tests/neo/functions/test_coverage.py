@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 import neo.functions
-from neo import kernels
-from neo.autograd import check_composition
+from neo import LiteTensor, kernels
+from neo.autograd import check_composition, session
 from neo.functions import registry
 from tests.neo.functions import certificate
 from tests.neo.functions.fused_samples import composed_samples
-from tests.neo.functions.orders import neo_orders
+from tests.neo.functions.orders import neo_orders, scalar, tensors
 from tests.neo.functions.samples import SAMPLES
+from tests.neo.functions.test_tangents import disagreement
 
 # Answered, but without a derivative to examine here, or examined by a test of its own (test_rules.py).
 ELSEWHERE = {
@@ -54,12 +56,23 @@ def code_run_by(walk: Callable[[], None]) -> set[CodeType]:
 def walk_the_table() -> None:
     for case in SAMPLES:
         neo_orders(case.fn, case.args, case.orders)
+        push(case.fn, case.args)
 
 
 def walk_the_fused_policies() -> None:
     for policy, samples in composed_samples().items():
         for args in samples():
             check_composition(policy, args, order=2)
+            assert disagreement(policy, args) is None
+
+
+def push(fn: Callable[..., Any], args: Sequence[torch.Tensor]) -> None:
+    """Tangents through fn and its gradient, of all arguments at once."""
+    given = tuple(LiteTensor(x) for x in args)
+    session.jvp(lambda *xs: tensors(fn(*xs)), given, tuple(args))
+    session.jvp(
+        session.grad(lambda *xs: scalar(fn(*xs)), argnums=tuple(range(len(args)))), given, tuple(args)
+    )
 
 
 def walk_the_database(left: set[str]) -> None:
