@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 
-from meta.algorithms.maml import MAML
-from meta.inner_loop import Iterates
-from meta.learner import Step
-from neo import LiteTensor, pytree
-from neo.typing import PyTree
+from meta.algorithms.learned_transform import LearnedTransform
+from neo import LiteTensor
 
 __all__ = ["KFO"]
 
 
-class KFO(MAML):
+class KFO(LearnedTransform):
     """Learn an initialisation θ, and an affine map that makes the update of each tensor of its gradient.
 
     θ′ = θ − α f(∇L_support(θ)),  f(G) = L G R + B
@@ -33,39 +29,18 @@ class KFO(MAML):
     Cost: an inner step takes n + m multiplications a weight more. Memory for meta-parameters: n² + m² + n m a tensor.
     """
 
-    def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
-        params: PyTree = self.model.init(seed=seed, device=device)
-        update = pytree.tree_map(_identity_map, self.inner.adapting(params))
-        return {"params": params, "update": update}
+    part = "update"
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
-        both: Any = params
-        return self.inner.iterates(
-            self.support_loss,
-            both["params"],
-            support,
-            steps=step.inner_steps,
-            estimator=self.estimator,
-            transform=functools.partial(_transform, both["update"]),
-        )
+    def identity(self, leaf: Any) -> list[LiteTensor]:
+        like = _matrix(leaf.data)
+        left, right = (torch.eye(size, dtype=like.dtype, device=like.device) for size in like.shape)
+        return [LiteTensor(left), LiteTensor(right), LiteTensor(torch.zeros_like(like).contiguous())]
 
-
-def _transform(update: PyTree, gradients: PyTree) -> PyTree:
-    leaves, structure = pytree.flatten(gradients)
-    maps = iter(pytree.leaves(update))  # in the order of the gradients' leaves, three for each
-    found = []
-    for leaf in leaves:
-        left, right, bias = next(maps), next(maps), next(maps)
-        found.append((left @ _matrix(leaf) @ right + bias).reshape(leaf.shape))
-    return pytree.unflatten(structure, found)
+    def transformed(self, leaf: Any, tensors: list[Any]) -> Any:
+        left, right, bias = tensors
+        return (left @ _matrix(leaf) @ right + bias).reshape(leaf.shape)
 
 
 def _matrix(tensor: Any) -> Any:
     """(outputs, all else); a vector as one column, a scalar as one entry."""
     return tensor.reshape(len(tensor) if tensor.ndim else 1, -1)
-
-
-def _identity_map(tensor: Any) -> list[LiteTensor]:
-    like = _matrix(tensor.data)
-    left, right = (torch.eye(size, dtype=like.dtype, device=like.device) for size in like.shape)
-    return [LiteTensor(left), LiteTensor(right), LiteTensor(torch.zeros_like(like).contiguous())]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 import torch
 
-from meta.algorithms.maml import MAML
-from meta.inner_loop import Iterates
-from meta.learner import Step
-from neo import LiteTensor, pytree
-from neo.typing import PyTree
+from meta.algorithms.learned_transform import LearnedTransform
+from neo import LiteTensor
 
 __all__ = ["MetaCurvature"]
 
 
-class MetaCurvature(MAML):
+class MetaCurvature(LearnedTransform):
     """Learn an initialisation θ, and for every mode of every weight a matrix that its gradient is multiplied by.
 
     θ′ = θ − α MC(∇L_support(θ)),  MC(G) = G ×₃ M_f ×₂ M_i ×₁ M_o     (section 3.1; ×ₙ: the product along mode n)
@@ -33,42 +29,20 @@ class MetaCurvature(MAML):
         outputs² + inputs² + positions² a layer, which is much for a head on a wide feature map.
     """
 
-    def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
-        params: PyTree = self.model.init(seed=seed, device=device)
-        curvature = pytree.tree_map(_identities, self.inner.adapting(params))
-        return {"params": params, "curvature": curvature}
+    part = "curvature"
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
-        both: Any = params
-        return self.inner.iterates(
-            self.support_loss,
-            both["params"],
-            support,
-            steps=step.inner_steps,
-            estimator=self.estimator,
-            transform=functools.partial(_transform, both["curvature"]),
-        )
+    def identity(self, leaf: Any) -> list[LiteTensor]:
+        like = leaf.data
+        return [LiteTensor(torch.eye(size, dtype=like.dtype, device=like.device)) for size in _modes(leaf)]
 
-
-def _transform(curvature: PyTree, gradients: PyTree) -> PyTree:
-    leaves, structure = pytree.flatten(gradients)
-    matrices = iter(
-        pytree.leaves(curvature)
-    )  # in the order of the gradients' leaves, as many for each as it has modes
-    return pytree.unflatten(
-        structure, [_mode_products(leaf, [next(matrices) for _ in _modes(leaf)]) for leaf in leaves]
-    )
+    def transformed(self, leaf: Any, tensors: list[Any]) -> Any:
+        return _mode_products(leaf, tensors)
 
 
 def _modes(tensor: Any) -> list[int]:
     """Sizes of a tensor's modes, those behind the second taken as one: outputs, inputs, positions of a kernel."""
     shape = list(tensor.shape)
     return shape if len(shape) < 3 else [*shape[:2], math.prod(shape[2:])]
-
-
-def _identities(tensor: Any) -> list[LiteTensor]:
-    like = tensor.data
-    return [LiteTensor(torch.eye(size, dtype=like.dtype, device=like.device)) for size in _modes(tensor)]
 
 
 def _mode_products(tensor: Any, matrices: list[Any]) -> Any:
