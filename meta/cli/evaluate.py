@@ -6,17 +6,14 @@ scripts/paired.py to compare two runs task by task.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from meta.cli import command
-from meta.cli.overrides import ConfigError
+from meta.cli.finished import folder_of, printing_what_is_not_written
 from meta.evaluate_run import evaluate_run
-from meta.finished_run import NotWritten
 from meta.outcome import sentence
 from meta.plausibility import chance_warning
 from meta.problems import metric_of
@@ -38,10 +35,8 @@ PROTOCOL = {
 
 
 def job(config: DictConfig) -> None:
-    if OmegaConf.is_missing(config, "run_dir"):
-        raise ConfigError("run_dir is missing; name the folder of a run: run_dir=outputs/...")
-    folder = Path(str(config.run_dir))
-    try:
+    folder = folder_of(config)
+    with printing_what_is_not_written(folder, config.name, "evaluate again"):
         result = evaluate_run(
             folder,
             tasks=config.tasks,
@@ -50,12 +45,6 @@ def job(config: DictConfig) -> None:
             name=config.name,
             overrides={place: config[key] for key, place in PROTOCOL.items() if config[key] is not None},
         )
-    except NotWritten as error:  # what took minutes is not lost with the disk
-        print(json.dumps(error.result, indent=2))
-        raise OSError(
-            f"{error.filename or folder}: {error.strerror}. The numbers are above, in full; what was written of "
-            f"{config.name} is whole or not there. When there is room or leave to write, evaluate again for its files."
-        ) from error
     print(f"{sentence(result, config.part)}, {result['checkpoint']} after {result['iterations']} iterations")
     warning = chance_warning(result, config.part)
     if warning is not None:

@@ -7,16 +7,14 @@ picture.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from meta.cli import command
+from meta.cli.finished import folder_of, printing_what_is_not_written
 from meta.cli.overrides import ConfigError
 from meta.estimators import Estimator, estimator_named
-from meta.finished_run import NotWritten
 from meta.xray.report import markdown
 from meta.xray_run import xray_run
 
@@ -30,10 +28,8 @@ OWN = {"seed": "evaluation.seed", "device": "device", "workers": "workers", "dat
 
 
 def job(config: DictConfig) -> None:
-    if OmegaConf.is_missing(config, "run_dir"):
-        raise ConfigError("run_dir is missing; name the folder of a run: run_dir=outputs/...")
-    folder = Path(str(config.run_dir))
-    try:
+    folder = folder_of(config)
+    with printing_what_is_not_written(folder, config.name, "take the X-ray again"):
         result = xray_run(
             folder,
             tasks=config.tasks,
@@ -47,13 +43,6 @@ def job(config: DictConfig) -> None:
             name=config.name,
             overrides={place: config[key] for key, place in OWN.items() if config[key] is not None},
         )
-    except NotWritten as error:  # what took minutes is not lost with the disk
-        print(json.dumps(error.result, indent=2))
-        raise OSError(
-            f"{error.filename or folder}: {error.strerror}. The numbers are above, in full; what was written of "
-            f"{config.name} is whole or not there. When there is room or leave to write, take the X-ray again for its "
-            "files."
-        ) from error
     print(result["verdict"])
     print()
     print(markdown(result))
