@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from meta.cli import command, folders
 from meta.cli.overrides import ConfigError
 from meta.cli.value_types import format_value
-from meta.planning import Choice, Plan, choose, plan
+from meta.planning import Choice, Plan, Row, choose, plan
 from meta.sizes import format_size, parse_size
 
 __all__ = ["job", "main", "text"]
@@ -96,8 +96,8 @@ def _estimators(found: Plan) -> list[list[str]]:
     return [*tables, *([refused] if refused else [])]
 
 
-def _name(row: object, found: Plan) -> str:
-    title = row.title_at(found.steps or 0)  # type: ignore[attr-defined]
+def _name(row: Row, found: Plan) -> str:
+    title = row.title_at(found.steps or 0)
     return "mixed, segments of √steps" if getattr(row, "each", 0) is None else title
 
 

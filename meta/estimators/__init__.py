@@ -50,7 +50,7 @@ def estimator_named(
     known = {
         f"{name}_{field.name}": (name, field)
         for name, kind in ESTIMATORS.items()
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        for field in dataclasses.fields(kind)
     }
     for key in settings:
         if key not in known:
@@ -80,7 +80,7 @@ def estimator_named(
                 f"{kind.name!r}; leave it out."
             )
     mine = {known[key][1].name: value for key, value in given.items()}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.name not in mine:
             raise ValueError(f"{owner}: meta_gradient={kind.name!r} needs {kind.name}_{field.name}.")
     return kind(**mine)

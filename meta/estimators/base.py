@@ -40,6 +40,7 @@ class Estimate:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Estimator:
     """How a meta-gradient is had: which derivatives of the inner loop it goes through, and what is kept for them.
 

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 from neo.autograd._node import Cotangent
 from neo.autograd._tape import Tape
+from neo.autograd._tensor import TensorBase
 from neo.autograd.tensor import LiteTensor
 
 class NoTangentRule(Exception): ...
@@ -11,7 +12,7 @@ class ForwardTape(Tape):
 
     own_rules: bool
     def start(self, tensor: LiteTensor, dot: Cotangent) -> None: ...
-    def tangent_of(self, tensor: LiteTensor) -> Cotangent | None: ...
+    def tangent_of(self, tensor: TensorBase) -> Cotangent | None: ...
 
 def tangents(
     tape: Tape, inputs: Sequence[LiteTensor], dots: Sequence[Cotangent], outputs: Sequence[LiteTensor]

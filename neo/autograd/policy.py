@@ -115,7 +115,7 @@ class Policy(PolicyBase):
             if tensor is not None:
                 level.start(tensor, tangent)
         outputs: tuple[Any, ...] = self._composed(level, arguments)
-        return tuple(level.tangent_of(out) if isinstance(out, TensorBase) else None for out in outputs)  # type: ignore[arg-type]
+        return tuple(level.tangent_of(out) if isinstance(out, TensorBase) else None for out in outputs)
 
     def _fresh_arguments(self, rule: str) -> tuple[list[Any], list[Any]]:
         """forward's arguments for the composition, and a fresh tensor of each tensor input, None where not needed."""

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,9 +101,9 @@ def test_without_a_budget_nothing_is_chosen():
 
 def test_an_arm_goes_on_with_what_was_chosen_for_it(tmp_path):
     config = composed("train", [*TINY, "trainer.memory=1GB"])
-    earlier = OmegaConf.to_container(config, resolve=False)
-    earlier["algorithm"]["meta_gradient"] = "mixed"  # type: ignore[index,call-overload]
-    earlier["workers"] = 1  # type: ignore[index,call-overload]
+    earlier: Any = OmegaConf.to_container(config, resolve=False)
+    earlier["algorithm"]["meta_gradient"] = "mixed"
+    earlier["workers"] = 1
     again = settled_as_before(config, earlier)
     assert (again.algorithm.meta_gradient, again.workers) == ("mixed", 1)
     assert OmegaConf.to_container(again, resolve=False) == earlier

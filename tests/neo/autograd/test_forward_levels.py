@@ -1,6 +1,5 @@
 """A level in forward mode: tangents live as long as their tensors, and nothing of an op is kept or recorded."""
 
-import gc
 import weakref
 from typing import ClassVar
 
@@ -13,13 +12,7 @@ from neo import autograd
 from neo.autograd import TapeContext, session
 from neo.functions import function
 
-
-@pytest.fixture(autouse=True)
-def collector_off():
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("collector_off")
 
 
 def number(value):

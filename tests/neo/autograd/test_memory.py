@@ -13,13 +13,7 @@ from neo.autograd import TapeContext, session
 from neo.functions import function
 from tests.neo.autograd.policies import Cube, cube, sincos, square
 
-
-@pytest.fixture(autouse=True)
-def collector_off():
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("collector_off")
 
 
 def number(value):
