@@ -1,5 +1,6 @@
 """Meta-learning: algorithms, the meta-training loop, evaluation on unseen tasks."""
 
+import meta._own_tasks  # noqa: F401 - first, for all that follows imports tasks
 from meta.algorithms import (
     ANIL,
     BOIL,

@@ -57,6 +57,26 @@ def test_commands_run_beside_a_conf_of_the_users(project):
     assert f"tasks is Neo's own; give your folder {project / 'tasks'} another name" in done.stderr
 
 
+@pytest.mark.parametrize("before", ["", "import tasks; "], ids=["found", "imported already"])
+def test_import_of_meta_names_a_tasks_package_in_the_place_of_neos(tmp_path, before):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "__init__.py").write_text("value = 1\n")
+    done = subprocess.run(
+        [sys.executable, "-c", f"{before}import meta"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(
+        f"ImportError: meta needs Neo's package tasks, {ROOT / 'tasks'}, and `import tasks` finds {tmp_path}"
+    )
+    assert "Rename that folder" in said
+
+
 def test_python_m_neo_runs_the_commands(project):
     done = subprocess.run(
         [sys.executable, "-m", "neo", "trian"], cwd=ROOT, capture_output=True, text=True, check=False
