@@ -102,7 +102,7 @@ format: env  ## repair style and formatting where a machine can
 
 types: env  ## check types
 	@$(BIN)/mypy
-	@cd meta/template && $(CURDIR)/$(BIN)/mypy
+	@MYPYPATH=meta/template $(BIN)/mypy meta/template/my_project/*.py  # excluded above: a project of its own
 
 wheel: env  ## build a wheel into dist/, in an isolated environment
 	@rm -rf build/lib  # or what has been deleted since would still be packed
