@@ -35,6 +35,7 @@ RECORD = "sweep.json"  # in a sweep's folder: what its arms have in common, and 
 PLUGINS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
     "optuna": ("optuna", "sweep"),
+    "successive_halving": ("optuna", "sweep"),
     "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "ray": ("hydra_plugins.hydra_ray_launcher", "ray"),
 }

@@ -194,6 +194,14 @@ def format_difference(metric: Metric, mean: float, ci95: float | None) -> str:
     return f"{scale * mean:+.{places}f}".replace("-", "−") + margin
 
 
+def _anytime(metric: Metric, mean: float | None, width: float) -> str:
+    """ "± 0.45, decided": the interval that may be looked at after every arm, and whether it leaves out zero."""
+    if mean is None or math.isinf(width):
+        return "too few seeds"
+    scale, places = (100, 2) if metric.fraction else (1, 3)
+    return f"± {scale * width:.{places}f}, {'decided' if abs(mean) > width else 'open'}"
+
+
 def _format_score(metric: Metric, score: tuple[float, float] | None) -> str:
     if score is None:
         return ""
@@ -297,6 +305,7 @@ def _settings(sweep: Sweep, metric: Metric) -> list[dict[str, Any]]:
             if one.spread is None
             else " to ".join(metric.format(end, digits=1) for end in one.spread),
             "difference": "" if one.mean is None else format_difference(metric, one.mean, one.ci95),
+            "anytime": "" if one.anytime95 is None else _anytime(metric, one.mean, one.anytime95),
             "pairs": one.pairs,
         }
         for one in seeds.settings(sweep)

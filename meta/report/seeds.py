@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from meta import anytime
 from meta.paired import difference
 from meta.report.arms import SEEDS, Arm, Sweep
 from meta.task_results import ResultsError
@@ -31,6 +32,9 @@ class Setting(NamedTuple):
         float | None
     )  # mean over seeds of the paired difference to the reference setting; None for that itself
     ci95: float | None  # half-width of its 95% interval over seeds, by Student's t; None with fewer than two
+    anytime95: (
+        float | None
+    )  # the same, at any number of seeds and for all settings at once; ∞ for too few seeds
     pairs: int  # seeds that both settings were tried with
 
 
@@ -50,10 +54,10 @@ def settings(sweep: Sweep) -> list[Setting]:
         return sign * fmean(scores) if scores else -math.inf
 
     ranked = sorted(groups.values(), key=worth, reverse=True)
-    return [_setting(keys, arms, ranked[0]) for arms in ranked]
+    return [_setting(keys, arms, ranked[0], len(ranked) - 1) for arms in ranked]
 
 
-def _setting(keys: Sequence[str], arms: Sequence[Arm], reference: Sequence[Arm]) -> Setting:
+def _setting(keys: Sequence[str], arms: Sequence[Arm], reference: Sequence[Arm], comparisons: int) -> Setting:
     validated = [arm.validation[0] for arm in arms if arm.validation]
     tested = [arm.test[0] for arm in arms if arm.test]
     differences = [] if arms is reference else _paired(arms, reference)
@@ -65,6 +69,7 @@ def _setting(keys: Sequence[str], arms: Sequence[Arm], reference: Sequence[Arm])
         spread=(min(tested), max(tested)) if tested else None,
         mean=fmean(differences) if differences else None,
         ci95=half_width(differences) if len(differences) > 1 else None,
+        anytime95=anytime.half_width(differences, level=1 - 0.05 / comparisons) if differences else None,
         pairs=len(differences),
     )
 

@@ -31,7 +31,7 @@ def check(config: DictConfig, overrides: Sequence[Override]) -> None:
     searched = space.read(given, settings.params or {}).distributions
     if not searched:
         raise ConfigError(
-            "sweep=optuna was given nothing to search; give a range to some value, as "
+            "the search was given nothing to search over; give a range to some value, as "
             "'algorithm.inner_lr=tag(log, interval(0.01, 1))' or algorithm.inner_steps=1,5."
         )
     for key, one in searched.items():
@@ -51,7 +51,7 @@ def check(config: DictConfig, overrides: Sequence[Override]) -> None:
         )
     if config.trainer.val_every == 0 and any(name == "score" or name.startswith("val/") for name in wanted):
         raise ConfigError(
-            "sweep=optuna looks for the best validation score, and trainer.val_every=0 leaves none; choose "
+            "the search looks for the best validation score, and trainer.val_every=0 leaves none; choose "
             "trainer.val_every ≥ 1."
         )
 

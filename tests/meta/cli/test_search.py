@@ -38,10 +38,10 @@ def study(folder: Path) -> optuna.Study:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "sweep=optuna was given nothing to search; give a range to some value"),
+        ([], "the search was given nothing to search over; give a range to some value"),
         (
             [STEPS, "trainer.val_every=0"],
-            "sweep=optuna looks for the best validation score, and trainer.val_every=0",
+            "the search looks for the best validation score, and trainer.val_every=0",
         ),
         (
             [STEPS, "hydra.sweeper.sampler=tpee"],
@@ -167,6 +167,35 @@ def test_trials_side_by_side_are_pruned_too_and_several_objectives_have_a_front(
     html = page(read(tmp_path / "two"))
     assert "Pareto front of accuracy (more is better) and seconds (less is better): arm " in html
     assert html.count('<span class="pill ref">Pareto front</span>') == len(front)
+
+
+@pytest.mark.slow
+def test_successive_halving_takes_the_best_third_of_each_rung_on(tmp_path):
+    rates = "algorithm.inner_lr=tag(log, interval(0.001, 1))"
+    process = swept(
+        tmp_path, "sweep=successive_halving", "hydra.sweeper.n_trials=9", "trainer.iterations=9",
+        "trainer.val_every=1", "trainer.val_tasks=20", rates,
+    )  # fmt: skip
+    assert process.returncode == 0, process.err
+    folder = tmp_path / "multirun" / "halving"
+    trials = optuna.load_study(study_name="halving", storage=f"sqlite:///{folder}/study.db").trials
+    stopped = [trial.last_step for trial in trials if trial.state.name == "PRUNED"]
+    assert set(stopped) <= {1, 3, 9}  # the rungs: the first at val_every, each three times as far
+    assert len(stopped) >= 4
+    # Asynchronous: a trial is held against those that had come to the rung before it.
+    for trial in trials:
+        for rung in (1, 3):
+            if trial.last_step < rung:
+                continue
+            before = [
+                one.intermediate_values[rung]
+                for one in trials[: trial.number]
+                if rung in one.intermediate_values
+            ]
+            own = trial.intermediate_values[rung]
+            places = max(1, (len(before) + 1) // 3)
+            among_best = sum(value > own for value in before) < places
+            assert among_best == (trial.last_step > rung)
 
 
 @pytest.mark.slow

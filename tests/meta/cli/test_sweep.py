@@ -158,6 +158,7 @@ def test_plugin_that_is_not_installed_is_named_with_its_extra(monkeypatch):
         ("grid", "BasicLauncher", "BasicSweeper"),
         ("joblib", "JoblibLauncher", "BasicSweeper"),
         ("optuna", "BasicLauncher", "OptunaSweeper"),
+        ("successive_halving", "BasicLauncher", "OptunaSweeper"),
         ("slurm", "SlurmLauncher", "BasicSweeper"),
         ("ray", "RayLauncher", "BasicSweeper"),
     ],

@@ -8,6 +8,7 @@ from statistics import stdev
 
 import pytest
 
+from meta import anytime
 from meta.problems import MSE
 from meta.report import ReportError, read, seeds
 from tests.meta.report.folders import write_run, write_sweep
@@ -90,6 +91,30 @@ def test_setting_tried_with_seeds_gets_their_mean_and_a_t_interval(sweep):
     differences = [0.59 - 0.71, 0.61 - 0.69]
     assert last.mean == pytest.approx(sum(differences) / 2)
     assert last.ci95 == pytest.approx(12.706 * stdev(differences) / math.sqrt(2))
+    assert last.anytime95 == math.inf  # of two seeds
+
+
+def test_interval_at_any_look_is_of_all_comparisons_at_once(tmp_path):
+    scores = {
+        0.1: (0.5, 0.52, 0.47, 0.51, 0.5),
+        0.4: (0.7, 0.73, 0.71, 0.74, 0.7),
+        1.0: (0.6, 0.58, 0.61, 0.6, 0.62),
+    }
+    for rate, tests in scores.items():
+        for seed, test in enumerate(tests):
+            write_run(
+                tmp_path / f"{rate}-{seed}",
+                algorithm__inner_lr=rate,
+                seed=seed,
+                test=test,
+                val=test - 0.01 * seed,
+            )
+    _, *others = seeds.settings(read(tmp_path))
+    for one in others:
+        differences = [
+            a - b for a, b in zip(scores[one.values["algorithm.inner_lr"]], scores[0.4], strict=True)
+        ]
+        assert one.anytime95 == pytest.approx(anytime.half_width(differences, level=0.975))
 
 
 def test_no_table_over_seeds_where_each_setting_has_one(tmp_path):
