@@ -43,7 +43,10 @@ def characters(
     for slot, task in enumerate(sampler.sample(0, tasks)):
         prediction = constant(trained.adapt(task.support, steps, slot)(task.query.x))
         pictured.append((task, prediction.argmax(1)))
-    plots.tasks(pictured, path, title=f"{title}: test tasks after adaptation")
+    part = {"train": "training"}.get(getattr(sampler, "part", "test"), "test")
+    plots.tasks(
+        pictured, path, title=f"{title}: {part} {'task' if len(pictured) == 1 else 'tasks'} after adaptation"
+    )
 
 
 def fits(

@@ -1,4 +1,4 @@
-"""The installed commands, and python -m neo COMMAND ...: train, plan, evaluate, paired, report, xray, new, bench.
+"""The installed commands, and python -m neo COMMAND ...: train, plan, evaluate, xray, replay, paired, report ...
 
 They run the packages that lie beside this one. meta and tasks are names that a project may well have for folders of its
 own; where such a folder comes first on the path it would be imported in the place of Neo's.
@@ -12,11 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["bench", "evaluate", "main", "new", "paired", "plan", "report", "train", "xray"]
+__all__ = ["bench", "evaluate", "main", "new", "paired", "plan", "replay", "report", "train", "xray"]
 
 HERE = Path(__file__).absolute().parents[1]
 PACKAGES = ("meta", "tasks")
-COMMANDS = ("train", "plan", "evaluate", "paired", "report", "xray", "new", "bench")
+COMMANDS = ("train", "plan", "evaluate", "paired", "report", "xray", "replay", "new", "bench")
 
 
 def prefer_own_packages() -> None:
@@ -61,6 +61,10 @@ def report() -> None:
 
 def xray() -> None:
     _run("xray")
+
+
+def replay() -> None:
+    _run("replay")
 
 
 def new() -> None:

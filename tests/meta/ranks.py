@@ -5,13 +5,14 @@ A server process imports torch and Neo once and is then forked for every rank, b
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ import meta
 from meta import MAML, Classification, Evaluation, Regression, Step, Trainer, Workers, evaluate
 from meta.distributed import Ranks, launched
 from meta.meta_batch import MetaBatch
-from neo import LiteTensor, nn
+from meta.replay import bits
+from neo import LiteTensor, nn, pytree
 from neo.optim import sgd
 from tasks import Glyphs, Sinusoid
 from tests.meta import toy
@@ -152,6 +154,28 @@ def train_run(ranks: Ranks, config: DictConfig, folders: list[Path], resume: boo
     if ranks.first:  # as hydra does
         folders[0].mkdir(parents=True, exist_ok=True)
     return train(config, folders[ranks.index], resume=resume, ranks=ranks)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[dict[tuple[int, int], tuple[int, str]]]:
+    """(iteration, slot) → the task's checksum and the bits of its gradient, of all that this process trains on."""
+    seen: dict[tuple[int, int], tuple[int, str]] = {}
+    drawn = MetaBatch._drawn
+
+    def watch(self: MetaBatch, params: Any, task: Any, step: Step, seed: int) -> Any:
+        found = drawn(self, params, task, step, seed)
+        seen[step.iteration, step.slot] = (task.checksum(), bits(pytree.leaves(found[0])))
+        return found
+
+    with mock.patch.object(MetaBatch, "_drawn", watch):
+        yield seen
+
+
+def train_watched(ranks: Ranks, config: DictConfig, folders: list[Path]) -> Any:
+    """What this rank met and found."""
+    with watched() as seen:
+        train_run(ranks, config, folders)
+    return seen
 
 
 def gradient(ranks: Ranks, tasks: int, algorithm: str = "MAML", family: str = "glyphs") -> list[torch.Tensor]:

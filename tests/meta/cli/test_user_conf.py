@@ -82,7 +82,10 @@ def test_python_m_neo_runs_the_commands(project):
         [sys.executable, "-m", "neo", "trian"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "expected one of train, plan, evaluate, paired, report, xray, new, bench, got trian" in done.stderr
+    assert (
+        "expected one of train, plan, evaluate, paired, report, xray, replay, new, bench, got trian"
+        in done.stderr
+    )
     done = subprocess.run(
         [sys.executable, "-m", "neo", "evaluate"], cwd=ROOT, capture_output=True, text=True, check=False
     )
