@@ -31,6 +31,7 @@ RESUMABLE = (
     "device",
     "evaluation.batch",
     "logger",
+    "published",
     "rank_timeout_s",
     "trainer.capture",
     "trainer.checkpoint_every",

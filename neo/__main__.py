@@ -12,11 +12,23 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["bench", "evaluate", "main", "new", "paired", "plan", "replay", "report", "train", "xray"]
+__all__ = [
+    "bench",
+    "evaluate",
+    "main",
+    "new",
+    "paired",
+    "plan",
+    "replay",
+    "report",
+    "reproduce",
+    "train",
+    "xray",
+]
 
 HERE = Path(__file__).absolute().parents[1]
 PACKAGES = ("meta", "tasks")
-COMMANDS = ("train", "plan", "evaluate", "paired", "report", "xray", "replay", "new", "bench")
+COMMANDS = ("train", "plan", "evaluate", "paired", "report", "xray", "replay", "reproduce", "new", "bench")
 
 
 def prefer_own_packages() -> None:
@@ -65,6 +77,10 @@ def xray() -> None:
 
 def replay() -> None:
     _run("replay")
+
+
+def reproduce() -> None:
+    _run("reproduce")
 
 
 def new() -> None:

@@ -19,7 +19,7 @@ from meta.experiment import Experiment, build
 from meta.trainer import Trainer
 from tests.meta.runs import train
 
-COMMANDS = ("train", "evaluate", "xray", "replay", "mnist", "compare")
+COMMANDS = ("train", "evaluate", "xray", "replay", "reproduce", "mnist", "compare")
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
 
 
@@ -268,7 +268,9 @@ def test_task_brings_its_model_and_problem():
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
-@pytest.mark.parametrize("name", ["train", "evaluate", "xray", "replay", "mnist", "bench", "compare"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "xray", "replay", "reproduce", "mnist", "bench", "compare"]
+)
 def test_device_is_typed_as_one_word(name, device):
     checked(name, f"device={device}")
     assert composed(name, f"device={device}").device == device

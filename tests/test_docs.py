@@ -20,7 +20,8 @@ from neo.functions import registry
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {
-    f"scripts/{name}.py": name for name in ("train", "evaluate", "xray", "replay", "mnist", "bench")
+    f"scripts/{name}.py": name
+    for name in ("train", "evaluate", "xray", "replay", "reproduce", "mnist", "bench")
 } | {"scripts/plan.py": "train"}  # with a configuration each
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
