@@ -128,10 +128,10 @@ def train(folder: Path, overrides: Sequence[str]) -> None:
 def said(result: dict[str, Any]) -> str:
     metric = metric_of(result)
     published = result["published"]
-    seeds = "" if result["over_seeds"] is None else f", over seeds ± {result['over_seeds']:.4g}"
+    seeds = "" if result["over_seeds"] is None else f", over seeds ± {metric.format(result['over_seeds'])}"
     return (
         f"{result['experiment']}: published {metric.format(published['score'], published['ci95'])}, ours "
-        f"{metric.format(result['score'], result['ci95'])} (over tasks ± {result['over_tasks']:.4g}{seeds}; "
+        f"{metric.format(result['score'], result['ci95'])} (over tasks ± {metric.format(result['over_tasks'])}{seeds}; "
         f"{result['seeds']} seed{'s' if result['seeds'] > 1 else ''}): {result['verdict']}, z = {result['z']:+.1f}"
     )
 
