@@ -53,7 +53,7 @@ def targets() -> dict[str, Published]:
     """Experiment → what is published, of those that say so."""
     found = {}
     for path in sorted((CONF / "experiment").glob("*.yaml")):
-        published = OmegaConf.load(path).get("published")
+        published = OmegaConf.select(OmegaConf.load(path), "published")
         if published is not None:
             found[path.stem] = Published(**{key: published.get(key) for key in Published._fields})
     return found
@@ -70,7 +70,11 @@ def reproduce(config: DictConfig) -> dict[str, Any]:
     setting = [f"experiment={config.name}", *further]
     folders = [Path(config.run_dir) / config.name / str(seed) for seed in range(config.seeds)]
     for seed, folder in enumerate(folders):
-        train(folder, [*setting, f"seed={seed}", f"data_dir={quoted(config.data_dir)}"])
+        train(
+            folder,
+            [*setting, f"seed={seed}"],
+            [f"data_dir={quoted(config.data_dir)}", f"device={config.device}"],
+        )
     ended = []
     for folder in folders:
         trained = OmegaConf.load(folder / ".hydra" / "config.yaml")
@@ -79,7 +83,7 @@ def reproduce(config: DictConfig) -> dict[str, Any]:
             tasks=trained.evaluation.tasks,
             which=trained.published.checkpoint,
             name=NAME,
-            overrides={"data_dir": str(config.data_dir)},
+            overrides={"data_dir": str(config.data_dir), "device": config.device},
         )
         ended.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
     found = aggregate([load(folder / f"{NAME}.safetensors") for folder in folders])
@@ -110,15 +114,15 @@ def reproduce(config: DictConfig) -> dict[str, Any]:
     return result
 
 
-def train(folder: Path, overrides: Sequence[str]) -> None:
+def train(folder: Path, setting: Sequence[str], place: Sequence[str]) -> None:
     """The run in a folder, from its beginning or from where it was stopped, to its end.
 
-    In a process of its own, so that it leaves what scripts/train.py leaves. Raises: ConfigError where it fails, having
+    place: where it runs and finds its data, which may change when it goes on. In a process of its own, so that it leaves what scripts/train.py leaves. Raises: ConfigError where it fails, having
     said why.
     """
     begun = holds_run(folder)
-    how = [f"resume={quoted(folder)}"] if begun else [*overrides, f"hydra.run.dir={quoted(folder)}"]
-    done = subprocess.run([sys.executable, "-m", "neo", "train", *how], check=False)
+    how = [f"resume={quoted(folder)}"] if begun else [*setting, f"hydra.run.dir={quoted(folder)}"]
+    done = subprocess.run([sys.executable, "-m", "neo", "train", *how, *place], check=False)
     if done.returncode:
         raise ConfigError(
             f"the training in {folder} ended with exit code {done.returncode}; the reason is above."
