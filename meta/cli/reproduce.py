@@ -117,8 +117,8 @@ def reproduce(config: DictConfig) -> dict[str, Any]:
 def train(folder: Path, setting: Sequence[str], place: Sequence[str]) -> None:
     """The run in a folder, from its beginning or from where it was stopped, to its end.
 
-    place: where it runs and finds its data, which may change when it goes on. In a process of its own, so that it leaves what scripts/train.py leaves. Raises: ConfigError where it fails, having
-    said why.
+    place: overrides of where it runs and finds its data, which may change when it goes on. In a process of its own, so
+    that it leaves what scripts/train.py leaves. Raises: ConfigError where it fails, having said why.
     """
     begun = holds_run(folder)
     how = [f"resume={quoted(folder)}"] if begun else [*setting, f"hydra.run.dir={quoted(folder)}"]
