@@ -20,7 +20,15 @@ from meta.trainer import State
 from neo import LiteTensor, pytree
 from neo.typing import PyTree
 
-__all__ = ["CheckpointError", "Checkpoints", "atomic_write", "load", "read_header"]
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "atomic_write",
+    "load",
+    "named_params",
+    "read_header",
+    "read_params",
+]
 
 FORMAT = 3  # counts up when old files can no longer be read
 LAST_READER = {1: "0.1.0", 2: "0.1.0"}  # of each earlier format, the last version of Neo that reads it
@@ -189,6 +197,17 @@ def load(path: Path, like: State) -> State:
     return State(about["step"], tree["params"], tree["optimizer"], tree["state"])
 
 
+def read_params(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """The meta-parameters in a checkpoint, by their dotted paths, and the checksum of the whole.
+
+    Raises: CheckpointError where the file is damaged or of another format.
+    """
+    _, tensors = _read(path)
+    prefix = "params."
+    params = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+    return params, _read_header(path)["sha256"]
+
+
 def _score(about: Mapping[str, Any]) -> float | None:
     """The validation score in a header, an error as its negative; None without one."""
     value = about.get(f"val/{about.get('metric')}")
@@ -252,9 +271,17 @@ def _encode(state: State, about: Mapping[str, Any]) -> bytes:
     return save(tensors, {"neo": neo, "sha256": _checksum(neo, tensors)})
 
 
+def named_params(params: PyTree) -> tuple[dict[str, Any], optree.PyTreeSpec]:
+    """Meta-parameters by the names that checkpoints have for them, and their structure."""
+    return _leaves_by_name(params)
+
+
 def _named(state: State) -> tuple[dict[str, Any], optree.PyTreeSpec]:
     """Leaves by their names: "params.conv0.weight", "optimizer.mean.conv0.weight", "optimizer.steps"."""
-    tree: PyTree = {"params": state.params, "optimizer": state.optimizer, "state": state.state}
+    return _leaves_by_name({"params": state.params, "optimizer": state.optimizer, "state": state.state})
+
+
+def _leaves_by_name(tree: PyTree) -> tuple[dict[str, Any], optree.PyTreeSpec]:
     accessors, leaves, structure = optree.tree_flatten_with_accessor(tree, namespace=pytree.NAMESPACE)
     names = [
         ".".join(str(getattr(entry, "field", entry.entry)) for entry in accessor) for accessor in accessors

@@ -32,6 +32,7 @@ from meta.targets import expect_targets
 from meta.titles import run_title
 from meta.trained import Trained
 from meta.trainer import State, Trainer
+from meta.warm_start import WarmStart, warm_start
 from neo.typing import PyTree
 from tasks import TaskSampler, TaskSource
 
@@ -149,6 +150,22 @@ class Experiment:
     def title(self, sampler: TaskSampler) -> str:
         """What pictures of this run are headed by."""
         return run_title(self.learner, self.config.get("model"), self.dataset.name, sampler.title)
+
+    @cached_property
+    def warm_start(self) -> WarmStart | None:
+        """What config.init_from gives to begin at; None without one."""
+        source = self.config.get("init_from")
+        if source is None:
+            return None
+        return warm_start(source, self.learner.init(self.config.seed, self.device))
+
+    def start(self) -> State:
+        """The state before the first step: a pure function of the seed, and of the run that init_from names."""
+        state, warm = self.trainer.start(self.device), self.warm_start
+        if warm is None:
+            return state
+        optimizer, learner = self.trainer.optimizer, self.learner
+        return State(0, warm.params, optimizer.init(warm.params), learner.init_state(warm.params))
 
     def trained(self, state: State) -> Trained:
         """A state of this run, ready to adapt to tasks."""

@@ -48,9 +48,11 @@ def may_change(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in RESUMABLE)
 
 
-def make(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run. about: as Experiment.about() has it."""
+def make(about: Mapping[str, Any], init_from: str | None = None) -> dict[str, Any]:
+    """The record of a run. about: as Experiment.about() has it; init_from: checksum of the checkpoint it began at."""
     record = _plain({"config": _lasting(about["composed"]), **{part: about[part] for part in PARTS[1:]}})
+    if init_from is not None:
+        record["seeds"]["init_from"] = init_from
     return {"sha256": _hash(record), **record}
 
 

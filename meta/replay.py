@@ -56,14 +56,15 @@ def state_at(experiment: Experiment, folder: Path, iteration: int) -> tuple[Stat
         raise ValueError(
             f"iteration={iteration} must be from 0 to {trainer.iterations}, the run's trainer.iterations."
         )
-    state, nearest = trainer.start(experiment.device), None
     behind = {_step_of(path): path for path in Checkpoints(folder / "checkpoints").paths()}
     reached = [step for step in behind if step <= iteration]
-    if reached:
-        nearest = behind[max(reached)]
+    nearest = behind[max(reached)] if reached else None
+    if nearest is None:
+        state = experiment.start()
+    else:
         expect_own(folder, nearest)
         expect_version(nearest)
-        state = checkpoint.load(nearest, state)
+        state = checkpoint.load(nearest, trainer.start(experiment.device))
     if state.step == iteration:
         return state, nearest
     later = (after for after, _ in trainer.steps(experiment.sampler("train"), state))

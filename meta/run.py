@@ -106,14 +106,18 @@ class Run:
         samplers = {
             part: experiment.sampler(part) for part in ("train", "val", "test")
         }  # all protocols are known now
-        start = state = trainer.start(experiment.device)
+        fresh = (
+            ranks.first and not self.resume
+        )  # the others, and a run that goes on, are told what it began at
+        start = state = experiment.start() if fresh else trainer.start(experiment.device)
         spent_s = 0.0
         versions_of_all = {"data": experiment.dataset.describe()["checksum"], **versions()}
         ranks.assert_equal("data and versions", versions_of_all)
         if self.resume and ranks.first:
             state, spent_s = self._restore(state)
         elif ranks.first:
-            self.record = record.make(experiment.about())
+            warm = experiment.warm_start
+            self.record = record.make(experiment.about(), warm.checksum if warm else None)
         result_path = self.folder / "result.json"
         finished = self.resume and state.step >= trainer.iterations and result_path.is_file()
         self.was_finished = ranks.broadcast_object(finished)

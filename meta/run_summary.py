@@ -41,6 +41,7 @@ def summary(experiment: Experiment, state: State, folder: Path, resumed: bool) -
         "data": _data(experiment),
         "tasks": _tasks(experiment),
         "model": _model(experiment, state),
+        **({"init": experiment.warm_start.said} if not resumed and experiment.warm_start else {}),
         "device": device_name(experiment.device) + (f", {ranks.size} ranks" if ranks.size > 1 else ""),
         "run": steps,
         "folder": str(folder),
