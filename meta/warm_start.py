@@ -65,8 +65,8 @@ def warm_start(source: str | Path, params: PyTree) -> WarmStart:
     taken = len(ours) - len(anew)
     if 2 * taken < len(ours):
         raise CheckpointError(
-            f"init_from={source}: only {taken} of the {len(ours)} meta-parameters of this run are in {path} by name and "
-            f"shape: {_some(anew)}. Configure a model and an algorithm whose parameters have the same names and shapes."
+            f"init_from={source}: only {taken} of the {len(ours)} meta-parameters of this run are in {path} by name "
+            f"and shape: {_some(anew)}. Configure a model and an algorithm whose parameters are called so."
         )
     said = f"{path} after {about['step']} iterations, {taken} of {len(ours)} parameters"
     if anew:
