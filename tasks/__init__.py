@@ -1,4 +1,4 @@
-"""Where tasks come from: character sets and the N-way K-shot sampler that draws meta-batches from them.
+"""Where tasks come from: sets of images and the N-way K-shot sampler that draws meta-batches from them.
 
 >>> import tasks
 >>> sampler = tasks.Glyphs().sampler("train", ways=5, shots=1, queries=15, seed=0)
@@ -10,6 +10,7 @@
 from tasks.dataset import CharacterSet
 from tasks.errors import DataError
 from tasks.glyphs import Glyphs
+from tasks.images import Images, ImageSet
 from tasks.omniglot import Omniglot
 from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
@@ -25,6 +26,8 @@ __all__ = [
     "DataError",
     "EpisodeSampler",
     "Glyphs",
+    "ImageSet",
+    "Images",
     "Omniglot",
     "Sinusoid",
     "SinusoidSampler",
