@@ -10,7 +10,7 @@
 from tasks.dataset import CharacterSet
 from tasks.errors import DataError
 from tasks.glyphs import Glyphs
-from tasks.images import Images, ImageSet
+from tasks.images import CUB, FC100, CifarFS, Images, ImageSet, MiniImagenet, TieredImagenet
 from tasks.omniglot import Omniglot
 from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
@@ -20,14 +20,18 @@ from tasks.task import Batch, Task
 from tasks.tasksets import Tasksets, TasksetSampler
 
 __all__ = [
+    "CUB",
+    "FC100",
     "SPLITS",
     "Batch",
     "CharacterSet",
+    "CifarFS",
     "DataError",
     "EpisodeSampler",
     "Glyphs",
     "ImageSet",
     "Images",
+    "MiniImagenet",
     "Omniglot",
     "Sinusoid",
     "SinusoidSampler",
@@ -36,5 +40,6 @@ __all__ = [
     "TaskSource",
     "TasksetSampler",
     "Tasksets",
+    "TieredImagenet",
     "split_characters",
 ]

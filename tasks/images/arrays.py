@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tasks.errors import DataError
-from tasks.images.listing import Listing, Stored
+from tasks.images.listing import Found, Listing, Stored
 
 __all__ = ["ARRAYS", "array_file", "array_listing", "indexable"]
 
@@ -21,42 +21,42 @@ LABEL_KEYS = ("labels", "label", "y", "targets")
 NAME_KEYS = ("classes", "names", "class_names")  # the name of label 0, of label 1, ...
 
 
-def array_file(file: Path) -> Listing:
+def array_file(file: Path) -> Found:
     """uint8 images (n, height, width), (n, height, width, channels) or (n, channels, height, width), with n labels.
 
     .npz and .safetensors: under `images` and `labels`; names of labels that are numbers may be under `classes`.
     .npy: with `labels.npy` beside it; or without labels, (classes, images, ...): of each class as many.
     A .npz is held in memory while it is read, the others are not.
 
-    Raises: DataError for arrays that are missing, of another shape or dtype, or hold Python objects.
+    read() raises: DataError for arrays that are missing, of another shape or dtype, or hold Python objects.
     """
+    beside = file.with_name("labels.npy")
+    files = [file, beside] if file.suffix.lower() == ".npy" and beside.is_file() else [file]
+    return Found(files, lambda: _read(files))
+
+
+def _read(files: Sequence[Path]) -> Listing:
+    file = files[0]
     try:
         arrays = _arrays(file)
+        if len(files) > 1:
+            arrays["labels"] = np.load(files[1], allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
         raise DataError(
             f"images: {file} cannot be read ({error}); save plain arrays, without objects."
         ) from error
     images = _one(file, arrays, IMAGE_KEYS)
-    files = [file]
-    if file.suffix.lower() == ".npy":
-        beside = file.with_name("labels.npy")
-        if beside.is_file():
-            arrays |= {"labels": np.load(beside, allow_pickle=False)}
-            files.append(beside)
-        elif images.ndim in (4, 5):
-            return array_listing(
-                _flat(images), np.arange(len(images)).repeat(images.shape[1]), str(file), files
-            )
-    labels = _one(file, arrays, LABEL_KEYS)
+    if file.suffix.lower() == ".npy" and len(files) == 1 and images.ndim in (4, 5):
+        flat = images.reshape(-1, *images.shape[2:])
+        return array_listing(flat, np.arange(len(images)).repeat(images.shape[1]), str(file))
     names = next((arrays[key] for key in NAME_KEYS if key in arrays), None)
-    return array_listing(images, labels, str(file), files, names)
+    return array_listing(images, _one(file, arrays, LABEL_KEYS), str(file), names)
 
 
 def array_listing(
     images: Any,
     labels: Any,
     where: str,
-    files: Sequence[Path] | None,
     names: Sequence[Any] | None = None,
 ) -> Listing:
     """Of arrays in memory, or on disk. names: of labels 0, 1, ..."""
@@ -76,14 +76,18 @@ def array_listing(
         classes = [str(names[label]) for label in labels.tolist()]
     else:
         classes = [str(label) for label in labels.tolist()]
-    return Listing([Stored(images, i, where) for i in range(len(images))], classes, files=files)
+    return Listing([Stored(images, i, where) for i in range(len(images))], classes)
 
 
-def indexable(data: Any) -> Listing:
+def indexable(data: Any) -> Found:
     """Anything with len(data) and data[i] → (image, label): a Pillow image or a uint8 array, and a number or a name.
 
     Where data.classes are names, as torchvision has them, they are those of the labels.
     """
+    return Found(None, lambda: _listed(data))
+
+
+def _listed(data: Any) -> Listing:
     names = getattr(data, "classes", None)
     labels = getattr(data, "targets", None)  # torchvision's: without decoding an image
     labels = [data[i][1] for i in range(len(data))] if labels is None else list(labels)
@@ -137,7 +141,3 @@ class _Slices:
 
     def __getitem__(self, index: int) -> Any:
         return self.found[index]
-
-
-def _flat(images: np.ndarray) -> np.ndarray:
-    return images.reshape(-1, *images.shape[2:])

@@ -10,7 +10,7 @@ from tasks.errors import DataError
 from tasks.hashing import stream
 from tasks.images.listing import PARTS, shortened
 
-__all__ = ["by_fractions", "parse_split", "read_split"]
+__all__ = ["by_fractions", "by_part", "expect_disjoint", "parse_split", "read_split"]
 
 Parts = dict[str, list[str]]
 
@@ -55,6 +55,11 @@ def parse_split(text: str, where: str) -> Parts:
             )
     expect_disjoint(parts, f"the split {where}")
     return parts
+
+
+def by_part(part_of: Mapping[str, str]) -> Parts:
+    """class → part the other way round, in the order of the names."""
+    return {part: sorted(name for name, own in part_of.items() if own == part) for part in PARTS}
 
 
 def expect_disjoint(parts: Mapping[str, Sequence[str]], what: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tasks.errors import DataError
 from tasks.images.arrays import ARRAYS, array_file
-from tasks.images.listing import PARTS, Listing, joined, shortened
+from tasks.images.listing import PARTS, Found, Listing, joined, shortened, together
 
-__all__ = ["class_folders", "find", "table"]
+__all__ = ["class_folders", "find", "parts_of", "table"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".tsv")
@@ -22,7 +22,7 @@ LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
 PART_COLUMNS = ("split", "part", "partition")
 
 
-def find(data: Path, path_column: str | None = None, label_column: str | None = None) -> Listing:
+def find(data: Path, path_column: str | None = None, label_column: str | None = None) -> Found:
     """What there is in a folder, or in a file of a table or of arrays.
 
     A folder is read as class folders, <class>/<any name>.png, in folders below them too; or, where it has all of train,
@@ -47,7 +47,7 @@ def find(data: Path, path_column: str | None = None, label_column: str | None = 
     )
 
 
-def class_folders(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> Listing:
+def class_folders(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> Found:
     """Images folder/<class>/**/<any name>.png; hidden ones are left out. Links are followed."""
     places = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     places = [path for path in places if path.name not in NOT_CLASSES and wanted(path.name)]
@@ -66,12 +66,12 @@ def class_folders(folder: Path, wanted: Callable[[str], bool] = lambda name: Tru
             f"images: {what}; expected {folder}/<class>/<image>, with images of {', '.join(SUFFIXES)}. Move what is no "
             "class away."
         )
-    return Listing(paths, classes, files=paths)
+    return Found(paths, lambda: Listing(paths, classes))
 
 
 def table(
     file: Path, *, path_column: str | None = None, label_column: str | None = None, folder: Path | None = None
-) -> Listing:
+) -> Found:
     """A .csv or .tsv with a header: a column of paths, one of labels, and where there is one, `split` with the parts.
 
     Paths are taken from `folder`, by default that of the table, or its images/.
@@ -104,14 +104,22 @@ def table(
             f"images: {len(missing)} of {len(paths)} images of {file} are not there: {shortened(missing)}. Paths are "
             f"relative to {place}."
         )
-    every = Listing(paths, [row[label_key].strip() for row in rows], files=paths)
+    every = Listing(paths, [row[label_key].strip() for row in rows])
+    files = [file, *paths]
     if part_key is None:
-        return every
+        return Found(files, lambda: every)
     own = [_part(file, number, row[part_key]) for number, row in enumerate(rows, 2)]
-    return joined({part: _rows(every, [i for i, one in enumerate(own) if one == part]) for part in PARTS})
+    every = together({part: every.rows([i for i, one in enumerate(own) if one == part]) for part in PARTS})
+    return Found(files, lambda: every)
 
 
-def _joined(parts: dict[str, Path], *columns: str | None) -> Listing:
+def parts_of(data: Path) -> Found | None:
+    """What is in train, val and test of a folder; None where it has not all of them."""
+    parts = _parts(data)
+    return _joined(parts) if parts else None
+
+
+def _joined(parts: dict[str, Path], *columns: str | None) -> Found:
     return joined({part: find(place, *columns) for part, place in parts.items()})
 
 
@@ -140,11 +148,6 @@ def _images(place: Path) -> list[Path]:
         for name in names
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     ]
-
-
-def _rows(listing: Listing, chosen: Sequence[int]) -> Listing:
-    paths = [listing.items[i] for i in chosen]
-    return Listing(paths, [listing.classes[i] for i in chosen], files=paths)  # type: ignore[arg-type]
 
 
 def _column(file: Path, header: list[str], what: str, named: str | None, usual: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from tasks import cache
 from tasks.errors import DataError
 from tasks.images import store
 from tasks.images.class_splits import expect_disjoint
-from tasks.images.listing import Listing, shortened
+from tasks.images.listing import Found, Listing, fingerprint, shortened
 from tasks.images.store import Index
 from tasks.sampler import EpisodeSampler, Pool
 
@@ -31,7 +32,7 @@ class ImageSet:
     images: (n, channels, height, width), uint8; on the CPU, in memory or a memory map of a file.
     index: which rows of it are of which class.
     parts: "train", "val", "test" → names of their classes, all of the index.
-    checksum: SHA-256 of images and class names, the same however they were stored and in whatever order read.
+    checksum: SHA-256 of images, class names and parts, the same however images were stored and in whatever order read.
     source: what the images were read from, for the log.
     Raises: DataError where parts share a class, or name one that is not there.
     """
@@ -52,10 +53,13 @@ class ImageSet:
             raise DataError(
                 f"{name}: the split {split!r} names {shortened(unknown)}, of which there are no images in {source}."
             )
-        self.name, self.split, self.source, self.checksum = name, split, source, index.checksum
+        self.name, self.split, self.source = name, split, source
+        named = json.dumps([index.checksum, {part: list(names) for part, names in parts.items()}])
+        self.checksum = hashlib.sha256(named.encode()).hexdigest()
         self.images = torch.from_numpy(images)
-        self.index, self.names = index, tuple(index.names)
-        self.parts = {
+        self.index = index
+        self.names: Sequence[str] = tuple(index.names)
+        self.parts: Mapping[str, torch.Tensor] = {
             part: torch.tensor([number[one] for one in names], dtype=torch.int64, device="cpu")
             for part, names in parts.items()
         }
@@ -98,15 +102,17 @@ class ImageSet:
 def stored(
     name: str,
     data: Path,
-    listing: Listing,
+    found: Found,
     *,
     size: int | None,
     channels: int | None,
     skip_damaged: bool,
     cache_dir: str | Path | None,
+    settings: Sequence[object] = (),
 ) -> tuple[np.ndarray, Index]:
-    """The images of a listing: from the cache, or read once, and then from there.
+    """The images that were found: from the cache, or read once, and then from there.
 
+    settings: what else found.read() depends on.
     Raises: ValueError for a size or number of channels out of range; see store.write for what else.
     """
     if channels not in (None, 1, 3) or (size is not None and size < 1):
@@ -115,19 +121,23 @@ def stored(
         )
     options = {"size": size, "channels": channels, "skip_damaged": skip_damaged}
     workers = min(32, os.cpu_count() or 1)
-    source = listing.fingerprint(data, *options.items())
-    if source is None:
-        return _told(name, *store.gathered(listing, **options, workers=workers))  # type: ignore[arg-type]
+
+    def in_memory(listing: Listing) -> tuple[np.ndarray, Index]:
+        return _told(name, *store.gathered(listing, size, channels, skip_damaged, workers))
+
+    if found.files is None:
+        return in_memory(found.read())
+    source = fingerprint(found.files, data, *options.items(), *settings)
     folder = (
         Path(cache_dir).expanduser()
         if cache_dir
         else cache.default_folder(data if data.is_dir() else data.parent)
     )
     # Of what was asked for alone: images that have changed take the place of the old ones.
-    asked = hashlib.sha256(repr((str(data), options, sorted(set(listing.classes)))).encode()).hexdigest()
-    stem = f"{name}-{asked[:16]}"
-    found = store.read(folder, stem, source)
-    if found is None:
+    stem = f"{name}-{hashlib.sha256(repr((str(data), options, settings)).encode()).hexdigest()[:16]}"
+    kept = store.read(folder, stem, source)
+    if kept is None:
+        listing = found.read()
         log.info(
             "%s: reading %s images of %s once; the cache will be in %s",
             name,
@@ -136,20 +146,20 @@ def stored(
             folder,
         )
         try:
-            store.write(folder, stem, source, listing, **options, workers=workers)  # type: ignore[arg-type]
+            store.write(folder, stem, source, listing, size, channels, skip_damaged, workers)
         except OSError as error:
             if cache_dir is not None:
                 raise DataError(
                     f"{name}: cache_dir {folder} cannot be written ({error.strerror}); choose another cache_dir."
                 ) from error
             log.warning("%s: no cache in %s (%s); all images stay in memory", name, folder, error.strerror)
-            return _told(name, *store.gathered(listing, **options, workers=workers))  # type: ignore[arg-type]
-        found = store.read(folder, stem, source)
-        if found is None:
+            return in_memory(listing)
+        kept = store.read(folder, stem, source)
+        if kept is None:
             raise DataError(
                 f"{name}: {folder / stem}.npy is not as it was written; is something else writing there?"
             )
-    return _told(name, *found)
+    return _told(name, *kept)
 
 
 def _told(name: str, images: np.ndarray, index: Index) -> tuple[np.ndarray, Index]:

@@ -13,13 +13,14 @@ from PIL import Image
 
 from tasks.errors import DataError
 
-__all__ = ["Listing", "Stored", "joined", "shortened"]
+__all__ = ["PARTS", "Found", "Listing", "Stored", "fingerprint", "joined", "load", "shortened", "together"]
 
 PARTS = ("train", "val", "test")
 SHOWN = 5  # names in an error
 
 
-class Stored(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Stored:
     """An image that is no file of its own: element `index` of an array, of a list of encoded images, of a data set."""
 
     source: Any
@@ -37,41 +38,44 @@ class Listing:
     items: a path, or where else an image is stored.
     classes: of each item, a name.
     part_of: class → "train", "val" or "test", where the data say so; else empty.
-    files: what the items are read from; None where that is no file (and nothing can say whether it has changed).
     """
 
     items: Sequence[Path | Stored]
     classes: Sequence[str]
     part_of: dict[str, str] = field(default_factory=dict)
-    files: Sequence[Path] | None = None
 
-    def of_classes(self, chosen: Callable[[str], bool]) -> Listing:
-        """Without the images of other classes."""
-        kept = [i for i, name in enumerate(self.classes) if chosen(name)]
-        files = self.files if self.files is not self.items else [self.items[i] for i in kept]
-        return Listing(
-            [self.items[i] for i in kept],
-            [self.classes[i] for i in kept],
-            self.part_of,
-            files,  # type: ignore[arg-type]
-        )
+    def rows(self, kept: Sequence[int]) -> Listing:
+        """Of some of the images."""
+        return Listing([self.items[i] for i in kept], [self.classes[i] for i in kept], self.part_of)
 
-    def fingerprint(self, root: Path, *settings: object) -> str | None:
-        """Changes with the settings, and where a file has changed in name, size or time; None without files.
+    def of_parts(self, part_of: dict[str, str]) -> Listing:
+        """With these parts, and without the images of classes in none of them."""
+        kept = self.rows([i for i, name in enumerate(self.classes) if name in part_of])
+        return Listing(kept.items, kept.classes, part_of)
 
-        root: the folder of the data, which may have moved.
-        """
-        if self.files is None:
-            return None
-        digest = hashlib.sha256(repr(settings).encode())
-        for name in self.classes:
-            digest.update(f"{name}\n".encode())
-        for path in self.files:
-            about = path.stat()
-            digest.update(
-                f"{str(path).removeprefix(str(root))}\n{about.st_size}\n{about.st_mtime_ns}\n".encode()
-            )
-        return digest.hexdigest()
+
+class Found(NamedTuple):
+    """Images that were found, of which nothing has been read yet that takes long.
+
+    files: what read() would read; None where that is no file, and nothing can say whether it has changed.
+    read: gives the listing. Of arrays it takes as long as to read them, which a cache spares.
+    """
+
+    files: Sequence[Path] | None
+    read: Callable[[], Listing]
+
+
+def fingerprint(files: Sequence[Path], root: Path, *settings: object) -> str:
+    """Changes with the settings, and where a file has changed in name, size or time.
+
+    root: the folder of the data, which may have moved.
+    """
+    digest = hashlib.sha256(repr(settings).encode())
+    for path in files:
+        about = path.stat()
+        name = str(path).removeprefix(str(root))
+        digest.update(f"{name}\n{about.st_size}\n{about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def load(item: Path | Stored) -> Any:
@@ -88,8 +92,14 @@ def opened(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-def joined(listings: dict[str, Listing]) -> Listing:
-    """One listing of those of the parts. Raises: DataError for classes that are in two parts."""
+def joined(parts: dict[str, Found]) -> Found:
+    """What was found for each part as one. Its read() raises DataError for classes that are in two parts."""
+    files = [path for found in parts.values() for path in found.files or ()]
+    return Found(files, lambda: together({part: found.read() for part, found in parts.items()}))
+
+
+def together(listings: dict[str, Listing]) -> Listing:
+    """One listing of those of the parts. Raises: DataError for classes that are in two of them."""
     part_of: dict[str, str] = {}
     twice: dict[str, str] = {}
     for part, listing in listings.items():
@@ -101,12 +111,10 @@ def joined(listings: dict[str, Listing]) -> Listing:
             f"images: {shortened(list(twice.values()))} would be in two parts of the split; a class trains, validates "
             "or tests. Remove it from one."
         )
-    files = [one.files for one in listings.values()]
     return Listing(
         [item for one in listings.values() for item in one.items],
         [name for one in listings.values() for name in one.classes],
         part_of,
-        None if None in files else [path for some in files for path in some or ()],
     )
 
 
@@ -117,5 +125,6 @@ def shortened(names: Sequence[str], shown: int = SHOWN) -> str:
 
 
 def _is_encoded(value: Any) -> bool:
-    """Whether a stored value is the content of a file: bytes, or numbers in one row."""
-    return isinstance(value, bytes | bytearray) or getattr(value, "ndim", 0) == 1
+    """Whether a stored value is the content of a file: bytes, or numbers in one row or, of older OpenCV, one column."""
+    shape: tuple[int, ...] = getattr(value, "shape", ())
+    return isinstance(value, bytes | bytearray) or len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)

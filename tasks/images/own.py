@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import DataError
 from tasks.images import folders
 from tasks.images.arrays import indexable
-from tasks.images.class_splits import by_fractions, read_split
+from tasks.images.class_splits import by_fractions, by_part, read_split
 from tasks.images.image_set import ImageSet, stored
+from tasks.images.listing import Found, Listing
 
 __all__ = ["Images"]
 
@@ -55,32 +57,36 @@ class Images(ImageSet):
     ) -> None:
         if isinstance(data, str | Path):
             place = Path(data).expanduser().absolute()
-            listing, source = folders.find(place, path_column, label_column), str(place)
+            found, source = folders.find(place, path_column, label_column), str(place)
         elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-            place, listing, source = Path(), indexable(data), type(data).__name__
+            place, found, source = Path(), indexable(data), type(data).__name__
         else:
             raise DataError(
                 f"images: data must be a path or an indexable of (image, label), got {type(data).__name__}."
             )
-        if split is not None:
-            parts = read_split(Path(split).expanduser())
-            named = f"classes of {Path(split).name}"
-        elif listing.part_of:
-            parts = {part: [] for part in ("train", "val", "test")}
-            for name, part in sorted(listing.part_of.items()):
-                parts[part].append(name)
-            named = "train, val, test of the data"
-        else:
-            parts = by_fractions(sorted(set(listing.classes)), fractions, seed)
-            named = f"fractions={'/'.join(map(str, fractions))},seed={seed}"
-        wanted = {name for names in parts.values() for name in names}
+        given = None if split is None else read_split(Path(split).expanduser())
+        if given is not None:
+            part_of = {name: part for part, names in given.items() for name in names}
+            found = Found(found.files, partial(_of_parts, found.read, part_of))
         images, index = stored(
             "images",
             place,
-            listing.of_classes(wanted.__contains__),
+            found,
             size=size,
             channels=channels,
             skip_damaged=skip_damaged,
             cache_dir=cache_dir,
+            settings=(given, path_column, label_column),
         )
+        if split is not None:
+            parts, named = by_part(index.part_of), f"classes of {Path(split).name}"
+        elif index.part_of:
+            parts, named = by_part(index.part_of), "train, val, test of the data"
+        else:
+            parts = by_fractions(index.names, fractions, seed)
+            named = f"fractions={'/'.join(map(str, fractions))},seed={seed}"
         super().__init__("images", named, images, index, parts, source)
+
+
+def _of_parts(read: Callable[[], Listing], part_of: dict[str, str]) -> Listing:
+    return read().of_parts(part_of)

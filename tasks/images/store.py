@@ -26,7 +26,7 @@ from tasks.errors import DataError
 from tasks.images.decoding import pixels
 from tasks.images.listing import Listing
 
-__all__ = ["Index", "read", "write"]
+__all__ = ["Index", "gathered", "read", "write"]
 
 FORMAT = 1  # raise it when images are decoded in another way: older files are then made again
 AHEAD = 256  # images that are decoded before their turn to be written
@@ -42,6 +42,7 @@ class Index:
     counts: images of each.
     rows: of the array, class by class, and in a class in the order of the images' own hashes: however they were stored,
         and in whatever order, the same images are the same number of their class.
+    part_of: class → "train", "val" or "test", where the data say so; else empty.
     checksum: SHA-256 of names, counts and of all images in this order.
     left_out: what could not be decoded, with why.
     duplicates: images that are the same as another of their class.
@@ -50,6 +51,7 @@ class Index:
     names: list[str]
     counts: list[int]
     rows: list[int]
+    part_of: dict[str, str]
     checksum: str
     left_out: list[str]
     duplicates: int
@@ -60,7 +62,6 @@ def write(
     stem: str,
     source: str,
     listing: Listing,
-    *,
     size: int | None,
     channels: int | None,
     skip_damaged: bool,
@@ -104,7 +105,7 @@ def read(folder: Path, stem: str, source: str) -> tuple[np.ndarray, Index] | Non
 
 
 def gathered(
-    listing: Listing, *, size: int | None, channels: int | None, skip_damaged: bool, workers: int
+    listing: Listing, size: int | None, channels: int | None, skip_damaged: bool, workers: int
 ) -> tuple[np.ndarray, Index]:
     """The same in memory, of what no file can be checked for; raises as write() does."""
     rows: list[np.ndarray] = []
@@ -174,10 +175,15 @@ def _decode(
             f"images: {len(damaged)} of {len(listing.items)} images cannot be read; replace them, or leave them out by "
             "task.dataset.skip_damaged=true:\n" + "\n".join(damaged[:DAMAGED_SHOWN]) + more
         )
-    return _index(classes, damaged, first[0] if first else ())
+    return _index(classes, listing.part_of, damaged, first[0] if first else ())
 
 
-def _index(classes: dict[str, list[tuple[bytes, int]]], damaged: list[str], shape: tuple[int, ...]) -> Index:
+def _index(
+    classes: dict[str, list[tuple[bytes, int]]],
+    part_of: dict[str, str],
+    damaged: list[str],
+    shape: tuple[int, ...],
+) -> Index:
     names = [name for name, found in classes.items() if found]
     checksum = hashlib.sha256(f"{shape}\n".encode())
     for name in names:
@@ -188,6 +194,7 @@ def _index(classes: dict[str, list[tuple[bytes, int]]], damaged: list[str], shap
         names,
         [len(classes[name]) for name in names],
         [row for name in names for _, row in classes[name]],
+        part_of,
         checksum.hexdigest(),
         damaged,
         sum(len(classes[name]) - len({digest for digest, _ in classes[name]}) for name in names),
