@@ -203,7 +203,11 @@ EXPERIMENTS = groups()["experiment"]
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_says_paper_number_and_command(name):
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    papers = {"maml_plus_plus": "arXiv:1810.09502", "maml": "arXiv:1703.03400", "protonet": "arXiv:1703.05175"}
+    papers = {
+        "maml_plus_plus": "arXiv:1810.09502",
+        "maml": "arXiv:1703.03400",
+        "protonet": "arXiv:1703.05175",
+    }
     assert next(paper for algorithm, paper in papers.items() if name.startswith(algorithm)) in header
     assert re.search(r"table \d|figure \d", header)
     assert re.search(r"\d+\.\d+( ± \d+\.\d+)?", header)

@@ -128,11 +128,8 @@ def stored(
     if found.files is None:
         return in_memory(found.read())
     source = fingerprint(found.files, data, *options.items(), *settings)
-    folder = (
-        Path(cache_dir).expanduser()
-        if cache_dir
-        else cache.default_folder(data if data.is_dir() else data.parent)
-    )
+    # Beside the data and not in it, where other libraries would take it for a class.
+    folder = Path(cache_dir).expanduser() if cache_dir else cache.default_folder(data.parent)
     # Of what was asked for alone: images that have changed take the place of the old ones.
     stem = f"{name}-{hashlib.sha256(repr((str(data), options, settings)).encode()).hexdigest()[:16]}"
     kept = store.read(folder, stem, source)

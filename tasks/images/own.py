@@ -33,8 +33,8 @@ class Images(ImageSet):
         fractions: of the classes that train, validate and test; drawn by `seed`, a function of the classes' names.
         seed: any integer; part of the data, not of a run.
         skip_damaged: leave out images that cannot be decoded. False: an error that names all of them.
-        cache_dir: where the array is kept; by default `neo-cache` in the data's folder, or the user's cache folder if
-            that is read-only. What has no file, an indexable, is read anew at every start, into memory.
+        cache_dir: where the array is kept; by default `neo-cache` beside the data, or the user's cache folder if that
+            place is read-only. What has no file, an indexable, is read anew at every start, into memory.
         path_column, label_column: of a table; None: path, image, filename ... and label, class ...
     Raises: DataError where the data are missing, damaged, mixed or not as described, before anything is trained.
     Cost: a few milliseconds an image the first time, on all cores, in memory that does not grow with their number; then

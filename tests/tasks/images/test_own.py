@@ -245,14 +245,14 @@ def test_images_are_decoded_once_and_again_where_a_file_has_changed(folder, monk
     changed = Images(folder, fractions=FRACTIONS)
     assert len(decoded) == 96
     assert changed.checksum != first.checksum
-    assert len([*(folder / "neo-cache").iterdir()]) == 2  # in the place of the old ones
+    assert len([*(folder.parent / "neo-cache").iterdir()]) == 2  # in the place of the old ones
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 def test_damaged_cache_is_made_again(folder, suffix, damage):
     first = drawn(Images(folder, fractions=FRACTIONS))
-    (path,) = (folder / "neo-cache").glob(f"*{suffix}")
+    (path,) = (folder.parent / "neo-cache").glob(f"*{suffix}")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     if damage == "gone":
@@ -269,7 +269,7 @@ def test_interrupted_reading_leaves_nothing_behind(folder, monkeypatch):
     monkeypatch.setattr(store, "pixels", stop)
     with pytest.raises(KeyboardInterrupt):
         Images(folder, fractions=FRACTIONS)
-    assert [*(folder / "neo-cache").iterdir()] == []
+    assert [*(folder.parent / "neo-cache").iterdir()] == []
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
