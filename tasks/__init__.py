@@ -9,6 +9,7 @@
 
 from tasks.dataset import CharacterSet
 from tasks.errors import DataError
+from tasks.function_tasks import FunctionSampler, FunctionTasks
 from tasks.glyphs import Glyphs
 from tasks.images import CUB, FC100, CifarFS, Images, ImageSet, MiniImagenet, TieredImagenet
 from tasks.omniglot import Omniglot
@@ -28,6 +29,8 @@ __all__ = [
     "CifarFS",
     "DataError",
     "EpisodeSampler",
+    "FunctionSampler",
+    "FunctionTasks",
     "Glyphs",
     "ImageSet",
     "Images",

@@ -66,9 +66,38 @@ class ImageSet:
         self._counts = torch.tensor(index.counts, dtype=torch.int64, device="cpu")
         self._rows = torch.tensor(index.rows, dtype=torch.int64, device="cpu")
 
-    def sampler(self, part: str, **settings: Any) -> EpisodeSampler:
-        """The N-way K-shot tasks of one part ("train", "val" or "test"); settings: of EpisodeSampler."""
-        return EpisodeSampler(self, part, **{"rotations": False, **settings})
+    def sampler(
+        self,
+        part: str,
+        *,
+        ways: int,
+        shots: int,
+        queries: int,
+        seed: int,
+        rotations: bool = False,
+        crop: int = 0,
+        flip: bool = False,
+        colour: float = 0.0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> EpisodeSampler:
+        """The N-way K-shot tasks of one part ("train", "val" or "test"); see EpisodeSampler."""
+        return EpisodeSampler(
+            self,
+            part,
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            seed=seed,
+            rotations=rotations,
+            crop=crop,
+            flip=flip,
+            colour=colour,
+            mean=mean,
+            std=std,
+            device=device,
+        )
 
     def pool(self, part: str) -> Pool:
         """What the tasks of a part are drawn from."""
