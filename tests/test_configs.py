@@ -195,6 +195,18 @@ def test_every_value_of_a_new_key_has_a_comment():
     assert not bare
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_images_may_be_a_data_set_of_torchvision():
+    config = composed("train", "task=images", "task.dataset.size=8", "task.ways=2", "task.queries=2")
+    config.task.dataset.data = {
+        "_target_": "torchvision.datasets.FakeData", "size": 100, "image_size": [3, 9, 12], "num_classes": 8,
+    }  # fmt: skip
+    experiment = Experiment(config)
+    assert experiment.sampler("test").sample(0, 2).query.x.shape == (2, 4, 3, 8, 8)
+    assert experiment.dataset.source == "FakeData"
+    assert experiment.learner.init(0)["conv0.weight"].shape == (64, 3, 3, 3)
+
+
 # --- published settings ------------------------------------------------------------------------------------------
 
 EXPERIMENTS = groups()["experiment"]

@@ -131,7 +131,7 @@ class Benchmark(ImageSet):
             raise DataError(
                 f"{self.title}: {place} has no images of {shortened(missing)}; expected {self.expected}."
             )
-        own = own or listing.part_of
+        own = own or listing.expect_disjoint().part_of
         counts = {part: [*own.values()].count(part) for part in self.published}
         if counts != self.published:
             raise DataError(

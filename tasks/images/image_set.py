@@ -111,12 +111,13 @@ class ImageSet:
 
     def describe(self) -> dict[str, Any]:
         """What a result must say about its data: names, counts and checksum, as plain numbers and strings."""
+        least, most = min(self.index.counts), max(self.index.counts)
         return {
             "dataset": self.name,
             "split": self.split,
             "classes": len(self.names),
             "images": len(self.images),
-            "images_per_class": f"{min(self.index.counts)} to {max(self.index.counts)}",
+            "images_per_class": least if least == most else f"{least} to {most}",
             **{part: len(chosen) for part, chosen in self.parts.items()},
             "left_out": len(self.index.left_out),
             "checksum": self.checksum,

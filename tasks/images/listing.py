@@ -38,11 +38,23 @@ class Listing:
     items: a path, or where else an image is stored.
     classes: of each item, a name.
     part_of: class → "train", "val" or "test", where the data say so; else empty.
+    twice: classes that the data have in two parts, with the parts.
     """
 
     items: Sequence[Path | Stored]
     classes: Sequence[str]
     part_of: dict[str, str] = field(default_factory=dict)
+    twice: Sequence[str] = ()
+
+    def expect_disjoint(self) -> Listing:
+        """This one. Raises: DataError where the data have classes in two parts."""
+        if self.twice:
+            raise DataError(
+                f"images: {shortened(self.twice)} would be in two parts of the split; a class trains, validates or "
+                "tests. Move it to one; or give data_dir one of the parts alone, or task.dataset.split a file that "
+                "says which class is where."
+            )
+        return self
 
     def rows(self, kept: Sequence[int]) -> Listing:
         """Of some of the images."""
@@ -93,28 +105,24 @@ def opened(content: bytes) -> Image.Image:
 
 
 def joined(parts: dict[str, Found]) -> Found:
-    """What was found for each part as one. Its read() raises DataError for classes that are in two parts."""
+    """What was found for each part as one."""
     files = [path for found in parts.values() for path in found.files or ()]
     return Found(files, lambda: together({part: found.read() for part, found in parts.items()}))
 
 
 def together(listings: dict[str, Listing]) -> Listing:
-    """One listing of those of the parts. Raises: DataError for classes that are in two of them."""
+    """One listing of those of the parts."""
     part_of: dict[str, str] = {}
     twice: dict[str, str] = {}
     for part, listing in listings.items():
         for name in dict.fromkeys(listing.classes):
             if part_of.setdefault(name, part) != part:
                 twice[name] = f"{name} ({part_of[name]} and {part})"
-    if twice:
-        raise DataError(
-            f"images: {shortened(list(twice.values()))} would be in two parts of the split; a class trains, validates "
-            "or tests. Remove it from one."
-        )
     return Listing(
         [item for one in listings.values() for item in one.items],
         [name for one in listings.values() for name in one.classes],
         part_of,
+        [*twice.values()],
     )
 
 

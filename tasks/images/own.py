@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +64,16 @@ class Images(ImageSet):
                 f"images: data must be a path or an indexable of (image, label), got {type(data).__name__}."
             )
         given = None if split is None else read_split(Path(split).expanduser())
-        if given is not None:
-            part_of = {name: part for part, names in given.items() for name in names}
-            found = Found(found.files, partial(_of_parts, found.read, part_of))
+
+        def read() -> Listing:
+            if given is None:
+                return found.read().expect_disjoint()
+            return found.read().of_parts({name: part for part, names in given.items() for name in names})
+
         images, index = stored(
             "images",
             place,
-            found,
+            Found(found.files, read),
             size=size,
             channels=channels,
             skip_damaged=skip_damaged,
@@ -86,7 +88,3 @@ class Images(ImageSet):
             parts = by_fractions(index.names, fractions, seed)
             named = f"fractions={'/'.join(map(str, fractions))},seed={seed}"
         super().__init__("images", named, images, index, parts, source)
-
-
-def _of_parts(read: Callable[[], Listing], part_of: dict[str, str]) -> Listing:
-    return read().of_parts(part_of)

@@ -183,9 +183,20 @@ def cifar_binary(place: Path, split: dict) -> Path:
     return place
 
 
+def arrays(place: Path, split: dict) -> Path:
+    folder = place / "mini-imagenet"
+    folder.mkdir()
+    for part, names in split.items():
+        chosen = [images for one, name, images in each(split) if one == part]
+        images = np.stack([one for images in chosen for one in images])
+        np.savez(folder / f"{part}.npz", images=images, labels=np.array(names).repeat(2))
+    return place
+
+
 LAYOUTS: dict[str, tuple[type[Benchmark], Callable[[Path, dict], Path], bool]] = {
     # name: (benchmark, what writes it, whether it names its classes)
     "mini: csv": (tasks.MiniImagenet, ravi, True),
+    "mini: npz": (tasks.MiniImagenet, arrays, True),
     "mini: folders": (tasks.MiniImagenet, class_folders, True),
     "mini: folders by part": (
         tasks.MiniImagenet, lambda place, split: class_folders(place, split, under="miniImagenet", parts=True), True,

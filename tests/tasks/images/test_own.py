@@ -214,6 +214,21 @@ def test_split_file_says_the_parts_and_others_are_left_out(tmp_path, several):
     assert len(data.images) == sum(made.COUNTS.values()) - made.COUNTS["jay"]
 
 
+def test_split_file_comes_before_the_folders_of_the_data(tmp_path):
+    """Of images that were parted for ordinary classification, with every class in every part."""
+    found = made.images()
+    for part, images in (("train", slice(0, 2)), ("val", slice(2, 3)), ("test", slice(3, None))):
+        made.as_folder(tmp_path / "parted" / part, {name: arrays[images] for name, arrays in found.items()})
+    (tmp_path / "split.txt").write_text(made.SPLIT)
+    with pytest.raises(
+        tasks.DataError, match=r"ant \(train and test\), .* would be in two parts .*data_dir one of the"
+    ):
+        Images(tmp_path / "parted")
+    data = Images(tmp_path / "parted", split=tmp_path / "split.txt")
+    whole = Images(made.as_folder(tmp_path / "whole", found), split=tmp_path / "split.txt")
+    assert data.checksum == whole.checksum
+
+
 def test_fractions_are_a_function_of_names_and_seed():
     found = made.images(4)
     listed = [(array, name) for name, arrays in found.items() for array in arrays]
