@@ -19,6 +19,7 @@ from tasks.source import TaskSampler, TaskSource
 from tasks.splits import SPLITS, split_characters
 from tasks.task import Batch, Task
 from tasks.tasksets import Tasksets, TasksetSampler
+from tasks.varied import VariedSampler
 
 __all__ = [
     "CUB",
@@ -44,5 +45,6 @@ __all__ = [
     "TasksetSampler",
     "Tasksets",
     "TieredImagenet",
+    "VariedSampler",
     "split_characters",
 ]

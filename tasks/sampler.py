@@ -147,18 +147,9 @@ class EpisodeSampler:
         """
         classes, images, class_keys = self._draw(iteration, slots)
         places = self._starts[classes].unsqueeze(-1) + images
+        keys = derive(class_keys.unsqueeze(-1), images)
         # Support images first, query images behind: one gather, of which both sets are contiguous pieces.
-        chosen = self._rows[self._support_first(places)]
-        pixels = self._images.index_select(0, chosen.to(self._images.device)).to(self.device)
-        x = pixels.view(-1, *self._item)
-        if self.augmentation:
-            keys = self._support_first(derive(class_keys.unsqueeze(-1), images))
-            x = self.augmentation(x, keys)
-        x = x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x
-        if self._mean is not None:
-            x = x.sub_(self._mean)
-        if self._std is not None:
-            x = x.div_(self._std)
+        x = self._gathered(self._support_first(places), self._support_first(keys))
         support_x, query_x = x.split([classes.numel() * self.shots, classes.numel() * self.queries])
 
         tasks = len(classes)
@@ -183,13 +174,33 @@ class EpisodeSampler:
         """draw(), and the key of each class in its task, (slots, ways)."""
         iteration_key = derive(self._key, self._iteration(iteration))
         task_keys = derive(iteration_key, self._slots(slots))
+        return self._ranked(task_keys, self.ways, self.shots + self.queries)
+
+    def _ranked(
+        self, task_keys: torch.Tensor, ways: int, images: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The first `ways` classes of each task, the first `images` images of each, and the classes' keys."""
         class_words = derive(derive(task_keys, 0).unsqueeze(-1), self._class_numbers)
-        classes = class_words.topk(self.ways).indices  # words of one stream never tie
+        classes = class_words.topk(ways).indices  # words of one stream never tie
         class_keys = derive(derive(task_keys, 1).unsqueeze(-1), classes)
         image_words = derive(class_keys.unsqueeze(-1), self._image_numbers)
         if self._counts is not None:
             image_words.masked_fill_(self._image_numbers >= self._counts[classes].unsqueeze(-1), LEAST)
-        return classes, image_words.topk(self.shots + self.queries).indices, class_keys
+        return classes, image_words.topk(images).indices, class_keys
+
+    def _gathered(self, places: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Images (n, channels, height, width) float32 at some places of the rows, augmented by keys, normalised."""
+        chosen = self._rows[places]
+        pixels = self._images.index_select(0, chosen.to(self._images.device)).to(self.device)
+        x = pixels.view(-1, *self._item)
+        if self.augmentation:
+            x = self.augmentation(x, keys)
+        x = x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x
+        if self._mean is not None:
+            x = x.sub_(self._mean)
+        if self._std is not None:
+            x = x.div_(self._std)
+        return x
 
     def pixels(self, x: torch.Tensor) -> torch.Tensor:
         """Images x (n, channels, height, width) of its tasks in [0, 1], for people: without mean and std."""
@@ -220,7 +231,7 @@ class EpisodeSampler:
                 f"EpisodeSampler: ways={self.ways} is more than the {self.classes} classes of {self.dataset.name} "
                 f"{self.part} ({supply}); choose ways from 2 to {self.classes}."
             )
-        wanted, least = self.shots + self.queries, int(counts.min())
+        wanted, least = self._images_needed(), int(counts.min())
         if wanted <= least:
             return
         has, remedy = f"{self.dataset.name} has {least}", ""
@@ -236,6 +247,10 @@ class EpisodeSampler:
             f"EpisodeSampler: shots={self.shots} and queries={self.queries} need {wanted} images of each class, and "
             f"{has}; choose shots + queries up to {least}{remedy}."
         )
+
+    def _images_needed(self) -> int:
+        """Of each class."""
+        return self.shots + self.queries
 
     def _iteration(self, iteration: int | torch.Tensor) -> int | torch.Tensor:
         if isinstance(iteration, torch.Tensor):

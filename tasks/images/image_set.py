@@ -20,6 +20,7 @@ from tasks.images.class_splits import expect_disjoint
 from tasks.images.listing import Found, Listing, fingerprint, shortened
 from tasks.images.store import Index
 from tasks.sampler import EpisodeSampler, Pool
+from tasks.varied import VariedSampler
 
 __all__ = ["ImageSet", "stored"]
 
@@ -80,10 +81,14 @@ class ImageSet:
         colour: float = 0.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        varied: bool = False,
         device: str | torch.device = "cpu",
     ) -> EpisodeSampler:
-        """The N-way K-shot tasks of one part ("train", "val" or "test"); see EpisodeSampler."""
-        return EpisodeSampler(
+        """The N-way K-shot tasks of one part ("train", "val" or "test"); see EpisodeSampler.
+
+        varied: ways and queries are the most and shots the least of tasks that differ; see VariedSampler.
+        """
+        return (VariedSampler if varied else EpisodeSampler)(
             self,
             part,
             ways=ways,

@@ -111,6 +111,20 @@ def test_prototypes_of_normalised_grey_images_train(place):
     assert (protocol["mean"], protocol["std"], protocol["crop"]) == ([0.5], [0.25], 2)
 
 
+def test_tasks_of_varied_ways_and_shots_train_and_test(place):
+    """Prototypes of as many classes as there are; and a head of as many outputs as the most."""
+    varied = ("task.varied=true", "task.ways=4", "task.queries=2", "task.dataset.fractions=[0.4,0.3,0.3]")
+    for algorithm in ("protonet", "maml"):
+        run = trained(place, "images.npz", f"varied_{algorithm}", *varied, f"algorithm={algorithm}", "seed=1")
+        assert 0 <= numbers(run)[2] <= 1
+    done = call(
+        place, "train", *SMALL, "data_dir=images.npz", *varied, "batched=true", "hydra.run.dir=batched"
+    )
+    assert done.code == 1
+    assert "Traceback" not in done.stderr
+    assert "batched=true" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
