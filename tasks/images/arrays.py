@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from tasks.errors import DataError
 from tasks.images.listing import Found, Listing, Stored
 
-__all__ = ["ARRAYS", "array_file", "array_listing", "indexable"]
+__all__ = ["ARRAYS", "LABELS", "array_file", "array_listing", "indexable"]
 
 ARRAYS = (".npz", ".npy", ".safetensors")
+LABELS = "labels.npy"  # beside a .npy of images
 IMAGE_KEYS = ("images", "image", "x", "data", "image_data")
 LABEL_KEYS = ("labels", "label", "y", "targets")
 NAME_KEYS = ("classes", "names", "class_names")  # the name of label 0, of label 1, ...
@@ -30,7 +31,7 @@ def array_file(file: Path) -> Found:
 
     read() raises: DataError for arrays that are missing, of another shape or dtype, or hold Python objects.
     """
-    beside = file.with_name("labels.npy")
+    beside = file.with_name(LABELS)
     files = [file, beside] if file.suffix.lower() == ".npy" and beside.is_file() else [file]
     return Found(files, lambda: _read(files))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.errors import DataError
-from tasks.images.arrays import ARRAYS, array_file
+from tasks.images.arrays import ARRAYS, LABELS, array_file
 from tasks.images.listing import PARTS, Found, Listing, joined, shortened, together
 
 __all__ = ["class_folders", "find", "parts_of", "table"]
@@ -26,13 +26,17 @@ def find(data: Path, path_column: str | None = None, label_column: str | None = 
     """What there is in a folder, or in a file of a table or of arrays.
 
     A folder is read as class folders, <class>/<any name>.png, in folders below them too; or, where it has all of train,
-    val and test (a folder, a table or arrays each), as those parts.
+    val and test (a folder, a table or arrays each), as those parts; or as its only table or arrays, where it has no
+    folders but images/.
 
     Raises: DataError where nothing like that is there, a class is empty or in two parts, or a table cannot be read.
     """
     if data.is_dir():
         parts = _parts(data)
-        return _joined(parts, path_column, label_column) if parts else class_folders(data)
+        if parts:
+            return _joined(parts, path_column, label_column)
+        alone = _only_file(data)
+        return class_folders(data) if alone is None else find(alone, path_column, label_column)
     if not data.is_file():
         raise DataError(
             f"images: there is no {data}; name a folder of class folders, a table or arrays: data_dir=..."
@@ -139,6 +143,14 @@ def _parts(data: Path) -> dict[str, Path]:
             "validation chooses by classes that nothing trains on."
         )
     return found if len(found) == len(PARTS) else {}
+
+
+def _only_file(data: Path) -> Path | None:
+    """The one table, or arrays, of a folder with no class folders."""
+    folders = {path.name for path in data.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    files = [path for path in data.iterdir() if path.suffix.lower() in (*TABLES, *ARRAYS)]
+    files = [path for path in files if path.name != LABELS]
+    return files[0] if len(files) == 1 and folders <= {"images", *NOT_CLASSES} else None
 
 
 def _images(place: Path) -> list[Path]:

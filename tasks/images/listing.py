@@ -61,7 +61,13 @@ class Listing:
         return Listing([self.items[i] for i in kept], [self.classes[i] for i in kept], self.part_of)
 
     def of_parts(self, part_of: dict[str, str]) -> Listing:
-        """With these parts, and without the images of classes in none of them."""
+        """With these parts, and without the images of classes in none of them.
+
+        Raises: DataError for a class that has a part and no image.
+        """
+        missing = sorted(set(part_of) - set(self.classes))
+        if missing:
+            raise DataError(f"images: the split names {shortened(missing)}, of which there are no images.")
         kept = self.rows([i for i, name in enumerate(self.classes) if name in part_of])
         return Listing(kept.items, kept.classes, part_of)
 

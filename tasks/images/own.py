@@ -66,9 +66,14 @@ class Images(ImageSet):
         given = None if split is None else read_split(Path(split).expanduser())
 
         def read() -> Listing:
-            if given is None:
-                return found.read().expect_disjoint()
-            return found.read().of_parts({name: part for part, names in given.items() for name in names})
+            if given is not None:
+                return found.read().of_parts({name: part for part, names in given.items() for name in names})
+            listing = found.read().expect_disjoint()
+            if not listing.part_of:
+                by_fractions(
+                    sorted(set(listing.classes)), fractions, seed
+                )  # raises before images are decoded
+            return listing
 
         images, index = stored(
             "images",

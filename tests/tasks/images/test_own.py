@@ -154,6 +154,18 @@ def test_sizes_and_channels_are_made_one_by_lanczos(tmp_path):
     assert task.query.x.shape == (2, 6, 1, 8, 8)
 
 
+@pytest.mark.parametrize("form", ["table", "npz", "npy"])
+def test_folder_of_one_table_or_arrays_is_read_as_that(tmp_path, form):
+    (tmp_path / "data").mkdir()
+    whole = Images(in_form(form, tmp_path / "data"), fractions=FRACTIONS)
+    if form == "table":  # with images/ beside it and paths that are relative to that
+        place = tmp_path / "data"
+        (place / "data").rename(place / "images")
+        text = (place / "images.csv").read_text()
+        (place / "images.csv").write_text(text.replace("data/", ""))
+    assert drawn(Images(tmp_path / "data", fractions=FRACTIONS)) == drawn(whole)
+
+
 # --- splits ----------------------------------------------------------------------------------------------------------
 
 PART_OF = {name: ("train", "val", "test")[i // 4] for i, name in enumerate(made.COUNTS)}
