@@ -56,20 +56,34 @@ class VariedSampler(EpisodeSampler):
         numbers = range(slots) if isinstance(slots, int) else slots
         return [self._one(int(iteration), int(slot)) for slot in numbers]
 
-    def _one(self, iteration: int, slot: int) -> Task:
+    def draw(self, iteration: Any, slots: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of one slot: classes (1, ways of its task) and the order of their images (1, ways, images of the largest).
+
+        Raises: ValueError for several slots, whose tasks have other sizes.
+        """
+        slot, *more = self._slots(slots).tolist()
+        if more:
+            raise ValueError("VariedSampler: draw() takes one slot at a time, as draw(0, [slot]).")
+        return self._of_slot(int(iteration), slot)[:2]
+
+    def _of_slot(self, iteration: int, slot: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The classes of a task, the order of their images, the classes' keys."""
         self._iteration(iteration)  # refuses negative ones, as _slots does
-        iteration_key = derive(self._key, iteration)
-        task_keys = derive(iteration_key, self._slots([slot]))
-        key = derive(iteration_key, slot)  # the same, for what is drawn here
         least = min(LEAST_WAYS, self.ways)
-        ways = least + int(_fraction(key, 2) * (self.ways - least + 1))
-        classes, images, class_keys = (
-            one[0] for one in self._ranked(task_keys, ways, len(self._image_numbers))
-        )
-        counts = [
-            self._sizes[number % len(self._sizes)] for number in classes.tolist()
-        ]  # turned classes have as many
-        uniform = [_fraction(derive(key, 3), i) for i in range(ways + 1)]
+        ways = least + int(_fraction(self._task_key(iteration, slot), 2) * (self.ways - least + 1))
+        task_keys = derive(derive(self._key, iteration), self._slots([slot]))
+        return self._ranked(task_keys, ways, len(self._image_numbers))
+
+    def _task_key(self, iteration: int, slot: int) -> int:
+        return derive(derive(self._key, iteration), slot)
+
+    def _one(self, iteration: int, slot: int) -> Task:
+        classes, images, class_keys = (one[0] for one in self._of_slot(iteration, slot))
+        ways = len(classes)
+        # Classes that are turned ones of the data have as many images.
+        counts = [self._sizes[number % len(self._sizes)] for number in classes.tolist()]
+        key = derive(self._task_key(iteration, slot), 3)
+        uniform = [_fraction(key, i) for i in range(ways + 1)]
         shots, queries = drawn_sizes(counts, uniform, self.shots, self.queries)
 
         def chosen(rows: torch.Tensor) -> torch.Tensor:

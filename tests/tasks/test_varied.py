@@ -52,6 +52,10 @@ def test_tasks_differ_and_hold_every_image_once(data):
     drawn = [task for iteration in range(20) for task in sampler.sample(iteration, 2)]
     ways = [int(task.support.y.max()) + 1 for task in drawn]
     assert {*ways} == {5, 6, 7, 8, 9}
+    classes, _ = sampler.draw(19, [1])
+    assert classes.shape == (1, ways[-1])
+    with pytest.raises(ValueError, match="one slot at a time"):
+        sampler.draw(0, 2)
     for task, count in zip(drawn, ways, strict=True):
         support, query = task.support.y.bincount(), task.query.y.bincount()
         assert len(support) == count

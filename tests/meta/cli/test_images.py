@@ -90,8 +90,9 @@ def test_run_on_images_stops_and_goes_on_to_the_same_bits(place, finished):
     done = call(place, "train", "resume=stopped", "trainer.iterations=4")
     assert done.code == 0, done.stderr
     assert numbers(run) == numbers(finished)
-    done = call(place, "evaluate", "run_dir=stopped", "tasks=3", "ways=2", "device=cpu")
-    assert done.code == 0, done.stderr
+    for name, *arguments in (("evaluate", "tasks=3", "ways=2"), ("replay", "hardest=2")):
+        done = call(place, name, "run_dir=stopped", "device=cpu", *arguments)
+        assert done.code == 0, done.stderr
 
 
 def test_sweep_over_images_meets_the_same_tasks(place, finished):
