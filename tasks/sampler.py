@@ -147,9 +147,9 @@ class EpisodeSampler:
         """
         classes, images, class_keys = self._draw(iteration, slots)
         places = self._starts[classes].unsqueeze(-1) + images
-        keys = derive(class_keys.unsqueeze(-1), images)
+        keys = self._support_first(self._image_keys(class_keys, images)) if self.augmentation else None
         # Support images first, query images behind: one gather, of which both sets are contiguous pieces.
-        x = self._gathered(self._support_first(places), self._support_first(keys))
+        x = self._gathered(self._support_first(places), keys)
         support_x, query_x = x.split([classes.numel() * self.shots, classes.numel() * self.queries])
 
         tasks = len(classes)
@@ -188,12 +188,16 @@ class EpisodeSampler:
             image_words.masked_fill_(self._image_numbers >= self._counts[classes].unsqueeze(-1), LEAST)
         return classes, image_words.topk(images).indices, class_keys
 
-    def _gathered(self, places: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Images (n, channels, height, width) float32 at some places of the rows, augmented by keys, normalised."""
+    def _image_keys(self, class_keys: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """The key of each image of a task, by which it is augmented."""
+        return derive(class_keys.unsqueeze(-1), images)
+
+    def _gathered(self, places: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
+        """Images (n, channels, height, width) float32 at some places of the rows, normalised; with keys, augmented."""
         chosen = self._rows[places]
         pixels = self._images.index_select(0, chosen.to(self._images.device)).to(self.device)
         x = pixels.view(-1, *self._item)
-        if self.augmentation:
+        if keys is not None:
             x = self.augmentation(x, keys)
         x = x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x
         if self._mean is not None:

@@ -92,7 +92,8 @@ class VariedSampler(EpisodeSampler):
             return torch.cat(support + query)
 
         places = self._starts[classes].unsqueeze(-1) + images
-        x = self._gathered(chosen(places), chosen(derive(class_keys.unsqueeze(-1), images)))
+        keys = chosen(self._image_keys(class_keys, images)) if self.augmentation else None
+        x = self._gathered(chosen(places), keys)
         support_x, query_x = x.split([sum(shots), ways * queries])
         labels = self._class_numbers[:ways]
         support_y = labels.repeat_interleave(torch.tensor(shots, device=self.device))

@@ -47,9 +47,7 @@ class Benchmark(ImageSet):
 
     key: ClassVar[str]  # of its class list and its configuration
     title: ClassVar[str]
-    places: ClassVar[
-        Sequence[str]
-    ]  # names of folders it may lie in, in lower case and without - _ and spaces
+    places: ClassVar[Sequence[str]]  # folders it may lie in, their names without capitals, - _ and spaces
     layouts: ClassVar[Sequence[Layout]]  # besides folders of classes
     expected: ClassVar[str]  # the layouts, for people
     published: ClassVar[dict[str, int]]  # part → number of classes
@@ -99,12 +97,13 @@ class Benchmark(ImageSet):
                 f"{self.title}: there is no folder {root}; name the one where it lies: data_dir=..."
             )
         below = sorted(path for path in root.iterdir() if path.is_dir() and _plain(path.name) in self.places)
-        for place in [root, *below]:
+        places = [*below, root]  # in this order: root may hold train/ and test/ of other data
+        for place in places:
             for layout in self.layouts:
                 found = layout(place)
                 if found is not None:
                     return place, found
-        for place in [root, *below]:
+        for place in places:
             found = self._folders(place)
             if found is not None:
                 return place, found

@@ -496,3 +496,18 @@ def test_mean_and_std_are_subtracted_divided_and_undone_for_pictures():
     expected = (plain - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     assert torch.allclose(found, expected, atol=1e-6)
     assert torch.allclose(sampler.pixels(found), plain, atol=1e-6)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("room", [True, False])
+def test_tasks_are_the_same_on_cuda_with_images_there_or_in_memory(room, monkeypatch):
+    listed = [(array, name) for name, arrays in made.images(4).items() for array in arrays]
+    data = Images(listed, fractions=FRACTIONS)
+    if not room:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    sampler = data.sampler("train", **PROTOCOL, crop=1, flip=True, device="cuda")
+    assert sampler._images.is_cuda == room
+    task = sampler.sample(7, 3)
+    assert task.query.x.is_cuda
+    assert [one.checksum() for one in task] == drawn(data, crop=1, flip=True)
