@@ -34,7 +34,7 @@ from meta.trained import Trained
 from meta.trainer import State, Trainer
 from meta.warm_start import WarmStart, warm_start
 from neo.typing import PyTree
-from tasks import TaskSampler, TaskSource
+from tasks import TaskSampler, TaskSource, VariedSampler
 
 __all__ = ["Experiment", "resolve_device", "versions"]
 
@@ -145,7 +145,13 @@ class Experiment:
         expect_known_arguments(
             self.dataset.sampler, settings, what=f"the sampler of {self.dataset.name}", key="task"
         )
-        return self.dataset.sampler(part, seed=seed, device=self.device, **settings)
+        sampler = self.dataset.sampler(part, seed=seed, device=self.device, **settings)
+        if isinstance(sampler, VariedSampler) and self.config.get("batched", False):
+            raise ValueError(
+                "task.varied=true gives tasks of different sizes, which batched=true cannot compute in one call; leave "
+                "out one of them."
+            )
+        return sampler
 
     def title(self, sampler: TaskSampler) -> str:
         """What pictures of this run are headed by."""

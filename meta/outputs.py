@@ -8,7 +8,7 @@ from meta.problems import Classification
 from meta.trained import Trained
 from neo.nn import Lambda, Module, Sequential
 from neo.typing import Params
-from tasks import TaskSampler
+from tasks import TaskSampler, VariedSampler
 
 __all__ = ["first_outputs", "outputs_to_look_at"]
 
@@ -36,9 +36,11 @@ def first_outputs(model: Module, outputs: int) -> Module:
 def outputs_to_look_at(trained: Trained, sampler: TaskSampler) -> int | None:
     """As many of a classifier's outputs as the sampler's tasks have ways; None for all, and for what is no classifier.
 
+    Of tasks of varied ways, all: the model of a run has as many as the most.
+
     Raises: ValueError where it has fewer.
     """
-    if not isinstance(trained.problem, Classification):
+    if not isinstance(trained.problem, Classification) or isinstance(sampler, VariedSampler):
         return None
     task = sampler.sample(0, 1)[0]
     ways = int(task.support.y.max()) + 1

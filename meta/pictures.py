@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +12,9 @@ from meta import plots
 from meta.evaluate import Sampler
 from meta.problems import constant
 from meta.trained import Trained
-from tasks import Task
+from tasks import Batch, EpisodeSampler, Task
 
-__all__ = ["Picture", "characters", "fits"]
+__all__ = ["Picture", "characters", "fits", "images"]
 
 
 class Picture(Protocol):
@@ -38,15 +39,44 @@ def characters(
     steps: int | None,
     tasks: int = 2,
 ) -> None:
-    """Classified images: support and queries of each class, right or wrong. See plots.tasks."""
-    pictured = []
+    """Classified drawings: support and queries of each class, right or wrong; 1 is ink. See plots.tasks."""
+    pictured = list(_classified(trained, sampler, steps, tasks))
+    plots.tasks(pictured, path, title=_headed(title, sampler, len(pictured)))
+
+
+def images(
+    trained: Trained,
+    sampler: EpisodeSampler,
+    path: Path,
+    *,
+    title: str,
+    steps: int | None,
+    tasks: int = 2,
+) -> None:
+    """The same of photographs and the like: 1 is light, and normalised channels are shown as they were before."""
+
+    def shown(batch: Batch) -> Batch:
+        return Batch(sampler.pixels(batch.x), batch.y)
+
+    pictured = [
+        (Task(shown(task.support), shown(task.query)), predicted)
+        for task, predicted in _classified(trained, sampler, steps, tasks)
+    ]
+    plots.tasks(pictured, path, title=_headed(title, sampler, len(pictured)), ink=False)
+
+
+def _classified(
+    trained: Trained, sampler: Sampler, steps: int | None, tasks: int
+) -> Iterator[tuple[Task, torch.Tensor]]:
+    """Test tasks with the labels predicted for their queries, (n,)."""
     for slot, task in enumerate(sampler.sample(0, tasks)):
         prediction = constant(trained.adapt(task.support, steps, slot)(task.query.x))
-        pictured.append((task, prediction.argmax(1)))
+        yield task, prediction.argmax(1)
+
+
+def _headed(title: str, sampler: Sampler, tasks: int) -> str:
     part = {"train": "training"}.get(getattr(sampler, "part", "test"), "test")
-    plots.tasks(
-        pictured, path, title=f"{title}: {part} {'task' if len(pictured) == 1 else 'tasks'} after adaptation"
-    )
+    return f"{title}: {part} {'task' if tasks == 1 else 'tasks'} after adaptation"
 
 
 def fits(

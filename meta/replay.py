@@ -146,7 +146,11 @@ def replay_run(
     title = f"{experiment.title(run.sampler)}: iteration {iteration}, slot {slot}"
     try:
         _draw(
-            experiment, found.trained, _Chosen([found.task], "train"), folder / "plots" / f"{name}.png", title
+            experiment,
+            found.trained,
+            _Chosen([found.task], "train", run.sampler),
+            folder / "plots" / f"{name}.png",
+            title,
         )
         if len(found.steps) > 1:
             plots.inner_steps(
@@ -208,7 +212,13 @@ def hardest_tasks(
     )
     title = f"{run.experiment.title(run.sampler)}: the hardest of {results.tasks}"
     try:
-        _draw(run.experiment, run.trained, _Chosen(drawn, "test"), folder / "plots" / f"{name}.png", title)
+        _draw(
+            run.experiment,
+            run.trained,
+            _Chosen(drawn, "test", run.sampler),
+            folder / "plots" / f"{name}.png",
+            title,
+        )
         write_json(folder / f"{name}.json", found)
     except OSError as error:
         raise NotWritten(error, found) from error
@@ -224,10 +234,11 @@ def bits(leaves: Any) -> str:
 
 
 class _Chosen:
-    """A sampler of some tasks, whatever the iteration and the slots."""
+    """A sampler of some tasks, whatever the iteration and the slots; of another sampler, if that shows its images."""
 
-    def __init__(self, tasks: Sequence[Task], part: str) -> None:
+    def __init__(self, tasks: Sequence[Task], part: str, sampler: Any) -> None:
         self.tasks, self.part = tasks, part
+        self.pixels = getattr(sampler, "pixels", lambda x: x)
 
     def sample(self, iteration: int, slots: int | Sequence[int]) -> Any:
         return self.tasks

@@ -1,4 +1,4 @@
-"""Where tasks come from: character sets and the N-way K-shot sampler that draws meta-batches from them.
+"""Where tasks come from: sets of images and the N-way K-shot sampler that draws meta-batches from them.
 
 >>> import tasks
 >>> sampler = tasks.Glyphs().sampler("train", ways=5, shots=1, queries=15, seed=0)
@@ -9,7 +9,9 @@
 
 from tasks.dataset import CharacterSet
 from tasks.errors import DataError
+from tasks.function_tasks import FunctionSampler, FunctionTasks
 from tasks.glyphs import Glyphs
+from tasks.images import CUB, FC100, CifarFS, Images, ImageSet, MiniImagenet, TieredImagenet
 from tasks.omniglot import Omniglot
 from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
@@ -17,14 +19,23 @@ from tasks.source import TaskSampler, TaskSource
 from tasks.splits import SPLITS, split_characters
 from tasks.task import Batch, Task
 from tasks.tasksets import Tasksets, TasksetSampler
+from tasks.varied import VariedSampler
 
 __all__ = [
+    "CUB",
+    "FC100",
     "SPLITS",
     "Batch",
     "CharacterSet",
+    "CifarFS",
     "DataError",
     "EpisodeSampler",
+    "FunctionSampler",
+    "FunctionTasks",
     "Glyphs",
+    "ImageSet",
+    "Images",
+    "MiniImagenet",
     "Omniglot",
     "Sinusoid",
     "SinusoidSampler",
@@ -33,5 +44,7 @@ __all__ = [
     "TaskSource",
     "TasksetSampler",
     "Tasksets",
+    "TieredImagenet",
+    "VariedSampler",
     "split_characters",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tasks.errors import DataError
-from tasks.sampler import EpisodeSampler
+from tasks.sampler import EpisodeSampler, Pool
 
 
 class CharacterSet:
@@ -49,6 +49,17 @@ class CharacterSet:
         if len(set(chosen.tolist())) != chosen.numel():
             raise DataError(f"{name}: parts of split {split!r} share a character; they must be disjoint.")
         self.checksum = self._checksum()
+
+    def pool(self, part: str) -> Pool:
+        """What the tasks of a part are drawn from."""
+        chosen = self.images[self.parts[part]]
+        images = (
+            chosen.reshape(-1, *chosen.shape[2:])
+            if chosen.ndim == 5
+            else chosen.reshape(-1, 1, *chosen.shape[2:])
+        )
+        counts = torch.full((len(chosen),), chosen.shape[1], dtype=torch.int64, device="cpu")
+        return Pool(images, torch.arange(len(images), device="cpu"), counts)
 
     def sampler(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -160,7 +161,7 @@ def test_overrides_of_the_design_are_all_known():
         ("protocol.ways=20", r"unknown key 'protocol\.ways'"),
         (
             "task=omniglto",
-            r"invalid task 'omniglto'; did you mean omniglot\?; expected one of glyphs, omniglot",
+            r"invalid task 'omniglto'; did you mean omniglot\?; expected one of cifar_fs, cub",
         ),
         ("task.ways=five", r"task\.ways=five is not an integer; expected one like task\.ways=5"),
         ("seed=1.5", r"seed=1\.5 is not an integer"),
@@ -194,6 +195,18 @@ def test_every_value_of_a_new_key_has_a_comment():
     assert not bare
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_images_may_be_a_data_set_of_torchvision():
+    config = composed("train", "task=images", "task.dataset.size=8", "task.ways=2", "task.queries=2")
+    config.task.dataset.data = {
+        "_target_": "torchvision.datasets.FakeData", "size": 100, "image_size": [3, 9, 12], "num_classes": 8,
+    }  # fmt: skip
+    experiment = Experiment(config)
+    assert experiment.sampler("test").sample(0, 2).query.x.shape == (2, 4, 3, 8, 8)
+    assert experiment.dataset.source == "FakeData"
+    assert experiment.learner.init(0)["conv0.weight"].shape == (64, 3, 3, 3)
+
+
 # --- published settings ------------------------------------------------------------------------------------------
 
 EXPERIMENTS = groups()["experiment"]
@@ -202,18 +215,23 @@ EXPERIMENTS = groups()["experiment"]
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_says_paper_number_and_command(name):
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    assert ("arXiv:1810.09502" if name.startswith("maml_plus_plus") else "arXiv:1703.03400") in header
+    papers = {
+        "maml_plus_plus": "arXiv:1810.09502",
+        "maml": "arXiv:1703.03400",
+        "protonet": "arXiv:1703.05175",
+    }
+    assert next(paper for algorithm, paper in papers.items() if name.startswith(algorithm)) in header
     assert re.search(r"table \d|figure \d", header)
     assert re.search(r"\d+\.\d+( ± \d+\.\d+)?", header)
     assert f"python scripts/train.py experiment={name}" in header
-    if not name.startswith("maml_plus_plus"):
+    if not name.startswith(("maml_plus_plus", "protonet")):
         assert "α = " in header
         assert "mean" in header
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_builds_and_runs_briefly(name, tmp_path, monkeypatch):
-    """As published, but for how much of everything; Omniglot's place is taken by characters that need no files."""
+    """As published, but for how much of everything; the place of data is taken by images that need no files."""
     small = [
         "trainer.iterations=2",
         "trainer.meta_batch=2",
@@ -225,10 +243,15 @@ def test_experiment_builds_and_runs_briefly(name, tmp_path, monkeypatch):
         small += ["model.hidden=4"]
         glyphs = tasks.Glyphs(alphabets=5, characters=24)
         monkeypatch.setattr(Experiment, "dataset", glyphs)
+    elif "mini_imagenet" in name:
+        small += ["model.hidden=4", "task.dataset.size=16"]
+        noise = np.random.default_rng(0).integers(0, 256, (42 * 20, 16, 16, 3), dtype=np.uint8)
+        listed = [(image, f"class{i // 20}") for i, image in enumerate(noise)]
+        monkeypatch.setattr(Experiment, "dataset", tasks.Images(listed, fractions=(0.72, 0.14, 0.14)))
     config = composed("train", f"experiment={name}", *small)
     result = train(config, tmp_path)
     assert result["iterations"] == 2
-    assert result["protocol"]["inner_lr"] == config.algorithm.inner_lr
+    assert result["protocol"].get("inner_lr") == config.algorithm.get("inner_lr")
     assert (tmp_path / "plots" / "tasks.png").is_file()
 
 
@@ -251,6 +274,26 @@ def test_omniglot_experiments_are_the_papers(name, protocol, monkeypatch):
     assert tuple(got[key] for key in keys) == protocol
     assert (got["inner_reduction"], got["test_tasks"], got["iterations"]) == ("shots", 600, 60_000)
     assert not any(name.startswith("norm") and name.endswith("weight") for name in experiment.learner.init(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("maml_mini_imagenet_5w1s", (5, 1, 15, 1, 0.01, 5, 10, 4)),
+        ("maml_mini_imagenet_5w5s", (5, 5, 15, 5, 0.01, 5, 10, 2)),
+    ],
+)
+def test_mini_imagenet_experiments_are_the_papers(name, protocol):
+    """Appendix A.1 of arXiv:1703.03400; images of three channels and 84 pixels reach the model."""
+    config = composed("train", f"experiment={name}")
+    task, algorithm = config.task, config.algorithm
+    assert (
+        task.ways, task.shots, task.queries, task.test_queries, algorithm.inner_lr, algorithm.inner_steps,
+        config.evaluation.inner_steps, config.trainer.meta_batch,
+    ) == protocol  # fmt: skip
+    params = build(config.model).init(0)
+    assert params["conv0.weight"].shape == (32, 3, 3, 3)
+    assert params["head.weight"].shape == (5, 32 * 5 * 5)  # the paper's code has 5x5 positions too
 
 
 def test_experiment_gives_way_to_what_is_typed_after_it():

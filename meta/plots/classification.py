@@ -28,14 +28,14 @@ TITLE_WIDTH = 2.6  # inches that the title above a task takes
 
 
 @styled
-def tasks(pictured: Sequence[tuple[Task, torch.Tensor]], path: Path, *, title: str) -> None:
+def tasks(pictured: Sequence[tuple[Task, torch.Tensor]], path: Path, *, title: str, ink: bool = True) -> None:
     """Tasks side by side, a class a row: its support images, then queries with the predictions, right or wrong.
 
     Args:
         pictured: each a single task of images x (n, channels, height, width), class by class, and the predicted labels
-            of its queries (n,). One channel is ink on paper, three are RGB, four RGBA, of others the mean is shown; in
-            [0, 1], or between the least and the largest value of the task. Of large tasks the first classes and images
-            are drawn.
+            of its queries (n,). One channel is ink on paper (with ink=False, light), three are RGB, four RGBA, of
+            others the mean is shown; in [0, 1], or between the least and the largest value of the task. Of large tasks
+            the first classes and images are drawn.
         path: of the PNG; PDF and SVG go beside it.
     """
     widths = [sum(_columns(task)) + GAP + 0.8 for task, _ in pictured]  # in images
@@ -45,7 +45,7 @@ def tasks(pictured: Sequence[tuple[Task, torch.Tensor]], path: Path, *, title: s
     figure = Figure(figsize=(max(5.0, sum(inches) + 0.4), rows * SIDE * ROW + above), layout="constrained")
     grid = figure.subplots(1, len(pictured), width_ratios=inches, squeeze=False)[0]
     for number, (axes, (task, predicted)) in enumerate(zip(grid, pictured, strict=True)):
-        _task(axes, task, predicted.cpu(), f"task {number + 1}", rows)
+        _task(axes, task, predicted.cpu(), f"task {number + 1}", rows, ink)
     heading(figure, title, 11)
     legend_below(
         figure,
@@ -79,10 +79,10 @@ def _said(task: Task) -> list[str]:
     return said + ([f"mean of {channels} channels"] if channels not in (1, 3, 4) else [])
 
 
-def _task(axes: Axes, task: Task, predicted: torch.Tensor, title: str, rows: int) -> None:
+def _task(axes: Axes, task: Task, predicted: torch.Tensor, title: str, rows: int, ink: bool) -> None:
     shots, queries = _columns(task)
     support_y, query_y = task.support.y.cpu(), task.query.y.cpu()
-    support_x, query_x = _pixels(task)
+    support_x, query_x = _pixels(task, ink)
     placed: list[tuple[np.ndarray, float, int]] = []
     for label in range(_rows(task)):
         axes.text(-0.28, label * ROW + 0.5, str(label), ha="right", va="center", fontsize=9, weight="bold")
@@ -108,7 +108,7 @@ def _task(axes: Axes, task: Task, predicted: torch.Tensor, title: str, rows: int
     axes.axis("off")
 
 
-def _pixels(task: Task) -> tuple[np.ndarray, np.ndarray]:
+def _pixels(task: Task, ink: bool) -> tuple[np.ndarray, np.ndarray]:
     """Support and query as RGB or RGBA (n, height, width, 3 or 4) in [0, 1], on one scale; what is not finite is 0."""
     support, query = (part.x.detach().cpu().to(torch.float32) for part in (task.support, task.query))
     finite = torch.cat([part[part.isfinite()] for part in (support, query)])
@@ -119,8 +119,8 @@ def _pixels(task: Task) -> tuple[np.ndarray, np.ndarray]:
     def drawn(x: torch.Tensor) -> np.ndarray:
         x = ((x - low) / (high - low or 1.0)).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1)
         channels = x.shape[1]
-        if channels not in (3, 4):  # of one channel, 1 is ink, as of characters
-            x = (1 - x if channels == 1 else x.mean(1, keepdim=True)).expand(-1, 3, -1, -1)
+        if channels not in (3, 4):  # of characters, whose one channel is ink, 1 is black
+            x = (1 - x if channels == 1 and ink else x.mean(1, keepdim=True)).expand(-1, 3, -1, -1)
         return x.permute(0, 2, 3, 1).numpy()
 
     return drawn(support), drawn(query)

@@ -240,7 +240,7 @@ def test_sample_does_not_wait_for_cuda(glyphs):
         ({"part": "dev"}, "unknown part 'dev' of glyphs; expected one of train, val, test"),
         (
             {"ways": 49},
-            r"ways=49 is more than the 48 classes of glyphs train \(12 characters x 4 rotations\)",
+            r"ways=49 is more than the 48 classes of glyphs train \(12 x 4 rotations\)",
         ),
         ({"ways": 13, "rotations": False}, "ways=13 is more than the 12 classes .* choose ways from 2 to 12"),
         ({"ways": 1}, "ways=1 is too small; choose ways ≥ 2"),

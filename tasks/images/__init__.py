@@ -1,0 +1,16 @@
+"""Images of one's own and the few-shot benchmarks: any number of a class, grey or colour."""
+
+from tasks.images.benchmarks import CUB, FC100, CifarFS, MiniImagenet, TieredImagenet, published_split
+from tasks.images.image_set import ImageSet
+from tasks.images.own import Images
+
+__all__ = [
+    "CUB",
+    "FC100",
+    "CifarFS",
+    "ImageSet",
+    "Images",
+    "MiniImagenet",
+    "TieredImagenet",
+    "published_split",
+]
