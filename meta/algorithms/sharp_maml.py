@@ -61,15 +61,9 @@ class SharpMAML(MAML):
         metrics = {**found.metrics, "sharpness": worst.loss - found.loss}
         return dataclasses.replace(found, gradient=worst.gradient, metrics=metrics)
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
-        return self.inner.iterates(
-            self.support_loss,
-            params,
-            support,
-            steps=step.inner_steps,
-            estimator=self.estimator,
-            differentiate=self._at_worst if self.inner_radius else None,
-        )
+    def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
+        sharp = {"differentiate": self._at_worst} if self.inner_radius else {}
+        return super().iterates(params, support, step, **sharp, **options)
 
     def _at_worst(self, loss: Callable[..., Any]) -> Callable[..., PyTree]:
         """loss → its gradient at θ + ε."""
