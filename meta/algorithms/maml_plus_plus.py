@@ -190,7 +190,9 @@ class MAMLPlusPlus(MAML):
         metrics = {"multi_step_loss": found.value} if self.msl_iterations else {}
         return TaskResult(found.gradient, loss, score, state, {**metrics, **found.metrics})
 
-    def iterates(self, params: PyTree, support: Any, step: Step, statistics: Statistics = None) -> Iterates:
+    def iterates(
+        self, params: PyTree, support: Any, step: Step, statistics: Statistics = None, **options: Any
+    ) -> Iterates:
         """The model's parameters after 0, 1, ... inner steps, each with its own scale and shift of batch norm."""
         both: Any = params
         weights = both["params"] if self.learned_rates else both
@@ -211,6 +213,7 @@ class MAMLPlusPlus(MAML):
             estimator=self._estimator(step),
             optimizer=neo.optim.sgd(a_step(both["rates"])) if self.learned_rates else None,
             at_step=at_step if norms or self.tracked else None,
+            **options,
         )
 
     def with_estimator(self, estimator: Estimator) -> Self:
