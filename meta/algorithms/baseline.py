@@ -110,13 +110,14 @@ class Baseline(MetaLearner):
         return Predictor(lambda x: self.logits(head, self.features(both["params"], x)), head)
 
     def task_gradient(self, params: PyTree, task: Any, step: Step) -> TaskResult:
-        if task.classes is None:
+        classes = getattr(task, "classes", None)
+        if classes is None:
             raise ValueError(
                 "Baseline: it is trained on all training classes at once, and the task does not say which of them it "
                 "has (Task.classes is None); take tasks of a sampler that does, as tasks.EpisodeSampler."
             )
         x = torch.cat([task.support.x, task.query.x])
-        batch = Batch(x, torch.cat([task.classes[task.support.y], task.classes[task.query.y]]))
+        batch = Batch(x, torch.cat([classes[task.support.y], classes[task.query.y]]))
 
         def loss_over_all_classes(params: PyTree) -> tuple[Any, Any]:
             both: Any = params
