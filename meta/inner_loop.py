@@ -104,6 +104,11 @@ class InnerLoop:
         """
         steps = self.steps if steps is None else steps
         if self.learned is not None and optimizer is None:
+            if numbers is None:
+                raise ValueError(
+                    f"{self.owner}: {', '.join(self.learned.names)} of its inner optimiser are learned, and iterates() "
+                    "was not given them; pass numbers=, which begin at what initial(params) gives."
+                )
             optimizer = self.learned(numbers)
         descent = self._clipped(_transformed(optimizer or self._unclipped, transform))
         estimator = estimator or Reverse()

@@ -147,3 +147,6 @@ def test_what_would_learn_nothing_is_refused():
         meta.MetaSGD(problem.model, inner_learned="lr")
     with pytest.raises(ValueError, match="leave inner_learned out"):
         meta.MAMLPlusPlus(problem.model, inner_learned="lr")
+    loop = meta.InnerLoop("Mine", steps=2, learned="lr")
+    with pytest.raises(ValueError, match=r"Mine: lr of its inner optimiser are learned, .* pass numbers="):
+        loop.iterates(lambda params, support: params["x"].sum(), {"x": LiteTensor(torch.ones(2))}, None)
