@@ -13,6 +13,7 @@ from meta.class_members import class_members
 from meta.inner_loop import InnerLoop
 from meta.learner import MetaLearner, Predictor, Step, TaskResult, seed_of
 from meta.problems import Classification, Problem
+from neo import LiteTensor
 from neo.nn import Linear, Module
 from neo.optim import Optimizer
 from neo.typing import PyTree
@@ -44,10 +45,11 @@ class Baseline(MetaLearner):
         features: how many the model gives of an example, ≥ 1.
         classifier: "cosine" or "linear".
         scale: τ > 0 of cosine; the authors' code has 10 for many classes, and 2 for up to 200, as in fine-tuning.
-        start: of W′: "random" (drawn from step.seed; the paper's), or "centroids", the class means of the support set.
+        start: of W′: "random" (uniform in ±1/√features, drawn from step.seed; the paper's), or "centroids", the class
+            means of the support set.
         inner_lr, inner_steps, inner_clip, inner_optimizer: of fine-tuning, as meta.InnerLoop has them. The authors'
             code takes 100 epochs in batches of 4 by SGD (rate 0.01, momentum and dampening 0.9, weight decay 0.001);
-            here every step is on the whole support set.
+            here every step is on the whole support set, and the norms of weights are not learned.
         model: its outputs, flattened, are the features, as neo.nn.Conv4(ways=None) has them.
         problem: losses and score of logits; cross-entropy by default.
     Raises: ValueError naming the argument; in task_gradient() for a task that does not say which classes it has; in
@@ -93,7 +95,8 @@ class Baseline(MetaLearner):
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         # By another seed than the model, or its weights would be made of the same draws.
-        classifier = self._layer(self.training_classes).init(seed=seed_of(seed, 0, 0), device=device)
+        layer = Linear(self.width, self.training_classes, bias=self.classifier == "linear")
+        classifier = layer.init(seed=seed_of(seed, 0, 0), device=device)
         return {"params": self.model.init(seed=seed, device=device), "classifier": classifier}
 
     def adapt(self, params: PyTree, support: Any, step: Step) -> Predictor:
@@ -147,13 +150,19 @@ class Baseline(MetaLearner):
             return F.linear(features, layer["weight"], layer["bias"])
         return self.scale * (F.normalize(features, dim=1) @ F.normalize(layer["weight"], dim=1).T)
 
-    def _layer(self, classes: int) -> Linear:
-        return Linear(self.width, classes, bias=self.classifier == "linear")
+    def _random(self, classes: int, seed: int, like: torch.Tensor) -> PyTree:
+        """A head as torch.nn.Linear begins, of whose size the authors' inner rate is; the bias at 0."""
+        generator = torch.Generator().manual_seed(seed)
+        bound = 1 / math.sqrt(self.width)
+        weight = torch.empty(classes, self.width).uniform_(-bound, bound, generator=generator)
+        drawn = {"weight": weight, "bias": torch.zeros(classes)}
+        names = ("weight", "bias") if self.classifier == "linear" else ("weight",)
+        return {name: LiteTensor(drawn[name], dtype=like.dtype, device=like.device) for name in names}
 
     def _start(self, features: Any, members: torch.Tensor, step: Step) -> PyTree:
         """The head before its first step."""
         if self.start == "random":
-            return self._layer(len(members)).init(seed=step.seed, dtype=members.dtype, device=members.device)
+            return self._random(len(members), step.seed, members)
         centroids = (members / members.sum(1, keepdim=True)) @ features
         if self.classifier == "cosine":
             return {"weight": centroids}

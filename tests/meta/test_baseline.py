@@ -81,6 +81,8 @@ def test_head_is_the_one_that_torchs_sgd_fits(classifier, start):
     weights = {name: leaf.data for name, leaf in params["params"].items()}
     begun = ours.adapt(params, one.support, step.replace(inner_steps=0)).params
     head = {name: leaf.data.clone().requires_grad_() for name, leaf in begun.items()}
+    if start == "random":  # torch.nn.Linear's own bounds
+        assert 0.5 / FEATURES**0.5 < float(begun["weight"].data.abs().max()) <= 1 / FEATURES**0.5
     support = features(weights, one.support.x)
     optimizer = torch.optim.SGD(list(head.values()), **FITTING)
     for _ in range(STEPS):
