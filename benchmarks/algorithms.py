@@ -1,7 +1,7 @@
 """Train every algorithm within its budget and write what each reached into docs/algorithms.md.
 
-python scripts/compare.py data_dir=path/to/folder, or only=[maml,anil]. Runs go one after the other, each exactly the
-command that the page prints, in a process of its own; the tables say nothing that no file of a run says.
+python scripts/compare.py data_dir=path/to/folder, or only=[maml,omniglot_5w1s/anil]. Runs go one after the other, each
+exactly the command that the page prints, in a process of its own; the tables say nothing that no file of a run says.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ WRITTEN = (
 
 def job(config: DictConfig) -> None:
     tables: Any = OmegaConf.to_container(config.tables, resolve=True)
-    known = sorted({name for table in tables.values() for name in table["runs"]})
-    unknown = sorted(set(config.only) - set(known))
+    named = {f"{title}/{name}" for title, table in tables.items() for name in table["runs"]}
+    known = sorted({name.partition("/")[2] for name in named})
+    unknown = sorted(set(config.only) - named - set(known))
     if unknown:
         raise ConfigError(f"unknown runs only={unknown}; choose some of {', '.join(known)}.")
     found: dict[str, Results] = {}
@@ -44,7 +45,7 @@ def job(config: DictConfig) -> None:
         for name, own in table["runs"].items():
             folder = Path(config.folder) / title / name
             overrides = [*table["common"], *own]
-            if not config.only or name in config.only:
+            if not config.only or {name, f"{title}/{name}"} & {*config.only}:
                 train(folder, [*overrides, f"device={config.device}", f"data_dir={config.data_dir}"])
             if (folder / "result.json").is_file():
                 results[name] = (overrides, json.loads((folder / "result.json").read_text(encoding="utf-8")))
