@@ -1,12 +1,13 @@
-"""What a meta-gradient of each algorithm costs: python -m benchmarks.algorithm_costs
+"""What a meta-gradient of each algorithm costs: python -m benchmarks.algorithm_costs [task.ways=20 ...]
 
 Processor time, in alternation, so that other work on the machine moves it little; of one thread, 5-way 1-shot with 15
-queries on generated characters, each algorithm as its configuration has it.
+queries on generated characters unless overrides say otherwise, each algorithm as its configuration has it.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 
 import torch
@@ -23,7 +24,9 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = {}
     for name in groups()["algorithm"]:
-        experiment = Experiment(composed("train", [f"algorithm={name}", "device=cpu", "workers=1"]))
+        experiment = Experiment(
+            composed("train", [f"algorithm={name}", "device=cpu", "workers=1", *sys.argv[1:]])
+        )
         learner, params = experiment.learner, experiment.learner.init(seed=0)
         state = learner.init_state(params)
         tasks = experiment.sampler("train").sample(0, TASKS)

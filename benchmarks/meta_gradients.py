@@ -1,14 +1,16 @@
-"""Memory and time of the exact meta-gradient against inner steps, by each way to it: for docs/meta-gradients.md.
+"""Memory and time of the meta-gradient against inner steps, by each way to it: for docs/meta-gradients.md.
 
     python -m benchmarks.meta_gradients [--steps 1 10 100] [--rounds 3] [--write docs/meta-gradients.json] [--ways ...]
+    python -m benchmarks.meta_gradients --plot docs/meta-gradients-memory.png --write docs/meta-gradients.json
 
 A six-layer transformer adapts by n steps of SGD on one batch of sequences, and the meta-gradient of a query loss is
 taken by reverse mode, by reverse mode with every inner step checkpointed, by mixed mode, plain, in segments of √n
-steps, and with each layer checkpointed. With JAX at hand (make bench-jax) also by its nested grad over lax.scan, with
-jax.checkpoint around a step and without. Each number comes from a process of its own, on one thread, time being that of
-the processor; the ways alternate from round to round. Peak memory is the process's, less what it had when the problem
-was built (a small one having been run); of JAX, what XLA plans for temporaries and outputs, since compiling takes more
-than running.
+steps, and with each layer checkpointed; and, of another meta-gradient, implicitly (iMAML, five conjugate gradients),
+by what the solution alone says. The second call draws what the file has, and measures nothing. With JAX at hand (make
+bench-jax) also by its nested grad over lax.scan, with jax.checkpoint around a step and without. Each number comes
+from a process of its own, on one thread, time being that of the processor; the ways alternate from round to round.
+Peak memory is the process's, less what it had when the problem was built (a small one having been run); of JAX, what
+XLA plans for temporaries and outputs, since compiling takes more than running.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ WAYS = (
     "mixed",
     "mixed in segments",
     "mixed, layers checkpointed",
+    "implicit",
     "JAX",
     "JAX, steps checkpointed",
 )
@@ -94,7 +97,8 @@ def by_neo(way: str, steps: int, size: int = BATCH) -> Callable[[], Any]:
         return F.cross_entropy((x @ p["head"]).reshape((-1, WORDS)), batch[1].reshape(-1))
 
     segment = max(1, round(math.sqrt(steps))) if "segments" in way else None
-    estimator = meta.Mixed(segment) if "mixed" in way else meta.Reverse()
+    exact = meta.Mixed(segment) if "mixed" in way else meta.Reverse()
+    estimator = meta.Implicit() if way == "implicit" else exact
 
     def adapted(p: Any) -> Any:
         if "steps checkpointed" in way:
@@ -211,8 +215,28 @@ def table(found: dict[str, dict[str, Any]], steps: list[int]) -> str:
     return "\n".join(lines)
 
 
+def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
+    """Peak memory against inner steps, a line for each of Neo's ways."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for way, numbers in found.items():
+        points = [(int(n), one["bytes"] / 2**20) for n, one in numbers.items() if not isinstance(one, str)]
+        if not way.startswith("JAX"):
+            axis.loglog(*zip(*sorted(points), strict=True), "o-", label=way)
+    axis.set_xlabel("inner steps")
+    axis.set_ylabel("peak memory of a meta-gradient, MiB")
+    axis.legend(fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plot", type=Path, help="draw what the file of --write has into a picture")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--steps", nargs="+", type=int, default=[1, 10, 100])
     parser.add_argument("--rounds", type=int, default=3)
@@ -228,6 +252,9 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     if given.write and given.write.is_file():
         found = json.loads(given.write.read_text(encoding="utf-8"))["found"]
+    if given.plot:
+        draw(found, given.plot)
+        return
     for n in given.steps:
         turns: dict[str, list[Any]] = {way: [] for way in given.ways}
         for _ in range(given.rounds):

@@ -21,7 +21,8 @@ def meta_gradient(
 ) -> dict[str, torch.Tensor]:
     model = neo.nn.Conv4(5, pool=pool, fused=fused)
     params = {name: neo.LiteTensor(p.data.to(dtype)) for name, p in model.init(seed).items()}
-    cast = Task(*(Batch(part.x.to(dtype), part.y) for part in (batch.support, batch.query)))
+    support, query = (Batch(part.x.to(dtype), part.y) for part in (batch.support, batch.query))
+    cast = Task(support, query)
     found = meta.meta_gradient(meta.MAML(model, inner_lr=0.4), params, cast, workers=meta.Workers(1)).gradient
     return {name: gradient.data for name, gradient in found.items()}
 

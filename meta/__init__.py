@@ -9,6 +9,7 @@ from meta.algorithms import (
     KFO,
     MAML,
     R2D2,
+    Baseline,
     MAMLPlusPlus,
     MatchingNet,
     MetaCurvature,
@@ -17,6 +18,7 @@ from meta.algorithms import (
     ProtoNet,
     RelationNet,
     Reptile,
+    SharpMAML,
     TNet,
 )
 from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Reverse, Truncated
@@ -40,6 +42,7 @@ __all__ = [
     "KFO",
     "MAML",
     "R2D2",
+    "Baseline",
     "Batched",
     "Classification",
     "Evaluation",
@@ -64,6 +67,7 @@ __all__ = [
     "RelationNet",
     "Reptile",
     "Reverse",
+    "SharpMAML",
     "State",
     "Step",
     "Supervised",

@@ -20,7 +20,7 @@ from meta.distributed import ALONE, Ranks
 from meta.divergence import expect_finite_results
 from meta.ensemble import Ensemble
 from meta.evaluate import Evaluation, evaluate
-from meta.imports import accepted, expect_known_arguments, located
+from meta.imports import accepted, argument_names, expect_known_arguments, located
 from meta.learner import MetaLearner
 from meta.loggers import Loggers
 from meta.model_fit import misfit
@@ -83,8 +83,11 @@ class Experiment:
 
     @cached_property
     def learner(self) -> MetaLearner:
-        wanted = accepted(located(self.config.algorithm._target_, "algorithm._target_"), ("model", "problem"))
+        target = located(self.config.algorithm._target_, "algorithm._target_")
+        wanted = accepted(target, ("model", "problem"))
         parts: dict[str, Any] = {"problem": self.problem} if "problem" in wanted else {}
+        if "training_classes" in argument_names(target):
+            parts["training_classes"] = self._training_classes()
         if "model" in wanted:
             model = build(self.config.model)
             parts["model"] = model if self.outputs is None else first_outputs(model, self.outputs)
@@ -95,6 +98,17 @@ class Experiment:
                 f"{type(learner).__name__}."
             )
         return learner
+
+    def _training_classes(self) -> int:
+        """How many classes the training tasks are drawn from."""
+        classes = getattr(self.sampler("train"), "classes", None)
+        if not isinstance(classes, int):
+            raise ValueError(
+                f"algorithm._target_={self.config.algorithm._target_} learns to tell all training classes apart, and "
+                f"the tasks of {self.dataset.name} are not made of classes; choose another algorithm, or a task whose "
+                "sampler has `classes`, as omniglot's has."
+            )
+        return classes
 
     @cached_property
     def workers(self) -> Workers:

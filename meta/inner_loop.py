@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import neo
 from meta.estimators import Estimator, FirstOrder, Reverse
+from meta.learned_optimizer import LearnedOptimizer
 from meta.patterns import expect_patterns, matching
 from neo.optim import Optimizer
 from neo.typing import PyTree
@@ -34,6 +35,8 @@ class InnerLoop:
         adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several, of which every
             one must match a parameter. "*": all, whatever pytree they are.
         freeze: which of those do not, all the same: patterns alike.
+        learned: which numbers of the optimiser are meta-parameters, of which initial() gives the first: "lr" (one for
+            every parameter tensor and step), "momentum", "weight_decay" ...; see meta.learned_optimizer.
     Raises: ValueError naming the argument.
     """
 
@@ -49,13 +52,14 @@ class InnerLoop:
         adapt: Any = "*",
         freeze: Any = (),
         least_steps: int = 0,
+        learned: str | Sequence[str] = (),
     ) -> None:
         if not isinstance(steps, int) or steps < least_steps:
             raise ValueError(f"{owner}: inner_steps must be {least_steps} or more, got {steps}")
         if optimizer is not None and lr is not None:
             raise ValueError(
                 f"{owner}: inner_lr={lr} is the rate of SGD, and nothing would read it beside inner_optimizer, which "
-                "has a rate of its own; give one of the two."
+                "has a rate of its own; give one of the two, and null for the other."
             )
         if lr is not None and not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"{owner}: inner_lr must be a finite number of 0 or more, got {lr}")
@@ -66,6 +70,8 @@ class InnerLoop:
         self.frozen = () if freeze in ((), []) else expect_patterns(owner, "freeze", freeze)
         self._unclipped = optimizer or neo.optim.sgd(default_lr if lr is None else lr)
         self.optimizer = self._clipped(self._unclipped)
+        names = [learned] if isinstance(learned, str) else learned
+        self.learned = LearnedOptimizer(owner, self._unclipped, names) if names else None
 
     def iterates(
         self,
@@ -76,6 +82,7 @@ class InnerLoop:
         steps: int | None = None,
         estimator: Estimator | None = None,
         optimizer: Optimizer | None = None,
+        numbers: PyTree = None,
         transform: Callable[[PyTree], PyTree] | None = None,
         at_step: Callable[[int], dict[str, Any]] | None = None,
         differentiate: Differentiate | None = None,
@@ -87,6 +94,7 @@ class InnerLoop:
             steps: None for the loop's own.
             estimator: how an outer session differentiates the steps; exactly, by reverse mode, by default.
             optimizer: in the place of the loop's own, clipped as that: for rates that are meta-parameters.
+            numbers: what initial() gave, or what has become of it, where some of the optimiser's numbers are learned.
             transform: gradient → what the optimiser takes for it, after clipping: for updates that are learned.
             at_step: inner steps taken → parameters by name that do not adapt, and are others after each step: for what
                 is learned a step, as MAML++'s batch norm is.
@@ -95,6 +103,13 @@ class InnerLoop:
         Cost: as adapt() has it.
         """
         steps = self.steps if steps is None else steps
+        if self.learned is not None and optimizer is None:
+            if numbers is None:
+                raise ValueError(
+                    f"{self.owner}: {', '.join(self.learned.names)} of its inner optimiser are learned, and iterates() "
+                    "was not given them; pass numbers=, which begin at what initial(params) gives."
+                )
+            optimizer = self.learned(numbers)
         descent = self._clipped(_transformed(optimizer or self._unclipped, transform))
         estimator = estimator or Reverse()
         differentiate = differentiate or functools.partial(neo.grad, argnums=0, mode=estimator.mode)
@@ -108,6 +123,10 @@ class InnerLoop:
         told = (lambda params, support, step: loss(params, support)) if at_step is None else loss
         of_step = at_step or (lambda step: {})
         return self._of_some(differentiate, told, params, support, descent, steps, estimator, of_step)
+
+    def initial(self, params: PyTree) -> dict[str, PyTree]:
+        """The learned numbers of the optimiser to begin with, by name; {} where none is learned."""
+        return {} if self.learned is None else self.learned.initial(self.adapting(params), max(self.steps, 1))
 
     def adapting(self, params: PyTree, besides: Collection[str] = ()) -> PyTree:
         """Those of the parameters that adapt: all, or by name those that a pattern matches, `besides` left out."""

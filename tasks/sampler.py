@@ -142,7 +142,8 @@ class EpisodeSampler:
         slots: how many, meaning slots 0, 1, ...; or the slot numbers themselves, ≥ 0 (a list is copied to the device).
             A tensor's values are not checked: looking at them would wait for the device.
         Returns: support.x (slots, ways*shots, channels, height, width) float32 in [0, 1], support.y (slots, ways*shots)
-            int64 in [0, ways), query likewise; both class by class: label 0 first, then label 1.
+            int64 in [0, ways), query likewise; both class by class: label 0 first, then label 1. classes (slots, ways):
+            which of self.classes each label is.
         Cost: one hash of every class per slot, one gather of the images; no synchronisation with the device.
         """
         classes, images, class_keys = self._draw(iteration, slots)
@@ -156,6 +157,7 @@ class EpisodeSampler:
         return Task(
             support=Batch(support_x.view(tasks, -1, *self._item), self._support_y.repeat(tasks, 1)),
             query=Batch(query_x.view(tasks, -1, *self._item), self._query_y.repeat(tasks, 1)),
+            classes=classes,
         )
 
     def draw(

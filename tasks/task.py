@@ -56,11 +56,16 @@ class Task:
     `task[i]` is one task of a meta-batch without the leading axis, `len(task)` is meta_batch, and iterating gives
     one task after the other. Whether the leading axis is there is what the labels say: y (meta_batch, n) or (n,).
 
-    Raises: ValueError where support and query disagree in meta_batch, shape of an item, or device.
+    classes: which class of its source each label stands for, int64 (ways,) or (meta_batch, ways): numbers in
+        [0, sampler.classes). None where the source has no classes. Few-shot learners have no use for it; it is for
+        training on all classes at once.
+    Raises: ValueError where support and query disagree in meta_batch, shape of an item, or device, and where classes
+        does not fit them.
     """
 
     support: Batch
     query: Batch
+    classes: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         s, q = self.support, self.query
@@ -81,6 +86,12 @@ class Task:
                 f"Task: support and query must be on one device, got {s.x.device} and {q.x.device}. "
                 "Move one with .to(device)."
             )
+        axis = s.y.shape[:1] if self.batched else ()
+        if self.classes is not None and self.classes.shape[:-1] != axis:
+            raise ValueError(
+                f"Task: classes must be {(*axis, 'ways')}, beside support y {tuple(s.y.shape)}; got "
+                f"{tuple(self.classes.shape)}. Give a class number for each label."
+            )
 
     @property
     def batched(self) -> bool:
@@ -91,7 +102,8 @@ class Task:
 
     def __getitem__(self, index: int | slice) -> Task:
         self._require_batch()
-        return Task(self.support[index], self.query[index])
+        classes = None if self.classes is None else self.classes[index]
+        return Task(self.support[index], self.query[index], classes)
 
     def __len__(self) -> int:
         self._require_batch()
@@ -102,10 +114,11 @@ class Task:
 
     def to(self, device: str | torch.device) -> Task:
         """The same tasks on another device."""
-        return Task(self.support.to(device), self.query.to(device))
+        classes = None if self.classes is None else self.classes.to(device)
+        return Task(self.support.to(device), self.query.to(device), classes)
 
     def checksum(self) -> int:
-        """Of all that one task holds, 64 bits, signed: the same wherever the same task was drawn, on whatever device.
+        """Of the examples of one task, 64 bits, signed: the same wherever the same task was drawn, on whatever device.
 
         Numbers count to 2**-12, so that devices which round differently agree on an image (multiples of 1/255 lie away
         from the edges).
@@ -146,4 +159,4 @@ def _register(cls: type, *names: str) -> None:
 
 
 _register(Batch, "x", "y")
-_register(Task, "support", "query")
+_register(Task, "support", "query", "classes")

@@ -210,21 +210,26 @@ def test_images_may_be_a_data_set_of_torchvision():
 # --- published settings ------------------------------------------------------------------------------------------
 
 EXPERIMENTS = groups()["experiment"]
+PAPERS = {
+    "maml": "arXiv:1703.03400",
+    "fomaml": "arXiv:1803.02999",
+    "maml_plus_plus": "arXiv:1810.09502",
+    "reptile": "arXiv:1803.02999",
+    "imaml": "arXiv:1909.04630",
+    "protonet": "arXiv:1703.05175",
+    "relationnet": "arXiv:1711.06025",
+}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_says_paper_number_and_command(name):
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    papers = {
-        "maml_plus_plus": "arXiv:1810.09502",
-        "maml": "arXiv:1703.03400",
-        "protonet": "arXiv:1703.05175",
-    }
-    assert next(paper for algorithm, paper in papers.items() if name.startswith(algorithm)) in header
+    algorithm = re.split(r"_(?:omniglot|sinusoid|mini_imagenet)", name)[0]
+    assert PAPERS[algorithm] in header
     assert re.search(r"table \d|figure \d", header)
     assert re.search(r"\d+\.\d+( ± \d+\.\d+)?", header)
     assert f"python scripts/train.py experiment={name}" in header
-    if not name.startswith(("maml_plus_plus", "protonet")):
+    if algorithm == "maml":
         assert "α = " in header
         assert "mean" in header
 

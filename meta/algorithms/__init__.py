@@ -1,6 +1,7 @@
 """One paper a file. The loop, logging, evaluation and checkpoints know MetaLearner alone."""
 
 from meta.algorithms.anil import ANIL
+from meta.algorithms.baseline import Baseline
 from meta.algorithms.boil import BOIL
 from meta.algorithms.cavia import CAVIA
 from meta.algorithms.es_maml import ESMAML
@@ -15,6 +16,7 @@ from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.r2d2 import R2D2
 from meta.algorithms.relationnet import RelationNet
 from meta.algorithms.reptile import Reptile
+from meta.algorithms.sharp_maml import SharpMAML
 from meta.algorithms.tnet import TNet
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "KFO",
     "MAML",
     "R2D2",
+    "Baseline",
     "MAMLPlusPlus",
     "MatchingNet",
     "MetaCurvature",
@@ -33,5 +36,6 @@ __all__ = [
     "ProtoNet",
     "RelationNet",
     "Reptile",
+    "SharpMAML",
     "TNet",
 ]

@@ -9,8 +9,6 @@ import torch
 
 from meta.algorithms.maml import MAML
 from meta.conditioned import CONTEXT, Conditioned
-from meta.inner_loop import Iterates
-from meta.learner import Step
 from neo.nn import Module
 from neo.typing import PyTree
 
@@ -57,8 +55,7 @@ class CAVIA(MAML):
         conditioned = model if context is None else Conditioned("CAVIA", model, context, at)
         super().__init__(conditioned, inner_lr=inner_lr, inner_steps=inner_steps, adapt=adapt, **options)
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
-        named: Any = params
-        contexts: Any = self.inner.adapting(params)
-        reset = {name: torch.zeros_like(leaf) for name, leaf in contexts.items()}
-        return super().iterates({**named, **reset}, support, step)
+    def weights(self, params: PyTree) -> PyTree:
+        named: Any = super().weights(params)
+        contexts: Any = self.inner.adapting(named)
+        return {**named, **{name: torch.zeros_like(leaf) for name, leaf in contexts.items()}}

@@ -36,18 +36,17 @@ class LearnedTransform(MAML):
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         params: PyTree = self.model.init(seed=seed, device=device)
-        return {"params": params, self.part: pytree.tree_map(self.identity, self.inner.adapting(params))}
+        maps = pytree.tree_map(self.identity, self.inner.adapting(params))
+        return self.with_numbers(params, **{self.part: maps})
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
+    def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
         both: Any = params
-        return self.inner.iterates(
-            self.support_loss,
-            both["params"],
-            support,
-            steps=step.inner_steps,
-            estimator=self.estimator,
-            transform=functools.partial(self._transform, both[self.part]),
-        )
+        transform = functools.partial(self._transform, both[self.part])
+        return super().iterates(params, support, step, transform=transform, **options)
+
+    def weights(self, params: PyTree) -> PyTree:
+        both: Any = params
+        return both["params"]
 
     def _transform(self, maps: PyTree, gradients: PyTree) -> PyTree:
         leaves: list[Any]

@@ -6,7 +6,9 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Self
 
-from meta.estimators import Estimator, estimator_named
+import torch
+
+from meta.estimators import Estimator, Implicit, estimator_named
 from meta.inner_loop import InnerLoop, Iterates
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
 from meta.problems import Classification, Problem
@@ -41,6 +43,9 @@ class MAML(MetaLearner):
         freeze: which of those do not adapt, all the same: patterns alike.
         problem: losses and score; cross-entropy by default.
         inner_optimizer: in the place of sgd(inner_lr), without inner_lr.
+        inner_learned: which numbers of the inner optimiser are meta-parameters: "lr" (a rate a parameter tensor and
+            inner step), "momentum", "weight_decay" ..., or several; each begins at the optimiser's own. See
+            meta.learned_optimizer. Meta-parameters are then {"params": θ, "inner": the numbers by name}.
     Cost: adapt() keeps the parameters after each inner step, for the predictor's trajectory.
     """
 
@@ -57,6 +62,7 @@ class MAML(MetaLearner):
         freeze: str | Sequence[str] = (),
         problem: Problem | None = None,
         inner_optimizer: Optimizer | None = None,
+        inner_learned: str | Sequence[str] = (),
         truncated_steps: int | None = None,
         mixed_segment: int | None = None,
         implicit_strength: float | None = None,
@@ -88,7 +94,18 @@ class MAML(MetaLearner):
             clip=inner_clip,
             adapt=adapt,
             freeze=freeze,
+            learned=inner_learned,
         )
+        if self.inner.learned and isinstance(self.estimator, Implicit):
+            raise ValueError(
+                f"{owner}: meta_gradient='implicit' differentiates the solution of the inner problem, in which no "
+                f"number of the optimiser stands, so that inner_learned={inner_learned} would stay as it is; leave one "
+                "of the two out."
+            )
+
+    def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
+        params: PyTree = self.model.init(seed=seed, device=device)
+        return self.with_numbers(params)
 
     def adapt(self, params: PyTree, support: Any, step: Step) -> Predictor:
         return Predictor.of_model(self.model, self.iterates(params, support, step))
@@ -109,11 +126,29 @@ class MAML(MetaLearner):
         other.estimator = estimator
         return other
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
-        """The model's parameters after 0, 1, ... inner steps."""
+    def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
+        """The model's parameters after 0, 1, ... inner steps; options: of meta.InnerLoop.iterates."""
+        both: Any = params
         return self.inner.iterates(
-            self.support_loss, params, support, steps=step.inner_steps, estimator=self.estimator
+            self.support_loss,
+            self.weights(params),
+            support,
+            steps=step.inner_steps,
+            estimator=self.estimator,
+            numbers=both["inner"] if self.inner.learned else None,
+            **options,
         )
+
+    def with_numbers(self, params: PyTree, **learned: PyTree) -> PyTree:
+        """Meta-parameters: the model's params, with what else is learned, if anything is, by name."""
+        numbers = self.inner.initial(params)
+        further = {**learned, "inner": numbers} if numbers else learned
+        return {"params": params, **further} if further else params
+
+    def weights(self, params: PyTree) -> PyTree:
+        """The model's params among the meta-parameters, as they are before the first inner step."""
+        both: Any = params
+        return both["params"] if self.inner.learned else params
 
     def support_loss(self, params: PyTree, support: Any) -> Any:
         return self.problem.support_loss(lambda x: self.model(params, x), support)

@@ -15,6 +15,7 @@ import neo
 from meta.algorithms.maml import MAML
 from meta.estimators import Estimator, FirstOrder
 from meta.inner_loop import Iterates
+from meta.learned_optimizer import a_step
 from meta.learner import Predictor, Step, TaskResult
 from meta.patterns import expect_patterns, matching
 from meta.problems import constant
@@ -110,6 +111,10 @@ class MAMLPlusPlus(MAML):
                 "MAMLPlusPlus: with learned_rates the inner optimiser is SGD at rates that it learns; leave "
                 "inner_optimizer out, or set learned_rates=False."
             )
+        if options.get("inner_learned"):
+            raise ValueError(
+                "MAMLPlusPlus: what it learns of its inner loop is learned_rates; leave inner_learned out."
+            )
         for name, count in (
             ("msl_iterations", msl_iterations),
             ("first_order_iterations", first_order_iterations),
@@ -185,7 +190,9 @@ class MAMLPlusPlus(MAML):
         metrics = {"multi_step_loss": found.value} if self.msl_iterations else {}
         return TaskResult(found.gradient, loss, score, state, {**metrics, **found.metrics})
 
-    def iterates(self, params: PyTree, support: Any, step: Step, statistics: Statistics = None) -> Iterates:
+    def iterates(
+        self, params: PyTree, support: Any, step: Step, statistics: Statistics = None, **options: Any
+    ) -> Iterates:
         """The model's parameters after 0, 1, ... inner steps, each with its own scale and shift of batch norm."""
         both: Any = params
         weights = both["params"] if self.learned_rates else both
@@ -204,8 +211,9 @@ class MAMLPlusPlus(MAML):
             support,
             steps=step.inner_steps,
             estimator=self._estimator(step),
-            optimizer=neo.optim.sgd(_a_step(both["rates"])) if self.learned_rates else None,
+            optimizer=neo.optim.sgd(a_step(both["rates"])) if self.learned_rates else None,
             at_step=at_step if norms or self.tracked else None,
+            **options,
         )
 
     def with_estimator(self, estimator: Estimator) -> Self:
@@ -273,14 +281,6 @@ def multi_step_weights(progress: float, steps: int) -> list[float]:
     other = max((1 - progress) / steps, 0.03 / steps)
     last = min((1 + progress * (steps - 1)) / steps, 1 - (steps - 1) * 0.03 / steps)
     return [*([other] * (steps - 1)), last]
-
-
-def _a_step(rates: PyTree) -> Callable[[int], PyTree]:
-    """A schedule for neo.optim: the rates of an inner step, the last ones after more steps than there are."""
-    leaves: list[Any]
-    leaves, structure = pytree.flatten(rates)
-    columns = [torch.unbind(leaf) for leaf in leaves]
-    return lambda step: pytree.unflatten(structure, [rows[min(step, len(rows) - 1)] for rows in columns])
 
 
 def _without_norm(model: Module) -> bool:

@@ -34,8 +34,8 @@ class MetaSGD(MAML):
     """
 
     def __init__(self, model: Module, *, inner_lr: float = 0.4, **options: Any):
-        for name in ("inner_optimizer", "adapt", "freeze"):
-            if options.get(name, "*") not in ("*", (), []):
+        for name in ("inner_optimizer", "inner_learned", "adapt", "freeze"):
+            if options.get(name) not in (None, "*", (), []):
                 raise ValueError(
                     f"MetaSGD: its inner optimiser is SGD at learned rates, one for each parameter; leave {name} out"
                 )
@@ -49,12 +49,10 @@ class MetaSGD(MAML):
         rates = pytree.tree_map(lambda leaf: LiteTensor(torch.full_like(leaf.data, self.inner_lr)), params)
         return {"params": params, "rates": rates}
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
-        return self.inner.iterates(
-            self.support_loss,
-            params["params"],
-            support,
-            steps=step.inner_steps,
-            estimator=self.estimator,
-            optimizer=neo.optim.sgd(params["rates"]),
-        )
+    def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
+        both: Any = params
+        return super().iterates(params, support, step, optimizer=neo.optim.sgd(both["rates"]), **options)
+
+    def weights(self, params: PyTree) -> PyTree:
+        both: Any = params
+        return both["params"]

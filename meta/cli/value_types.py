@@ -31,10 +31,11 @@ def expect_type(config: DictConfig, key: str, value: Any) -> None:
     """Raise ConfigError where a value is not of the type of the key's default.
 
     A list is taken in the place of a single value where the annotation of the argument that it is given to, as in
-    `adapt: str | Sequence[str]`, has a sequence, and the other way round; a list may be of any length.
+    `adapt: str | Sequence[str]`, has a sequence, and the other way round; a list may be of any length. null is taken
+    where it has None.
     """
     default = None if OmegaConf.is_missing(config, key) else OmegaConf.select(config, key)
-    if default is None or _refers(value):
+    if default is None or _refers(value) or (value is None and types.NoneType in _annotated(config, key)):
         return
     wanted: Any
     if isinstance(default, ListConfig):
@@ -93,7 +94,11 @@ def _annotated(config: DictConfig, key: str) -> set[Any]:
         return set()
     try:
         called = get_object(target)
-        hint = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called).get(name)
+        # A class may pass on to its bases, by **options, what it does not name itself.
+        kinds = called.__mro__ if inspect.isclass(called) else ()
+        makers = [vars(kind)["__init__"] for kind in kinds if "__init__" in vars(kind)] or [called]
+        hints = (typing.get_type_hints(maker) for maker in makers if hasattr(maker, "__annotations__"))
+        hint = next((found[name] for found in hints if name in found), None)
     except (
         ImportError,
         AttributeError,

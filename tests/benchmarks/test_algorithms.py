@@ -9,8 +9,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks import algorithms
+from meta import task_results
 from meta.cli.configs import composed
-from meta.cli.overrides import ConfigError, check, parse
+from meta.cli.overrides import ConfigError, check, groups, parse
+from meta.paired import difference
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -37,6 +39,7 @@ def config(folder: Path, **changes) -> DictConfig:
         "tables": {"toy": {"common": TINY, "runs": {"maml": ["algorithm=maml"]}}},
         "folder": str(folder / "runs"),
         "write": str(folder / "page.md"),
+        "filled": {},
         "only": [],
         "data_dir": "data",
         "device": "cpu",
@@ -95,17 +98,61 @@ def test_every_run_of_the_comparison_is_a_command_that_train_accepts():
     called = [[*table.common, *own] for table in tables.values() for own in table.runs.values()]
     for overrides in called:
         check("train", parse(overrides), sweeping=False)
-    assert {
-        "algorithm=maml",
-        "algorithm=fomaml",
-        "algorithm=anil",
-        "algorithm=meta_sgd",
-        "algorithm=reptile",
-    } <= {override for overrides in called for override in overrides}
+    for title in ("omniglot_5w1s", "omniglot_20w1s"):
+        assert {*tables[title].runs} == {*groups()["algorithm"]}
+        assert all(f"algorithm={name}" in own for name, own in tables[title].runs.items())
 
 
 def test_page_has_a_place_for_every_table():
     page = (ROOT / "docs" / "algorithms.md").read_text()
-    for title in composed("compare").tables:
+    settings = composed("compare")
+    filled = {title for one in settings.filled.values() for title in one.tables}
+    for title in [*settings.filled, *(title for title in settings.tables if title not in filled)]:
         assert f"<!-- scripts/compare.py writes {title} from here -->" in page
         assert f"<!-- {title} to here -->" in page
+    rows = page.partition("writes algorithms from here")[2].partition("<!-- algorithms to here")[0]
+    assert {line.split("`")[1] for line in rows.splitlines() if line.startswith("| `")} >= {
+        *groups()["algorithm"]
+    }
+
+
+KEPT = """<!-- scripts/compare.py writes all from here -->
+
+| name | adapts | learns | |
+|---|---|---|---|
+| `maml` | every parameter | an initialisation | paper |
+| `fomaml` | the same | the same | section |
+| `boil` | the body | the same | not run |
+
+<!-- all to here -->
+"""
+
+
+def test_kept_table_is_filled_with_scores_and_paired_differences(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    page = tmp_path / "page.md"
+    page.write_text(KEPT)
+    runs = {"maml": ["algorithm=maml"], "fomaml": ["algorithm=fomaml", "trainer.iterations=4"]}
+    given = config(
+        tmp_path,
+        tables={"one": {"common": TINY, "runs": runs}},
+        filled={"all": {"tables": ["one"], "against": "maml"}},
+    )
+    algorithms.job(given)
+    text = page.read_text()
+    folders = [tmp_path / "runs" / "one" / name for name in ("maml", "fomaml")]
+    scores = [json.loads((folder / "result.json").read_text())["test/accuracy"] for folder in folders]
+    assert "| name | adapts | learns |  | cost | 3-way 1-shot | − maml |\n" in text
+    assert f"| `maml` | every parameter | an initialisation | paper | 1.0 | {100 * scores[0]:.1f}% ±" in text
+    assert f"| `fomaml` | the same | the same | section | 0.5 | {100 * scores[1]:.1f}% ±" in text
+    found = difference(*(task_results.load(folder / "test.safetensors") for folder in folders))
+    assert found.mean == pytest.approx(scores[1] - scores[0])
+    assert f"| {100 * found.mean:+.2f} ± {100 * found.ci95:.2f} |".replace("-", "−") in text
+    assert "| `boil` | the body | the same | not run |  |  |  |\n" in text
+    assert f"python scripts/train.py {' '.join(TINY)} algorithm=maml\n" in text
+    algorithms.job(OmegaConf.merge(given, {"only": ["one/maml"]}))
+    assert page.read_text() == text
+
+    page.write_text(KEPT.replace("`fomaml`", "`other`"))
+    with pytest.raises(ValueError, match="the table all has no row for fomaml"):
+        algorithms.job(given)

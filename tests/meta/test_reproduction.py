@@ -103,10 +103,10 @@ def test_a_cell_is_run_gone_on_with_and_put_on_the_page(tmp_path, omniglot_dir):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "nothing to do: give name=..., one of maml_omniglot_20w1s"),
+        ([], "nothing to do: give name=..., one of fomaml_omniglot_20w1s"),
         (
             ["name=maml_sinusoid"],
-            "name=maml_sinusoid has no published number; choose one of maml_omni",
+            "name=maml_sinusoid has no published number; choose one of fomaml_omni",
         ),
         (["name=maml_omniglot_5w1s", "seeds=0"], "seeds=0 must be an integer of 1 or more."),
     ],

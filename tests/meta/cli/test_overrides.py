@@ -30,6 +30,9 @@ LISTS = [
     "task.dataset.seed=3",
     "task.problem={inner_reduction: shots}",
     "task.picture=null",
+    "algorithm.inner_lr=null",  # which ANIL passes on to MAML, where it may be None
+    "algorithm.inner_optimizer={_target_: neo.optim.adam, lr: 0.01}",
+    "algorithm.inner_learned=[lr,weight_decay]",
 ]
 
 
@@ -48,6 +51,7 @@ def test_list_is_taken_where_the_configuration_promises_one(override):
             "algorithm.adapt=null is not a string; expected one like algorithm.adapt=head.*",
         ),
         ("algorithm.adapt={a: b}", "is not a string"),
+        ("algorithm.inner_steps=null", "algorithm.inner_steps=null is not an integer"),
         ("task.ways=[5]", "task.ways=[5] is not an integer; expected one like task.ways=5"),
         ("data_dir=[a,b]", "data_dir=[a,b] is not a string"),
         (
