@@ -16,7 +16,7 @@ from meta.learner import MetaLearner, Predictor, Step, as_predictor, seed_of
 from meta.parallel import Workers
 from meta.problems import Problem, constant
 from neo import pytree
-from neo.draws import SeededCalls
+from neo.draws import SeededCalls, replay
 from neo.typing import PyTree
 from tasks import Task
 
@@ -124,7 +124,11 @@ def evaluate(
         def judged() -> list[tuple[Any, Any]]:
             predictor = as_predictor(learner.adapt(params, task.support, step))
             stages = predictor.trajectory if record and predictor.trajectory else (predictor,)
-            return [problem.query_loss(predict_by(stage, task.support), task.query) for stage in stages]
+            same, found = replay(), []
+            for stage in stages:
+                with same:  # so that what is recorded on the way changes nothing of the last
+                    found.append(problem.query_loss(predict_by(stage, task.support), task.query))
+            return found
 
         losses, scores = zip(*seeded(step.seed, judged, dropout=False), strict=True)
         return _stacked(scores), _stacked(losses)

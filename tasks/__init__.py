@@ -7,9 +7,12 @@
 (torch.Size([4, 5, 1, 28, 28]), torch.Size([4, 75]))
 """
 
+from tasks.bandit import Arms, Bandit
 from tasks.dataset import CharacterSet
+from tasks.environment import Environment, EnvironmentSampler, Episodes
 from tasks.errors import DataError
 from tasks.glyphs import Glyphs
+from tasks.navigation import Navigation, PointMass
 from tasks.omniglot import Omniglot
 from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
@@ -20,12 +23,19 @@ from tasks.tasksets import Tasksets, TasksetSampler
 
 __all__ = [
     "SPLITS",
+    "Arms",
+    "Bandit",
     "Batch",
     "CharacterSet",
     "DataError",
+    "Environment",
+    "EnvironmentSampler",
     "EpisodeSampler",
+    "Episodes",
     "Glyphs",
+    "Navigation",
     "Omniglot",
+    "PointMass",
     "Sinusoid",
     "SinusoidSampler",
     "Task",
