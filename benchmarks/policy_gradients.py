@@ -1,6 +1,6 @@
 """Estimates of MAML's meta-gradient from episodes against the exact one, where it can be had: for docs/meta-rl.md.
 
-    python -m benchmarks.policy_gradients [--repeats 400] [--episodes 20 200 2000]
+    python -m benchmarks.policy_gradients [--repeats 400] [--episodes 20 200 2000] [--horizon 5]
 
 A Markov decision process of few states, whose expected return J(θ) is a sum over states, so that the meta-gradient
 ∇_θ J(θ + α ∇J(θ)) is had exactly. Beside it, by each surrogate, the mean of many estimates by meta.MAML, each from so
@@ -115,7 +115,7 @@ def estimates(
     return torch.stack(found)
 
 
-def table(episodes: list[int], repeats: int) -> str:
+def table(episodes: list[int], repeats: int, horizon: int = HORIZON) -> str:
     """Markdown: a row for each surrogate and number of episodes."""
     lines = [
         "| surrogate | episodes | bias, of the exact length | cosine of the mean "
@@ -123,12 +123,12 @@ def table(episodes: list[int], repeats: int) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     theta = start(mdp(1))
-    exact = exact_meta_gradient(mdp(1), theta).flatten()
+    exact = exact_meta_gradient(mdp(1, horizon), theta).flatten()
     for name in (*SURROGATES, "first order"):
         for count in episodes:
             first_order = name == "first order"
             found = estimates(
-                mdp(count), theta, "naive" if first_order else name, repeats, first_order=first_order
+                mdp(count, horizon), theta, "naive" if first_order else name, repeats, first_order=first_order
             )
             mean, error = found.mean(0), found.std(0) / repeats**0.5
             bias, margin = (mean - exact).norm() / exact.norm(), 1.96 * error.norm() / exact.norm()
@@ -146,9 +146,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=400)
     parser.add_argument("--episodes", nargs="+", type=int, default=[20, 200, 2000])
+    parser.add_argument("--horizon", type=int, default=HORIZON, help="steps of an episode")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(table(given.episodes, given.repeats))
+    print(table(given.episodes, given.repeats, given.horizon))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ class Arms(Environment):
     episodes: int
     horizon: int = 1
 
+    @property
+    def choices(self) -> int:
+        return self.means.shape[-1]
+
     def start(self) -> torch.Tensor:
         return self.means.new_ones(self.episodes, 1)
 

@@ -52,6 +52,11 @@ class Environment(ABC):
         node: Any = cls
         optree.register_pytree_node(node, _flatten, functools.partial(_unflatten, cls), namespace=GLOBAL)
 
+    @property
+    def choices(self) -> int | None:
+        """How many actions there are, where they are numbers from 0 on; None where they are not, or nobody says."""
+        return None
+
     @abstractmethod
     def start(self) -> Any:
         """The states in which episodes begin: a pytree of tensors (episodes, ...)."""

@@ -21,9 +21,10 @@ __all__ = ["Navigation", "PointMass"]
 
 @dataclass(frozen=True, eq=False)
 class PointMass(Environment):
-    """x₀ = 0;  xₜ₊₁ = xₜ + aₜ, each velocity within ±0.1;  rₜ = −‖xₜ₊₁ − goal‖.
+    """x₀ = 0;  xₜ₊₁ = xₜ + 0.1 aₜ, with aₜ within ±1;  rₜ = −‖xₜ₊₁ − goal‖.
 
-    goal: (2,). Observations are positions (episodes, 2), actions velocities (episodes, 2), clipped here.
+    goal: (2,). Observations are positions (episodes, 2), actions velocities (episodes, 2), clipped here; a step is at
+    most 0.1 long in each direction.
     The distance itself is the reward of the paper's code, whose text has its square; all episodes go on to the horizon,
     where theirs end within 0.01 of the goal: rewards are then 0 but for a hundredth.
     """
@@ -42,7 +43,7 @@ class PointMass(Environment):
 
     def step(self, state: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         expect_actions(self, action, (2,), "a velocity in the plane")
-        state = state + action.clamp(-0.1, 0.1)
+        state = state + 0.1 * action.clamp(-1.0, 1.0)
         return state, -torch.linalg.vector_norm(state - self.goal, dim=-1)
 
 

@@ -72,17 +72,14 @@ class Task:
     query: Any
 
     def __post_init__(self) -> None:
-        if isinstance(self.support, Batch) and isinstance(self.query, Batch):
-            self._expect_alike(self.support, self.query)
-        elif self.support.batched != self.query.batched or (
-            self.batched and len(self.support) != len(self.query)
-        ):
-            raise ValueError(
-                f"Task: support and query must hold the same number of tasks, got {self.support} and {self.query}. "
-                "Give both the leading axis meta_batch, or neither."
-            )
-
-    def _expect_alike(self, s: Batch, q: Batch) -> None:
+        s, q = self.support, self.query
+        if not (isinstance(s, Batch) and isinstance(q, Batch)):
+            if s.batched != q.batched or (self.batched and len(s) != len(q)):
+                raise ValueError(
+                    f"Task: support and query must hold the same number of tasks, got {s} and {q}. "
+                    "Give both the leading axis meta_batch, or neither."
+                )
+            return
         if s.y.ndim != q.y.ndim or s.x.ndim != q.x.ndim or (self.batched and len(s) != len(q)):
             raise ValueError(
                 f"Task: support and query must hold the same number of tasks, got support x {tuple(s.x.shape)}, "

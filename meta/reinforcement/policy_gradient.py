@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution
 
 import neo
 from meta.problems import RETURN, Predict, Problem, constant
 from meta.reinforcement.baselines import BASELINES
 from meta.reinforcement.surrogates import SURROGATES
 from neo.guards import require
-from tasks import Environment
+from tasks import Environment, Episodes
 
 __all__ = ["PolicyGradient"]
 
@@ -75,14 +75,8 @@ class PolicyGradient(Problem):
         return self.query_loss(predict, support)[0]
 
     def query_loss(self, predict: Predict, query: Environment) -> tuple[Any, Any]:
-        outputs = []
-
-        def act(observation: torch.Tensor) -> torch.Tensor:
-            outputs.append(constant(predict(observation)))
-            return self.distribution(outputs[-1]).sample()
-
-        with torch.no_grad():  # what happens is a constant, only its probability is differentiated
-            episodes = query.run(act)
+        outputs: list[Any] = []
+        episodes = self.run(predict, query, outputs.append)
         prediction = predict(episodes.observations.flatten(0, 1))
         _expect_same(constant(prediction), torch.cat(outputs))
         log_probs = self.distribution(prediction).log_prob(episodes.actions.flatten(0, 1))
@@ -103,6 +97,30 @@ class PolicyGradient(Problem):
         surrogate = self.surrogate(log_probs, advantages).sum(0).mean()
         value = discounted.sum(0).mean()
         return -(surrogate - neo.stop_gradient(surrogate) + value), episodes.rewards.sum(0).mean()
+
+    def run(
+        self, predict: Predict, environment: Environment, seen: Callable[[Any], None] = lambda output: None
+    ) -> Episodes:
+        """Episodes of the policy, a constant to every session; seen: told each output of the model."""
+
+        def act(observation: torch.Tensor) -> torch.Tensor:
+            output = constant(predict(observation))
+            seen(output)
+            distribution = self.distribution(output)
+            if environment.choices is not None and isinstance(distribution, Categorical):
+                _expect_choices(environment, output.shape[-1])
+            return distribution.sample()
+
+        with torch.no_grad():  # only the probability of what happens is differentiated
+            return environment.run(act)
+
+
+def _expect_choices(environment: Environment, outputs: int) -> None:
+    if outputs != environment.choices:
+        raise ValueError(
+            f"PolicyGradient: the policy chooses among {outputs} actions, and {type(environment).__name__} has "
+            f"{environment.choices}; give the model as many outputs (of model=mlp: the last of task.layers)."
+        )
 
 
 def _expect_same(at_once: torch.Tensor, step_by_step: torch.Tensor) -> None:

@@ -306,6 +306,12 @@ def test_policy_that_depends_on_more_than_its_observation_is_refused(layer):
             "baseline='mean' is the mean over the other episodes, and there is 1",
         ),
         (
+            lambda: meta.PolicyGradient(categorical).support_loss(
+                lambda x: x.expand(3, 2), Arms(torch.zeros(4), 3)
+            ),
+            r"the policy chooses among 2 actions, and Arms has 4; .*the last of task\.layers",
+        ),
+        (
             lambda: meta.PolicyGradient(lambda x: torch.distributions.Normal(x, 1.0)).support_loss(
                 lambda x: x, Wide(torch.zeros(1), 3, 1)
             ),
@@ -379,3 +385,9 @@ def test_what_is_recorded_after_every_step_changes_nothing():
     assert torch.equal(plain.scores, recorded.scores)
     assert recorded.record.scores.shape == (5, 3)
     assert len(plain.scores.unique()) > 1
+
+
+def test_algorithm_of_labelled_examples_is_refused_before_training():
+    experiment = Experiment(config("navigation", "algorithm=protonet"))
+    with pytest.raises(ValueError, match=r"ProtoNet: it learns from examples with labels, .* got PointMass"):
+        experiment.expect_adaptation(experiment.trainer.start(), experiment.sampler("val"))

@@ -34,7 +34,7 @@ def test_task_is_a_function_of_seed_part_iteration_and_slot(family):
 
 def test_point_goes_where_it_is_sent_at_a_bounded_speed():
     world = PointMass(torch.tensor([0.3, 0.0]), episodes=2, horizon=3)
-    velocity = torch.tensor([[0.3, 0.0], [0.05, -0.05]])
+    velocity = torch.tensor([[3.0, 0.0], [0.5, -0.5]])
     seen = world.run(lambda position: velocity)
     torch.testing.assert_close(seen.observations[:, 0, 0], torch.tensor([0.0, 0.1, 0.2]))
     torch.testing.assert_close(seen.rewards[:, 0], torch.tensor([-0.2, -0.1, 0.0]))
