@@ -221,6 +221,8 @@ def test_experiment_builds_and_runs_briefly(name, tmp_path, monkeypatch):
         "evaluation.tasks=3",
         "device=cpu",
     ]
+    if "navigation" in name:
+        small += ["task.dataset.horizon=5"]
     if "omniglot" in name:
         small += ["model.hidden=4"]
         glyphs = tasks.Glyphs(alphabets=5, characters=24)
