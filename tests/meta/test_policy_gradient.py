@@ -19,6 +19,7 @@ from meta.parallel import Batched
 from meta.reinforcement import categorical, gaussian
 from meta.reinforcement.baselines import linear, mean
 from meta.reinforcement.surrogates import SURROGATES
+from meta.replay import replay_run
 from meta.resume import resumed_config
 from neo import LiteTensor
 from tasks import Arms, Environment, Episodes, Task
@@ -369,6 +370,8 @@ def test_run_trains_resumes_and_is_tested_like_any_other(task, tmp_path):
     assert train(again, tmp_path / "cut", resume=True)["test/return"] == result["test/return"]
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert evaluate_run(tmp_path / "whole", tasks=5)["test/return"] == result["test/return"]
+    met = replay_run(tmp_path / "whole", iteration=3, slot=1)
+    assert (met["steps"][-1]["loss"], met["steps"][-1]["return"]) == (met["loss"], met["return"])
     scores = [
         line["val/return"]
         for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")
