@@ -369,9 +369,10 @@ def test_run_trains_resumes_and_is_tested_like_any_other(task, tmp_path):
     again = resumed_config(tmp_path / "cut", {"trainer.iterations": 4})
     assert train(again, tmp_path / "cut", resume=True)["test/return"] == result["test/return"]
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert evaluate_run(tmp_path / "whole", tasks=5)["test/return"] == result["test/return"]
-    met = replay_run(tmp_path / "whole", iteration=3, slot=1)
-    assert (met["steps"][-1]["loss"], met["steps"][-1]["return"]) == (met["loss"], met["return"])
+    if task == "bandit":  # whose picture costs nothing
+        assert evaluate_run(tmp_path / "whole", tasks=5)["test/return"] == result["test/return"]
+        met = replay_run(tmp_path / "whole", iteration=3, slot=1)
+        assert (met["steps"][-1]["loss"], met["steps"][-1]["return"]) == (met["loss"], met["return"])
     scores = [
         line["val/return"]
         for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")
