@@ -30,6 +30,7 @@ from meta.load import load
 from meta.meta_batch import MetaGradient, meta_gradient
 from meta.parallel import Batched, Workers
 from meta.problems import Classification, Metric, Problem, Regression, Supervised
+from meta.reinforcement import PolicyGradient
 from meta.tables import metrics, results
 from meta.trained import Trained
 from meta.trainer import State, Trainer, TrainingError
@@ -60,6 +61,7 @@ __all__ = [
     "MetaSGD",
     "Metric",
     "Mixed",
+    "PolicyGradient",
     "Predictor",
     "Problem",
     "ProtoNet",

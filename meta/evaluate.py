@@ -16,11 +16,11 @@ from meta.learner import MetaLearner, Predictor, Step, as_predictor, seed_of
 from meta.parallel import Workers
 from meta.problems import Problem, constant
 from neo import pytree
-from neo.draws import SeededCalls
+from neo.draws import SeededCalls, replay
 from neo.typing import PyTree
 from tasks import Task
 
-__all__ = ["Evaluation", "Record", "adapted", "evaluate", "half_width"]
+__all__ = ["Evaluation", "Record", "adapted", "evaluate", "half_width", "query_losses"]
 
 
 class Sampler(Protocol):
@@ -124,7 +124,7 @@ def evaluate(
         def judged() -> list[tuple[Any, Any]]:
             predictor = as_predictor(learner.adapt(params, task.support, step))
             stages = predictor.trajectory if record and predictor.trajectory else (predictor,)
-            return [problem.query_loss(predict_by(stage, task.support), task.query) for stage in stages]
+            return query_losses(problem, [predict_by(stage, task.support) for stage in stages], task.query)
 
         losses, scores = zip(*seeded(step.seed, judged, dropout=False), strict=True)
         return _stacked(scores), _stacked(losses)
@@ -147,6 +147,17 @@ def evaluate(
     kept = Record(scores, losses, torch.tensor(checksums, device="cpu")) if record else None
     own = Evaluation(scores[:, -1], losses[:, -1], kept)
     return own if ranks.size == 1 else _of_all(own, tasks, ranks)
+
+
+def query_losses(
+    problem: Problem, stages: Sequence[Callable[[Any], Any]], query: Any
+) -> list[tuple[Any, Any]]:
+    """problem.query_loss of each predictor; all meet the same random draws, so that none changes the next one's."""
+    same, found = replay(), []
+    for predict in stages:
+        with same:
+            found.append(problem.query_loss(predict, query))
+    return found
 
 
 def adapted(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+import neo
 from meta import plots
 from meta.evaluate import Sampler
 from meta.problems import constant
+from meta.reinforcement import PolicyGradient
 from meta.trained import Trained
 from tasks import Batch, EpisodeSampler, Task
 
-__all__ = ["Picture", "characters", "fits", "images"]
+__all__ = ["Picture", "characters", "fits", "images", "paths"]
 
 
 class Picture(Protocol):
@@ -115,3 +118,33 @@ def fits(
         for slot, task in enumerate(sampler.sample(0, averaged))
     ]
     plots.fits(drawn, torch.stack(errors).mean(0), path, title=title, error=trained.problem.metric.label)
+
+
+def paths(
+    trained: Trained,
+    sampler: Sampler,
+    path: Path,
+    *,
+    title: str,
+    steps: int | None,
+    tasks: int = 3,
+    most: int = 3,
+    episodes: int = 3,
+) -> None:
+    """Navigation: the ways that the policy takes before and after each gradient step. Finn et al. 2017, figure 4.
+
+    Args:
+        most: gradient steps drawn, or `steps` where that is more; where `steps` is None, those of the algorithm.
+        episodes: drawn of each.
+    """
+    problem, drawn = trained.problem, []
+    assert isinstance(problem, PolicyGradient)
+    for slot, task in enumerate(sampler.sample(0, tasks)):
+        found = trained.adapt(task.support, None if steps is None else max(most, steps), slot)
+        world = replace(task.query, episodes=episodes)
+        ways = []
+        for stage in found.trajectory or (found,):
+            with neo.nn.draws(slot):
+                ways.append(problem.run(stage, world).observations)
+        drawn.append((task.query.goal, ways))
+    plots.paths(drawn, path, title=title)

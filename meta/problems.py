@@ -16,6 +16,8 @@ from tasks import Batch
 __all__ = [
     "ACCURACY",
     "MSE",
+    "OWN_METRICS",
+    "RETURN",
     "Classification",
     "Metric",
     "Problem",
@@ -72,6 +74,8 @@ class Metric:
 
 ACCURACY = Metric("accuracy", "query accuracy", higher_is_better=True, fraction=True)
 MSE = Metric("mse", "query error, mean squared", higher_is_better=False, is_loss=True)
+RETURN = Metric("return", "mean return of the query episodes", higher_is_better=True)
+OWN_METRICS = {metric.name: metric for metric in (ACCURACY, MSE, RETURN)}
 
 
 def metric_of(about: Mapping[str, Any]) -> Metric:
@@ -80,8 +84,7 @@ def metric_of(about: Mapping[str, Any]) -> Metric:
     Raises: ValueError for a metric that is not Neo's own, and whose direction is not in `about`.
     """
     name = about["metric"]
-    known = {metric.name: metric for metric in (ACCURACY, MSE)}
-    return known.get(name) or Metric(name, name, higher_is_better=about.get("higher_is_better"))
+    return OWN_METRICS.get(name) or Metric(name, name, higher_is_better=about.get("higher_is_better"))
 
 
 class Problem(ABC):

@@ -12,6 +12,7 @@ import torch
 
 from meta import checkpoint, plots, task_results
 from meta.checkpoint import Checkpoints
+from meta.evaluate import query_losses
 from meta.experiment import Experiment, device_name, versions
 from meta.files import write_json
 from meta.finished_run import FinishedRun, NotWritten, expect_name
@@ -89,7 +90,7 @@ def replay(experiment: Experiment, state: State, slot: int) -> Replayed:
     def scored() -> list[task_results.Step]:
         predictor = as_predictor(trainer.learner.adapt(state.params, task.support, step))
         stages = predictor.trajectory or (predictor,)
-        pairs = [experiment.problem.query_loss(stage, task.query) for stage in stages]
+        pairs = query_losses(experiment.problem, stages, task.query)
         return [task_results.Step(_number(score), math.nan, _number(loss)) for loss, score in pairs]
 
     return Replayed(experiment.trained(state), task, step, result, SeededCalls()(step.seed, scored))

@@ -7,11 +7,14 @@
 (torch.Size([4, 5, 1, 28, 28]), torch.Size([4, 75]))
 """
 
+from tasks.bandit import Arms, Bandit
 from tasks.dataset import CharacterSet
+from tasks.environment import Environment, EnvironmentSampler, Episodes
 from tasks.errors import DataError
 from tasks.function_tasks import FunctionSampler, FunctionTasks
 from tasks.glyphs import Glyphs
 from tasks.images import CUB, FC100, CifarFS, Images, ImageSet, MiniImagenet, TieredImagenet
+from tasks.navigation import Navigation, PointMass
 from tasks.omniglot import Omniglot
 from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
@@ -25,18 +28,25 @@ __all__ = [
     "CUB",
     "FC100",
     "SPLITS",
+    "Arms",
+    "Bandit",
     "Batch",
     "CharacterSet",
     "CifarFS",
     "DataError",
+    "Environment",
+    "EnvironmentSampler",
     "EpisodeSampler",
+    "Episodes",
     "FunctionSampler",
     "FunctionTasks",
     "Glyphs",
     "ImageSet",
     "Images",
     "MiniImagenet",
+    "Navigation",
     "Omniglot",
+    "PointMass",
     "Sinusoid",
     "SinusoidSampler",
     "Task",

@@ -38,6 +38,12 @@ class Batch:
                 "Move one with .to(device)."
             )
 
+    @property
+    def batched(self) -> bool:
+        """True when the leading axis counts tasks."""
+        # A float target (n, 1) and a meta-batch of scalars (tasks, n) look alike; targets carry a feature axis here.
+        return self.y.ndim >= (3 if self.y.dtype.is_floating_point else 2)
+
     def __getitem__(self, index: int | slice) -> Batch:
         return Batch(self.x[index], self.y[index])
 
@@ -56,19 +62,29 @@ class Task:
     `task[i]` is one task of a meta-batch without the leading axis, `len(task)` is meta_batch, and iterating gives
     one task after the other. Whether the leading axis is there is what the labels say: y (meta_batch, n) or (n,).
 
+    A set is a Batch, or any other pytree of tensors that is sliced as one: with `batched`, len(), [i] and to(device),
+    as an Environment is.
+
     classes: which class of its source each label stands for, int64 (ways,) or (meta_batch, ways): numbers in
         [0, sampler.classes). None where the source has no classes. Few-shot learners have no use for it; it is for
         training on all classes at once.
-    Raises: ValueError where support and query disagree in meta_batch, shape of an item, or device, and where classes
-        does not fit them.
+    Raises: ValueError where support and query disagree in meta_batch, and of batches in shape of an item, or device,
+        and where classes does not fit them.
     """
 
-    support: Batch
-    query: Batch
+    support: Any
+    query: Any
     classes: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         s, q = self.support, self.query
+        if not (isinstance(s, Batch) and isinstance(q, Batch)):
+            if s.batched != q.batched or (self.batched and len(s) != len(q)):
+                raise ValueError(
+                    f"Task: support and query must hold the same number of tasks, got {s} and {q}. "
+                    "Give both the leading axis meta_batch, or neither."
+                )
+            return
         if s.y.ndim != q.y.ndim or s.x.ndim != q.x.ndim or (self.batched and len(s) != len(q)):
             raise ValueError(
                 f"Task: support and query must hold the same number of tasks, got support x {tuple(s.x.shape)}, "
@@ -95,10 +111,8 @@ class Task:
 
     @property
     def batched(self) -> bool:
-        """True when the leading axis of x and y counts tasks."""
-        # A float target (n, 1) and a meta-batch of scalars (tasks, n) look alike; targets carry a feature axis here.
-        floating = self.support.y.dtype.is_floating_point
-        return self.support.y.ndim >= (3 if floating else 2)
+        """True when the leading axis of the sets counts tasks."""
+        return bool(self.support.batched)
 
     def __getitem__(self, index: int | slice) -> Task:
         self._require_batch()
@@ -124,7 +138,8 @@ class Task:
         from the edges).
         """
         digest = hashlib.blake2b(digest_size=8)
-        for tensor in (self.support.x, self.support.y, self.query.x, self.query.y):
+        tensors: list[Any] = optree.tree_leaves((self.support, self.query))  # type: ignore[arg-type]
+        for tensor in tensors:
             exact = (tensor.double() * 4096).round() if tensor.dtype.is_floating_point else tensor
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(exact.to(torch.int64).cpu().contiguous().numpy().tobytes())
@@ -132,9 +147,14 @@ class Task:
 
     def _require_batch(self) -> None:
         if not self.batched:
+            kind = (
+                f"support y {tuple(self.support.y.shape)}"
+                if isinstance(self.support, Batch)
+                else f"of {self.support}"
+            )
             raise TypeError(
-                f"Task: this is one task (support y {tuple(self.support.y.shape)}), not a meta-batch; "
-                "only a task with a leading axis (meta_batch, n) has a length and can be indexed."
+                f"Task: this is one task ({kind}), not a meta-batch; only a task with a leading axis "
+                "(meta_batch, n) has a length and can be indexed."
             )
 
 

@@ -224,7 +224,7 @@ PAPERS = {
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_says_paper_number_and_command(name):
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    algorithm = re.split(r"_(?:omniglot|sinusoid|mini_imagenet)", name)[0]
+    algorithm = re.split(r"_(?:omniglot|sinusoid|mini_imagenet|navigation)", name)[0]
     assert PAPERS[algorithm] in header
     assert re.search(r"table \d|figure \d", header)
     assert re.search(r"\d+\.\d+( ± \d+\.\d+)?", header)
@@ -244,6 +244,8 @@ def test_experiment_builds_and_runs_briefly(name, tmp_path, monkeypatch):
         "evaluation.tasks=3",
         "device=cpu",
     ]
+    if "navigation" in name:
+        small += ["task.dataset.horizon=5"]
     if "omniglot" in name:
         small += ["model.hidden=4"]
         glyphs = tasks.Glyphs(alphabets=5, characters=24)

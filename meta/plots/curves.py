@@ -65,7 +65,7 @@ def learning_curve(
         handles += _curve(axes, lines, key, interval=key == metric.name)
         axes.set_xlabel("iteration (meta-update)")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_ylabel("query loss (nats)" if key == "loss" else metric.label)
+        axes.set_ylabel("query loss" if key == "loss" else metric.label)
         plain_axes(axes)
         if key == "loss":
             logged = [float(line[at]) for line in lines for at in _keys(key) if line.get(at) is not None]

@@ -18,7 +18,7 @@ from meta import record
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.interruption import STOPPED
 from meta.metrics_file import read_metrics
-from meta.problems import ACCURACY, MSE, Metric, metric_of
+from meta.problems import ACCURACY, OWN_METRICS, Metric, metric_of
 from meta.report.searches import Search, searches
 from meta.task_results import Results, ResultsError, load
 
@@ -56,7 +56,7 @@ class Arm:
             if "metric" in about:
                 return metric_of(about)
         logged = {key for line in self.lines for key in line}
-        return next((metric for metric in (ACCURACY, MSE) if f"train/{metric.name}" in logged), None)
+        return next((metric for metric in OWN_METRICS.values() if f"train/{metric.name}" in logged), None)
 
     def curve(self, part: str) -> list[tuple[int, float]]:
         """(step, score) of "train" or "val", as logged."""
