@@ -17,6 +17,7 @@ from meta.algorithms import (
     ProtoNet,
     RelationNet,
     Reptile,
+    Reweighting,
     TNet,
 )
 from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Reverse, Truncated
@@ -64,6 +65,7 @@ __all__ = [
     "RelationNet",
     "Reptile",
     "Reverse",
+    "Reweighting",
     "State",
     "Step",
     "Supervised",

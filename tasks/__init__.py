@@ -10,6 +10,7 @@
 from tasks.dataset import CharacterSet
 from tasks.errors import DataError
 from tasks.glyphs import Glyphs
+from tasks.mnist_batches import MNIST, MNISTSampler
 from tasks.omniglot import Omniglot
 from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
@@ -19,12 +20,14 @@ from tasks.task import Batch, Task
 from tasks.tasksets import Tasksets, TasksetSampler
 
 __all__ = [
+    "MNIST",
     "SPLITS",
     "Batch",
     "CharacterSet",
     "DataError",
     "EpisodeSampler",
     "Glyphs",
+    "MNISTSampler",
     "Omniglot",
     "Sinusoid",
     "SinusoidSampler",

@@ -15,6 +15,7 @@ from meta.algorithms.protonet import ProtoNet
 from meta.algorithms.r2d2 import R2D2
 from meta.algorithms.relationnet import RelationNet
 from meta.algorithms.reptile import Reptile
+from meta.algorithms.reweighting import Reweighting
 from meta.algorithms.tnet import TNet
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "ProtoNet",
     "RelationNet",
     "Reptile",
+    "Reweighting",
     "TNet",
 ]
