@@ -12,6 +12,7 @@ from tasks.errors import DataError
 from tasks.glyphs import Glyphs
 from tasks.mnist_batches import MNIST, MNISTSampler
 from tasks.omniglot import Omniglot
+from tasks.quadratics import Quadratics, QuadraticSampler
 from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
 from tasks.source import TaskSampler, TaskSource
@@ -29,6 +30,8 @@ __all__ = [
     "Glyphs",
     "MNISTSampler",
     "Omniglot",
+    "QuadraticSampler",
+    "Quadratics",
     "Sinusoid",
     "SinusoidSampler",
     "Task",

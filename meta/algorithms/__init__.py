@@ -3,8 +3,12 @@
 from meta.algorithms.anil import ANIL
 from meta.algorithms.boil import BOIL
 from meta.algorithms.cavia import CAVIA
+from meta.algorithms.distillation import Distillation
 from meta.algorithms.es_maml import ESMAML
+from meta.algorithms.hyperparameters import Hyperparameters
 from meta.algorithms.kfo import KFO
+from meta.algorithms.learned_loss import LearnedLoss
+from meta.algorithms.learned_optimizer import LearnedOptimizer
 from meta.algorithms.maml import MAML
 from meta.algorithms.maml_plus_plus import MAMLPlusPlus
 from meta.algorithms.matchingnet import MatchingNet
@@ -17,6 +21,7 @@ from meta.algorithms.relationnet import RelationNet
 from meta.algorithms.reptile import Reptile
 from meta.algorithms.reweighting import Reweighting
 from meta.algorithms.tnet import TNet
+from meta.algorithms.training_rule import TrainingRule
 
 __all__ = [
     "ANIL",
@@ -26,6 +31,10 @@ __all__ = [
     "KFO",
     "MAML",
     "R2D2",
+    "Distillation",
+    "Hyperparameters",
+    "LearnedLoss",
+    "LearnedOptimizer",
     "MAMLPlusPlus",
     "MatchingNet",
     "MetaCurvature",
@@ -36,4 +45,5 @@ __all__ = [
     "Reptile",
     "Reweighting",
     "TNet",
+    "TrainingRule",
 ]
