@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from meta.problems import constant
 from meta.trained import Trained
 from tasks import Task
 
-__all__ = ["Picture", "characters", "fits"]
+__all__ = ["Picture", "characters", "completions", "distilled", "fits"]
 
 
 class Picture(Protocol):
@@ -85,3 +86,36 @@ def fits(
         for slot, task in enumerate(sampler.sample(0, averaged))
     ]
     plots.fits(drawn, torch.stack(errors).mean(0), path, title=title, error=trained.problem.metric.label)
+
+
+def distilled(
+    trained: Trained, sampler: Sampler, path: Path, *, title: str, steps: int | None, columns: int = 10
+) -> None:
+    """What meta.Distillation has learned: its images, `columns` a row, each from its least to its largest value."""
+    images = constant(trained.params["images"])[:, 0]
+    rows = [("", images[first : first + columns]) for first in range(0, len(images), columns)]
+    learner: Any = trained.learner
+    labels = [str(place % learner.classes) for place in range(columns)]
+    plots.image_rows(rows, path, title=f"{title}: the distilled images", columns=labels, limits=None)
+
+
+def completions(
+    trained: Trained, sampler: Sampler, path: Path, *, title: str, steps: int | None, tasks: int = 6
+) -> None:
+    """Images of pixels (tasks.Completion): those that were known, the image made of them, and what it was."""
+    drawn: Any = sampler
+    side = math.isqrt(drawn.pixels)
+    rows: dict[str, list[torch.Tensor]] = {"known": [], "completed": [], "true": []}
+    for slot, task in enumerate(sampler.sample(0, tasks)):
+        known, query = task.support, task.query
+        x = torch.cat([known.x, query.x])
+        fitted = constant(trained.adapt(known, steps, slot)(x))
+        for name, places, values in (
+            ("known", known.x, known.y),
+            ("completed", x, fitted),
+            ("true", x, torch.cat([known.y, query.y])),
+        ):
+            image = torch.full((side, side), math.nan)
+            row, column = ((places + 1) * (side - 1) / 2).round().long().cpu().unbind(1)
+            rows[name].append(image.index_put((row, column), values[:, 0].float().cpu()))
+    plots.image_rows([*rows.items()], path, title=f"{title}: test tasks")

@@ -7,9 +7,12 @@
 (torch.Size([4, 5, 1, 28, 28]), torch.Size([4, 75]))
 """
 
+from tasks.completion import Completion, CompletionSampler
 from tasks.dataset import CharacterSet
 from tasks.errors import DataError
 from tasks.glyphs import Glyphs
+from tasks.harmonic import Harmonic, HarmonicSampler
+from tasks.lines import Lines, LineSampler
 from tasks.mnist_batches import MNIST, MNISTSampler
 from tasks.omniglot import Omniglot
 from tasks.quadratics import Quadratics, QuadraticSampler
@@ -25,9 +28,15 @@ __all__ = [
     "SPLITS",
     "Batch",
     "CharacterSet",
+    "Completion",
+    "CompletionSampler",
     "DataError",
     "EpisodeSampler",
     "Glyphs",
+    "Harmonic",
+    "HarmonicSampler",
+    "LineSampler",
+    "Lines",
     "MNISTSampler",
     "Omniglot",
     "QuadraticSampler",

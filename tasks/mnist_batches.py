@@ -103,6 +103,7 @@ class MNISTSampler(TaskStream):
     Raises: ValueError naming the argument.
     """
 
+    ways = CLASSES  # in the task, whichever digits a support set happens to have
     chance = 1 / CLASSES
 
     def __init__(self, source: MNIST, part: str, **settings: Any) -> None:
@@ -131,11 +132,12 @@ class MNISTSampler(TaskStream):
         Returns: support.x (slots, shots, 1, 28, 28) float32 in [0, 1], .y (slots, shots) int64; query likewise.
         """
         keys = self.keys(iteration, slots)
-        support, query = (
-            batch[_words(derive(keys, number), len(batch)).topk(size).indices]
-            for number, size, batch in ((0, self.shots, self._support), (1, self.queries, self._query))
-        )
-        return Task(support, query)
+
+        def drawn(batch: Batch, number: int, size: int) -> Batch:
+            rows = _words(derive(keys, number), len(batch)).topk(size).indices
+            return Batch(batch.x[rows], batch.y[rows])
+
+        return Task(drawn(self._support, 0, self.shots), drawn(self._query, 1, self.queries))
 
 
 def _words(keys: torch.Tensor, count: int) -> torch.Tensor:

@@ -29,9 +29,25 @@ MNIST = [
     *("task.dataset.examples=40", "task.dataset.clean=20", "task.dataset.validation=20"),
     *("task.shots=8", "task.queries=6", "model._args_=[784,5,10]"),
 ]
+GLYPHS = ["task.dataset.images.alphabets=4", "task.dataset.images.characters=3", "model._args_=[2,6,1]"]
 TASKS = {
     "reweighting": MNIST,
+    "hyperparameters": ["trainer.meta_batch=2", *MNIST],
+    "learned_loss": ["trainer.meta_batch=2"],
+    "learned_optimizer": ["trainer.meta_batch=2"],
+    "distillation": ["trainer.meta_batch=2", "task.test_queries=10", "algorithm.inner_steps=2", *MNIST],
+    "harmonic": ["trainer.meta_batch=2", "model._args_=[1,4,1]"],
+    "completion": ["trainer.meta_batch=2", *GLYPHS],
+    "siren": ["trainer.meta_batch=2", *GLYPHS],
 }
+VARIANTS = {
+    "hyperparameters": ["algorithm.online=true", "algorithm.inner_steps=1"],  # weights are carried
+    "learned_optimizer": ["algorithm.rule=mlp", "batched=false", "algorithm.starts=task"],
+}
+RUNS = [
+    *((task, settings) for task, settings in TASKS.items()),
+    *((task, [*TASKS[task], *settings]) for task, settings in VARIANTS.items()),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +58,11 @@ def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.mnist_batches.load_mnist", lambda data_dir: (digits, digits))
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_task_trains_and_resumes_bit_for_bit(task, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("task", "settings"), RUNS)
+def test_task_trains_and_resumes_bit_for_bit(task, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(canvas, "FORMATS", {"png": canvas.FORMATS["png"]})
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    config = composed("train", [*SHORT, f"task={task}", *TASKS[task]])
+    config = composed("train", [*SHORT, f"task={task}", *settings])
     result = Run(config, whole).train()
     torch.manual_seed(5)
     with pytest.raises(Stopped):
