@@ -58,7 +58,8 @@ class Distillation(TrainingRule):
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         generator = torch.Generator().manual_seed(seed)
-        images = torch.randn(self.classes * self.per_class, *self.shape, generator=generator, device="cpu")
+        # About as long as an image of MNIST, so that the first rates are as small as those of real images.
+        images = 0.3 * torch.randn(self.classes * self.per_class, *self.shape, generator=generator, device="cpu")
         rates = torch.full((max(1, self.inner.steps),), math.log(self.inner_lr), device=device)
         return {"images": LiteTensor(images.to(device)), "log_rates": LiteTensor(rates)}
 
