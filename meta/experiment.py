@@ -38,8 +38,8 @@ from tasks import TaskSampler, TaskSource
 
 __all__ = ["Experiment", "resolve_device", "versions"]
 
-# Of config.task, what is no setting of its samplers. inner_lr: what conf/algorithm takes for its own.
-NOT_OF_SAMPLERS = ("dataset", "problem", "picture", "inner_lr")
+# Of config.task, what is no setting of its samplers. inner_lr, inner_steps: what conf/algorithm takes for its own.
+NOT_OF_SAMPLERS = ("dataset", "problem", "picture", "inner_lr", "inner_steps")
 
 
 class Experiment:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from meta import plots
+from meta.algorithms import Distillation
 from meta.evaluate import Sampler
 from meta.problems import constant
 from meta.trained import Trained
@@ -91,12 +92,19 @@ def fits(
 def distilled(
     trained: Trained, sampler: Sampler, path: Path, *, title: str, steps: int | None, columns: int = 10
 ) -> None:
-    """What meta.Distillation has learned: its images, `columns` a row, each from its least to its largest value."""
-    images = constant(trained.params["images"])[:, 0]
-    rows = [("", images[first : first + columns]) for first in range(0, len(images), columns)]
-    learner: Any = trained.learner
-    labels = [str(place % learner.classes) for place in range(columns)]
-    plots.image_rows(rows, path, title=f"{title}: the distilled images", columns=labels, limits=None)
+    """The images that networks are trained on, each from its least to its largest value, `columns` a row.
+
+    Those that meta.Distillation has learned; of another algorithm the support set of the first test task.
+    """
+    learned: Any = trained.params
+    if isinstance(trained.learner, Distillation):
+        images, labels = learned["images"], trained.learner.labels(learned)
+    else:
+        support = sampler.sample(0, 1)[0].support
+        images, labels = support.x, support.y
+    pixels, names = constant(images)[:, 0], [str(label) for label in labels.tolist()]
+    rows = [("", pixels[first : first + columns]) for first in range(0, len(pixels), columns)]
+    plots.image_rows(rows, path, title=f"{title}: the images", columns=names[:columns], limits=None)
 
 
 def completions(

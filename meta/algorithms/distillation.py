@@ -59,19 +59,25 @@ class Distillation(TrainingRule):
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         generator = torch.Generator().manual_seed(seed)
         # About as long as an image of MNIST, so that the first rates are as small as those of real images.
-        images = 0.3 * torch.randn(self.classes * self.per_class, *self.shape, generator=generator, device="cpu")
+        images = 0.3 * torch.randn(
+            self.classes * self.per_class, *self.shape, generator=generator, device="cpu"
+        )
         rates = torch.full((max(1, self.inner.steps),), math.log(self.inner_lr), device=device)
         return {"images": LiteTensor(images.to(device)), "log_rates": LiteTensor(rates)}
 
     def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
         learned: Any = params
-        labels = torch.arange(self.classes, device=learned["images"].device).repeat(self.per_class)
         rates = torch.exp(learned["log_rates"])
         return self.inner.iterates(
             self.support_loss,
             self.start(params, step),
-            Batch(learned["images"], labels),
+            Batch(learned["images"], self.labels(params)),
             steps=step.inner_steps,
             estimator=self.estimator,
             optimizer=neo.optim.sgd(lambda taken: rates[min(taken, len(rates) - 1)]),
         )
+
+    def labels(self, params: PyTree) -> torch.Tensor:
+        """ỹ (classes · per_class,) int64, on the device of the images."""
+        learned: Any = params
+        return torch.arange(self.classes, device=learned["images"].device).repeat(self.per_class)

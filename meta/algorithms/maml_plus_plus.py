@@ -31,6 +31,7 @@ from neo.nn import (
     Module,
     ReLU,
     Sequential,
+    Sine,
     SpatialMean,
 )
 from neo.typing import PyTree
@@ -47,6 +48,7 @@ PLAIN = (
     Linear,
     MaxPool2d,
     ReLU,
+    Sine,
     SpatialMean,
 )  # none normalises
 

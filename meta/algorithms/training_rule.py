@@ -16,8 +16,6 @@ from neo.typing import PyTree
 
 __all__ = ["TrainingRule"]
 
-STARTS = ("task", "update")
-
 
 class TrainingRule(MAML):
     """A model is trained on the support set by a rule φ, from weights θ₀ that are drawn; φ is judged by the result.
@@ -27,18 +25,14 @@ class TrainingRule(MAML):
     Meta-parameters: φ alone. A subclass gives init, and iterates: how φ takes part in the inner loop.
 
     Args:
-        starts: "task": θ₀ is another in every task, drawn from step.seed; "update": one for all tasks of a
-            meta-update, another in the next, as batched=true needs. Evaluations draw it for every task.
+        shared_start: True: all tasks of a meta-update start from one θ₀, those of the next from another, as
+            batched=true needs. False, and in evaluations: each from its own, drawn from step.seed.
         others: as MAML has them, with its estimators of the meta-gradient.
     """
 
-    def __init__(self, model: Module, *, starts: str = "task", **options: Any) -> None:
-        if starts not in STARTS:
-            raise ValueError(
-                f"{type(self).__name__}: starts must be one of {', '.join(STARTS)}, got {starts!r}"
-            )
+    def __init__(self, model: Module, *, shared_start: bool = False, **options: Any) -> None:
         super().__init__(model, **options)
-        self.starts = starts
+        self.shared_start = shared_start
 
     @abstractmethod
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
@@ -50,7 +44,6 @@ class TrainingRule(MAML):
 
     def start(self, params: PyTree, step: Step) -> Any:
         """θ₀, of the dtype and on the device of φ."""
-        shared = self.starts == "update" and step.training
-        seed = seed_of(0, step.iteration, 0) if shared else step.seed
+        seed = seed_of(0, step.iteration, 0) if self.shared_start and step.training else step.seed
         like: LiteTensor = pytree.leaves(params)[0]
         return self.model.init(seed=seed, dtype=like.dtype, device=like.device)

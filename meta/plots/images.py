@@ -25,7 +25,7 @@ def image_rows(
     """Rows of grey images, each with its name on the left.
 
     Args:
-        rows: (name, images (height, width)), as many images in each; a NaN, a pixel nobody knows, is drawn in colour.
+        rows: (name, images (height, width)), the most in the first; a NaN, a pixel nobody knows, is drawn in colour.
         path: of the PNG; PDF and SVG go beside it.
         columns: titles above the first row.
         limits: what is drawn black and white; None: each image's own least and largest.
@@ -36,7 +36,9 @@ def image_rows(
     low, high = limits or (None, None)
     grid = figure.subplots(len(rows), width, squeeze=False)
     for number, (line, (name, images)) in enumerate(zip(grid, rows, strict=True)):
-        for place, (axes, image) in enumerate(zip(line, images, strict=True)):
+        for axes in line[len(images) :]:
+            axes.set_axis_off()
+        for place, (axes, image) in enumerate(zip(line, images, strict=False)):
             axes.set_facecolor("#5577AA")
             axes.imshow(
                 image.double().cpu().numpy(), cmap="gray", vmin=low, vmax=high, interpolation="nearest"

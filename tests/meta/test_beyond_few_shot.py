@@ -42,11 +42,15 @@ TASKS = {
 }
 VARIANTS = {
     "hyperparameters": ["algorithm.online=true", "algorithm.inner_steps=1"],  # weights are carried
-    "learned_optimizer": ["algorithm.rule=mlp", "batched=false", "algorithm.starts=task"],
+    "learned_optimizer": ["algorithm.rule=mlp", "batched=false"],
 }
+OTHERS = {
+    "distillation": ["algorithm=hyperparameters"],
+    "completion": ["algorithm=meta_sgd"],
+}  # the task's picture serves
 RUNS = [
     *((task, settings) for task, settings in TASKS.items()),
-    *((task, [*TASKS[task], *settings]) for task, settings in VARIANTS.items()),
+    *((task, [*TASKS[task], *settings]) for task, settings in [*VARIANTS.items(), *OTHERS.items()]),
 ]
 
 

@@ -256,21 +256,21 @@ def test_rule_adam_is_adam():
 
 
 def test_every_task_starts_from_weights_of_its_own_and_those_of_an_update_may_share_them():
-    def started(starts: str, **where) -> torch.Tensor:
-        learner = LearnedLoss(LINEAR, starts=starts, problem=Regression())
+    def started(shared: bool, **where) -> torch.Tensor:
+        learner = LearnedLoss(LINEAR, shared_start=shared, problem=Regression())
         params = learner.init(0)
         return learner.start(params, Step(**where))["weight"].data
 
     one, other = {"seed": 1, "slot": 0}, {"seed": 2, "slot": 1}
     for training in (True, False):
         assert not torch.equal(
-            started("task", training=training, **one), started("task", training=training, **other)
+            started(False, training=training, **one), started(False, training=training, **other)
         )
-    assert torch.equal(started("update", training=True, **one), started("update", training=True, **other))
+    assert torch.equal(started(True, training=True, **one), started(True, training=True, **other))
     assert not torch.equal(
-        started("update", training=True, iteration=0), started("update", training=True, iteration=1)
+        started(True, training=True, iteration=0), started(True, training=True, iteration=1)
     )
-    assert not torch.equal(started("update", **one), started("update", **other))  # an evaluation
+    assert not torch.equal(started(True, **one), started(True, **other))  # an evaluation
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,6 @@ def test_every_task_starts_from_weights_of_its_own_and_those_of_an_update_may_sh
         (lambda: Hyperparameters(LINEAR, inner_lr=0.0), "inner_lr is where a positive number .* got 0.0"),
         (lambda: Hyperparameters(LINEAR, decay=-1.0), "decay is where a positive number .* got -1.0"),
         (lambda: LearnedLoss(LINEAR, hidden=0), "hidden must be an integer of 1 or more, got 0"),
-        (lambda: LearnedLoss(LINEAR, starts="zero"), "starts must be one of task, update, got 'zero'"),
         (lambda: LearnedOptimizer(LINEAR, rule="gru"), "rule must be one of lstm, mlp, adam, got 'gru'"),
         (lambda: LearnedOptimizer(LINEAR, scale=0.0), "scale must be finite and above 0"),
         (lambda: LearnedOptimizer(LINEAR, inner_lr=0.1), "leave inner_lr and inner_optimizer out"),
