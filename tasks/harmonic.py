@@ -1,4 +1,4 @@
-"""Harmonics: two sines, the second of twice the frequency. Lacoste et al. 2018, arXiv:1806.07528, section 5.1."""
+"""Harmonics: two sines, the second of twice the frequency. Lacoste et al. 2018, arXiv:1806.07528."""
 
 from __future__ import annotations
 

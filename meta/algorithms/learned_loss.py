@@ -19,7 +19,7 @@ __all__ = ["LearnedLoss"]
 class LearnedLoss(TrainingRule):
     """Learn the loss that training goes down, so that what the problem asks for is low after a few steps of it.
 
-    θ ← θ − α ∇_θ M_φ(f_θ(x), y), `inner_steps` times;  minimise over φ  L_query(θ)              (equations 1 to 3)
+    θ ← θ − α ∇_θ M_φ(f_θ(x), y), `inner_steps` times;  minimise over φ  L_query(θ)
 
     M_φ is the mean of a network over all entries of predictions and targets: it sees an entry of each, and gives a
     number above 0. Of classes, these are the log-probability of a class and 1 or 0 for whether it is the label. The

@@ -157,7 +157,7 @@ class CoordinateMLP:
     """Two layers of 32 units for each coordinate, of momenta at several time scales: direction and size of the update.
 
     u = scale · d exp(m), (d, m) of the MLP, of g and its running means, over the root of the running mean of g²; and of
-    tanh(k / t) for several t, k the steps taken. After Metz et al. 2019, section 3, without their features of a tensor.
+    tanh(k / t) for several t, k the steps taken. After Metz et al. 2019, without their features of a tensor.
     """
 
     DECAYS, SQUARE, TIMES = (0.5, 0.9, 0.99), 0.99, (3.0, 30.0, 300.0)

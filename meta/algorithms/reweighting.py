@@ -21,7 +21,7 @@ WEIGHTS = ("learned", "uniform")
 class Reweighting(MetaLearner):
     """Train a classifier on labels of which some are wrong, each batch weighted by its use to a few that are right.
 
-    w_i ∝ max(−∂ L_query(θ − α ∇_θ Σ_j ε_j ℓ_j(θ)) / ∂ε_i, 0) at ε = 0, Σ_i w_i = 1          (equations 5, 7, 8)
+    w_i ∝ max(−∂ L_query(θ − α ∇_θ Σ_j ε_j ℓ_j(θ)) / ∂ε_i, 0) at ε = 0, Σ_i w_i = 1          (Algorithm 1)
     gradient = ∇_θ Σ_i w_i ℓ_i(θ), ℓ_i the loss of support example i
 
     At ε = 0 the derivative is −α ⟨∇L_query(θ), ∇ℓ_i(θ)⟩: the tangent of ℓ_i along the query gradient, for all i in one
