@@ -43,7 +43,8 @@ def outputs_to_look_at(trained: Trained, sampler: TaskSampler) -> int | None:
     if not isinstance(trained.problem, Classification) or isinstance(sampler, VariedSampler):
         return None
     task = sampler.sample(0, 1)[0]
-    ways = int(task.support.y.max()) + 1
+    # A support set need not have an example of every class.
+    ways = getattr(sampler, "ways", None) or int(task.support.y.max()) + 1
     outputs = trained.adapt(task.support, 0)(task.support.x).shape[1]
     if ways > outputs:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 
 import neo
 from meta import plots
+from meta.algorithms import Distillation
 from meta.evaluate import Sampler
 from meta.problems import constant
 from meta.reinforcement import PolicyGradient
 from meta.trained import Trained
 from tasks import Batch, EpisodeSampler, Task
 
-__all__ = ["Picture", "characters", "fits", "images", "paths"]
+__all__ = ["Picture", "characters", "completions", "distilled", "fits", "images", "paths"]
 
 
 class Picture(Protocol):
@@ -148,3 +150,43 @@ def paths(
                 ways.append(problem.run(stage, world).observations)
         drawn.append((task.query.goal, ways))
     plots.paths(drawn, path, title=title)
+
+
+def distilled(
+    trained: Trained, sampler: Sampler, path: Path, *, title: str, steps: int | None, columns: int = 10
+) -> None:
+    """The images that networks are trained on, each from its least to its largest value, `columns` a row.
+
+    Those that meta.Distillation has learned; of another algorithm the support set of the first test task.
+    """
+    learned: Any = trained.params
+    if isinstance(trained.learner, Distillation):
+        images, labels = learned["images"], trained.learner.labels(learned)
+    else:
+        support = sampler.sample(0, 1)[0].support
+        images, labels = support.x, support.y
+    pixels, names = constant(images)[:, 0], [str(label) for label in labels.tolist()]
+    rows = [("", pixels[first : first + columns]) for first in range(0, len(pixels), columns)]
+    plots.image_rows(rows, path, title=f"{title}: the images", columns=names[:columns], limits=None)
+
+
+def completions(
+    trained: Trained, sampler: Sampler, path: Path, *, title: str, steps: int | None, tasks: int = 6
+) -> None:
+    """Images of pixels (tasks.Completion): those that were known, the image made of them, and what it was."""
+    drawn: Any = sampler
+    side = math.isqrt(drawn.pixels)
+    rows: dict[str, list[torch.Tensor]] = {"known": [], "completed": [], "true": []}
+    for slot, task in enumerate(sampler.sample(0, tasks)):
+        known, query = task.support, task.query
+        x = torch.cat([known.x, query.x])
+        fitted = constant(trained.adapt(known, steps, slot)(x))
+        for name, places, values in (
+            ("known", known.x, known.y),
+            ("completed", x, fitted),
+            ("true", x, torch.cat([known.y, query.y])),
+        ):
+            image = torch.full((side, side), math.nan)
+            row, column = ((places + 1) * (side - 1) / 2).round().long().cpu().unbind(1)
+            rows[name].append(image.index_put((row, column), values[:, 0].float().cpu()))
+    plots.image_rows([*rows.items()], path, title=f"{title}: test tasks")

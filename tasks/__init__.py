@@ -8,14 +8,19 @@
 """
 
 from tasks.bandit import Arms, Bandit
+from tasks.completion import Completion, CompletionSampler
 from tasks.dataset import CharacterSet
 from tasks.environment import Environment, EnvironmentSampler, Episodes
 from tasks.errors import DataError
 from tasks.function_tasks import FunctionSampler, FunctionTasks
 from tasks.glyphs import Glyphs
+from tasks.harmonic import Harmonic, HarmonicSampler
 from tasks.images import CUB, FC100, CifarFS, Images, ImageSet, MiniImagenet, TieredImagenet
+from tasks.lines import Lines, LineSampler
+from tasks.mnist_batches import MNIST, MNISTSampler
 from tasks.navigation import Navigation, PointMass
 from tasks.omniglot import Omniglot
+from tasks.quadratics import Quadratics, QuadraticSampler
 from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
 from tasks.source import TaskSampler, TaskSource
@@ -27,12 +32,15 @@ from tasks.varied import VariedSampler
 __all__ = [
     "CUB",
     "FC100",
+    "MNIST",
     "SPLITS",
     "Arms",
     "Bandit",
     "Batch",
     "CharacterSet",
     "CifarFS",
+    "Completion",
+    "CompletionSampler",
     "DataError",
     "Environment",
     "EnvironmentSampler",
@@ -41,12 +49,19 @@ __all__ = [
     "FunctionSampler",
     "FunctionTasks",
     "Glyphs",
+    "Harmonic",
+    "HarmonicSampler",
     "ImageSet",
     "Images",
+    "LineSampler",
+    "Lines",
+    "MNISTSampler",
     "MiniImagenet",
     "Navigation",
     "Omniglot",
     "PointMass",
+    "QuadraticSampler",
+    "Quadratics",
     "Sinusoid",
     "SinusoidSampler",
     "Task",

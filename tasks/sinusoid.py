@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from tasks.hashing import derive, stream, unit
+from tasks.hashing import derive, unit
+from tasks.streams import TaskStream, within
 from tasks.task import Batch, Task
 
 __all__ = ["Sinusoid", "SinusoidSampler"]
-
-PARTS = ("train", "val", "test")
 
 
 class Sinusoid:
@@ -63,7 +61,7 @@ class Sinusoid:
         return f"Sinusoid({self.split})"
 
 
-class SinusoidSampler:
+class SinusoidSampler(TaskStream):
     """Draws meta-batches of sinusoids: a task is a pure function of (seed, split, iteration, slot).
 
     Every number is the upper 24 bits of a hash, the same on every device; the sine is the device's own, so that y may
@@ -71,32 +69,13 @@ class SinusoidSampler:
 
     Args:
         shots, queries: points of the support (≥ 1) and of the query set (≥ 1), all drawn independently.
-        seed: any integer.
+        others: as tasks.streams.TaskStream has them.
     Raises: ValueError naming the argument.
     """
 
-    def __init__(
-        self,
-        source: Sinusoid,
-        part: str,
-        *,
-        shots: int,
-        queries: int,
-        seed: int,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        if part not in PARTS:
-            raise ValueError(f"SinusoidSampler: unknown part {part!r}; expected one of {', '.join(PARTS)}.")
-        self.source, self.part = source, part
-        self.shots = _at_least(1, "shots", shots)
-        self.queries = _at_least(1, "queries", queries)
-        self.seed, self.device = operator.index(seed), torch.device(device)
-        self._key = stream(self.seed, source.name, source.split, part)
-        self._points = torch.arange(self.shots + self.queries, device=self.device)
-
-    @property
-    def title(self) -> str:
-        return f"{self.shots}-shot"
+    def __init__(self, source: Sinusoid, part: str, **settings: Any) -> None:
+        super().__init__(source.name, source.split, part, **settings)
+        self.source = source
 
     @property
     def chance(self) -> float:
@@ -114,9 +93,7 @@ class SinusoidSampler:
         Returns: support.x and .y (slots, shots, 1) float32, query likewise with queries.
         """
         amplitude, phase_rad = self.draw(iteration, slots)
-        x = _within(
-            self.source.x, unit(derive(derive(self._keys(iteration, slots), 2)[:, None], self._points))
-        )
+        x = within(self.source.x, self.units(self.keys(iteration, slots), 2, self.shots + self.queries))
         y = amplitude[:, None] * torch.sin(x - phase_rad[:, None])
         x, y = x[..., None], y[..., None]
         return Task(
@@ -128,27 +105,9 @@ class SinusoidSampler:
         self, iteration: int | torch.Tensor, slots: int | Sequence[int] | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the tasks are: amplitude and phase in radians, each (slots,) float32."""
-        keys = self._keys(iteration, slots)
+        keys = self.keys(iteration, slots)
         amplitude, phase_rad = (unit(derive(keys, number)) for number in (0, 1))
-        return _within(self.source.amplitude, amplitude), _within(self.source.phase_rad, phase_rad)
-
-    def __repr__(self) -> str:
-        return f"SinusoidSampler({self.part}: {self.title}, {self.queries} queries, seed {self.seed}, {self.device})"
-
-    def _keys(self, iteration: int | torch.Tensor, slots: int | Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """The key of each task, (slots,) int64."""
-        if not isinstance(iteration, torch.Tensor):
-            iteration = _at_least(0, "iteration", iteration)
-        if isinstance(slots, Sequence):
-            slots = torch.tensor([_at_least(0, "slot", slot) for slot in slots], device=self.device)
-        elif not isinstance(slots, torch.Tensor):
-            slots = torch.arange(_at_least(1, "slots", slots), device=self.device)
-        return derive(derive(self._key, iteration), slots)
-
-
-def _within(bounds: tuple[float, float], fraction: torch.Tensor) -> torch.Tensor:
-    low, high = bounds
-    return low + (high - low) * fraction
+        return within(self.source.amplitude, amplitude), within(self.source.phase_rad, phase_rad)
 
 
 def _sinc(x: float) -> float:
@@ -163,13 +122,3 @@ def _range(name: str, bounds: Sequence[float]) -> tuple[float, float]:
             f"Sinusoid: {name}={list(bounds)} is not a range; choose {name}=[least, most] with least ≤ most."
         )
     return low, high
-
-
-def _at_least(least: int, name: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"SinusoidSampler: {name}={value!r} must be an integer.") from None
-    if number < least:
-        raise ValueError(f"SinusoidSampler: {name}={value} is too small; choose {name} ≥ {least}.")
-    return number

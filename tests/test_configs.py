@@ -54,12 +54,16 @@ OF_NEO = [choice for choice in groups()["model"] if choice not in ("resnet18", "
 @pytest.mark.parametrize("choice", OF_NEO)
 @pytest.mark.parametrize("algorithm", groups()["algorithm"])
 def test_algorithm_builds_with_every_model(algorithm, choice):
-    small = ["model._args_=[1,4,1]"] if choice == "mlp" else ["model.hidden=4"]
+    dense = choice in ("mlp", "siren")
+    small = ["model._args_=[1,4,1]"] if dense else ["model.hidden=4"]
     experiment = Experiment(composed("train", f"algorithm={algorithm}", f"model={choice}", *small))
-    assert isinstance(experiment.learner, meta.MetaLearner)
-    params = experiment.learner.init(seed=0)
+    learner = experiment.learner
+    assert isinstance(learner, meta.MetaLearner)
+    params = learner.init(seed=0)
+    if isinstance(learner, meta.TrainingRule):  # whose weights are drawn in each task
+        params = learner.start(params, meta.Step())
     weights = params.get("params", params)
-    name, shape = ("linear0.weight", (4, 1)) if choice == "mlp" else ("conv0.weight", (4, 1, 3, 3))
+    name, shape = ("linear0.weight", (4, 1)) if dense else ("conv0.weight", (4, 1, 3, 3))
     assert weights[name].shape == shape
     assert isinstance(experiment.trainer, Trainer)
 

@@ -32,6 +32,7 @@ from neo.nn import (
     Module,
     ReLU,
     Sequential,
+    Sine,
     SpatialMean,
 )
 from neo.typing import PyTree
@@ -48,6 +49,7 @@ PLAIN = (
     Linear,
     MaxPool2d,
     ReLU,
+    Sine,
     SpatialMean,
 )  # none normalises
 

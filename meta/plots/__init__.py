@@ -5,9 +5,10 @@ Each is written as .png, .pdf and .svg of one name, text as text in the latter t
 
 from meta.plots.classification import tasks
 from meta.plots.curves import inner_steps, learning_curve
+from meta.plots.images import image_rows
 from meta.plots.navigation import paths
 from meta.plots.protocols import protocols
 from meta.plots.regression import fits
 from meta.plots.xray import xray
 
-__all__ = ["fits", "inner_steps", "learning_curve", "paths", "protocols", "tasks", "xray"]
+__all__ = ["fits", "image_rows", "inner_steps", "learning_curve", "paths", "protocols", "tasks", "xray"]

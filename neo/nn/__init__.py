@@ -24,6 +24,7 @@ from neo.nn.module import Module, Sequential
 from neo.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from neo.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalMean, MaxPool
 from neo.nn.recurrent import GRU, LSTM, RNN
+from neo.nn.siren import Sine, Siren
 from neo.nn.torch_model import TorchModel, from_torch
 
 __all__ = [
@@ -68,6 +69,8 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "Sine",
+    "Siren",
     "Softmax",
     "Softplus",
     "SpatialMean",

@@ -194,7 +194,7 @@ def test_key_that_all_arms_have_is_checked_in_each():
 
 def test_many_arms_are_looked_at_one_group_at_a_time():
     groups = [
-        "algorithm=glob(*,exclude=[proto*,matchingnet,metaoptnet,r2d2,relationnet])",
+        "algorithm=glob(*,exclude=[proto*,matchingnet,metaoptnet,r2d2,relationnet,reweighting])",
         "model=conv4,conv4_maxpool",
         "optimizer=sgd,adam",
         "device=cpu,auto",
