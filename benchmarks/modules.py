@@ -148,10 +148,8 @@ def compare(name: str) -> None:
     for peer, spent in found.items():
         wall, cpu, faults = (statistics.median(turn[i] for turn in spent) for i in range(3))
         ratio = statistics.median(t[1] / n[1] for t, n in zip(spent, own, strict=True))
-        print(
-            f"| {name} | {peer} | {1e3 * wall:.1f} | {1e3 * cpu:.1f} | {ratio:.2f} | {faults:.0f} | {errors[peer]:.0e} |",
-            flush=True,
-        )
+        times = f"{1e3 * wall:.1f} | {1e3 * cpu:.1f} | {ratio:.2f}"
+        print(f"| {name} | {peer} | {times} | {faults:.0f} | {errors[peer]:.0e} |", flush=True)
 
 
 def main() -> None:
