@@ -12,7 +12,7 @@ import neo
 from neo import kernels
 from neo.autograd import Policy
 from neo.functions import batch_normalization as bn
-from neo.functions import blocks, first_block, fused, losses
+from neo.functions import blocks, first_block, fused, losses, recurrence
 from neo.functions import layer_normalization as ln
 from neo.functions.registry import raw
 from neo.kernels import batch_norm as norm_kernels
@@ -47,6 +47,18 @@ class Draw:
 
 
 # --- batch norm -----------------------------------------------------------------------------------------------------
+
+
+def lstm_recurrence() -> Iterator[tuple]:
+    for seed, steps in enumerate((1, 3)):
+        draw = Draw(seed)
+        yield draw.lite(2 * steps, 12), draw.lite(2, 3), draw.lite(2, 3), draw.lite(12, 3)
+
+
+def lstm_gradient() -> Iterator[tuple]:
+    for given in (True, False):
+        draw = Draw(5)
+        yield draw.lite(2, 3), draw.lite(2, 3) if given else None, draw.lite(2, 12), draw.lite(2, 3)
 
 
 def layer_norm() -> Iterator[tuple]:
@@ -201,6 +213,8 @@ def cross_entropy_gradient() -> Iterator[tuple]:
 
 
 ON_TORCH: dict[type[Policy], Samples] = {
+    recurrence.LSTMRecurrence: lstm_recurrence,
+    recurrence.LSTMGradient: lstm_gradient,
     ln.LayerNorm: layer_norm,
     ln.LayerNormGradient: layer_norm_gradient,
     bn.BatchNorm: batch_norm,
