@@ -34,7 +34,8 @@ class Convolution(Policy):
         if y is None:
             y = large_weights.convolution(x, weight, bias, geometry)
         if y is None:
-            y = torch.convolution(*large_weights.images_beside(weight, x), weight, bias, *geometry)
+            (image,) = large_weights.images_beside(weight, x)
+            y = torch.convolution(image, weight, bias, *geometry)
         self.ctx.save(x, weight, (tuple(x.shape), x.stride()), geometry, tuple(y.shape))
         return y
 

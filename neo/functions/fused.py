@@ -205,7 +205,7 @@ def block_of_any_layout(x, weight, bias, gamma, beta, stride, window, eps=1e-5):
     image = raw(x)
     if not kernels.available() or image.device.type != "cpu" or weight.ndim != 4:
         return None
-    if not enough_pixels(image.shape, weight.shape, stride):
+    if not enough_pixels(image.shape, weight.shape):
         return None
     if isinstance(x, LiteTensor):
         x = x.contiguous(memory_format=torch.channels_last)

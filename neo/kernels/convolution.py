@@ -15,8 +15,8 @@ from neo.kernels.operands import last, per_channel, plain
 
 __all__ = ["bias_gradient", "convolution", "enough_pixels", "input_gradient", "weight_gradient"]
 
-# A weight of so many entries is faster on torch's kernels where all images together have fewer pixels than this (a
-# quarter of it for stride 2): docs/benchmarks.md, "Any module".
+# A weight of so many entries is faster on torch's kernels where all images together have fewer pixels than this:
+# docs/benchmarks.md, "Any module".
 LARGE, PIXELS = 1 << 17, 256
 
 _STRIDES = {
@@ -80,18 +80,18 @@ def _stride(shape: Any, dtype: torch.dtype, image: Any, geometry: Any) -> int | 
     stride = _STRIDES.get(geometry)
     if stride is None or len(shape) != 4 or len(image) != 4 or shape[2] != 3 or shape[3] != 3:
         return None
-    if not enough_pixels(image, shape, stride):
+    if not enough_pixels(image, shape):
         return None
     return stride if kernels.fits(shape[0], dtype) and kernels.fits(shape[1], dtype) else None
 
 
-def enough_pixels(image: Any, weight: Any, stride: int) -> bool:
+def enough_pixels(image: Any, weight: Any) -> bool:
     """Whether images of this shape outweigh what is done for a weight of that shape alone, or it is small.
 
     Winograd's algorithm brings the weight to another form first, and its tiles of 4x4 overhang smaller images.
     """
     n, _, h, w = image
-    return n * h * w >= (PIXELS if stride == 1 else PIXELS // 4) or weight[0] * weight[1] * 9 < LARGE
+    return n * h * w >= PIXELS or weight[0] * weight[1] * 9 < LARGE
 
 
 def _alike(x: torch.Tensor, y: torch.Tensor) -> bool:

@@ -34,9 +34,17 @@ def images_beside(weight: torch.Tensor, *images: torch.Tensor) -> tuple[torch.Te
     if weight.ndim != 4 or weight.numel() < LARGE or not kernels.available() or not weight.is_contiguous():
         return images
     return tuple(
-        image.contiguous() if image.device.type == "cpu" and image.numel() < weight.numel() else image
+        _contiguous(image) if image.device.type == "cpu" and image.numel() < weight.numel() else image
         for image in images
     )
+
+
+def _contiguous(image: torch.Tensor) -> torch.Tensor:
+    """The image with the strides of a contiguous one: an image of 1x1 is contiguous with those of channels-last too."""
+    image = image.contiguous()
+    _, c, h, w = image.shape
+    strides = (c * h * w, h * w, w, 1)
+    return image if image.stride() == strides else image.as_strided(image.shape, strides)
 
 
 def convolution(x: torch.Tensor, weight: torch.Tensor, bias: Any, geometry: Any) -> torch.Tensor | None:

@@ -36,7 +36,7 @@ def test_products_agree_with_torch(
     x, weight = draw(n, inputs, outputs, h, w, k)
     geometry = ((stride,) * 2, (padding,) * 2, (dilation,) * 2, False, (0, 0), 1)
     leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
-    expected = F.conv2d(*leaves, None, stride, padding, dilation)
+    expected = F.conv2d(leaves[0], leaves[1], None, stride, padding, dilation)
     g = torch.randn_like(expected)
     gradients = torch.autograd.grad(expected, leaves, g)
     x, g = (image.contiguous(memory_format=layout) for image in (x, g))
@@ -58,7 +58,7 @@ def test_conv2d_of_a_pixel_is_right_to_second_order_and_its_weight_keeps_its_lay
 
     leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
     first = torch.autograd.grad(energy(*leaves), leaves, create_graph=True)
-    right = torch.autograd.grad(sum((g**3).sum() for g in first), leaves)
+    right = torch.autograd.grad(torch.stack([(g**3).sum() for g in first]).sum(), leaves)
     every = (0, 1)
     got = neo.grad(lambda *a: sum((g**3).sum() for g in neo.grad(energy, every)(*a)), every)(
         neo.LiteTensor(x), neo.LiteTensor(weight)
@@ -66,6 +66,17 @@ def test_conv2d_of_a_pixel_is_right_to_second_order_and_its_weight_keeps_its_lay
     for gradient, expected in zip(got, right, strict=True):
         torch.testing.assert_close(gradient.data, expected, rtol=1e-9, atol=1e-12)
         assert gradient.data.is_contiguous()
+
+
+def test_an_image_of_a_pixel_does_not_look_channels_last_beside_a_contiguous_weight() -> None:
+    x, weight = draw(30, 192, 160, 1, 1, 3)
+    x = x.as_strided(
+        x.shape, (192, 1, 192, 192)
+    )  # as channels-last kernels leave it; torch would copy the weight
+    (image,) = large_weights.images_beside(weight, x)
+    assert image.stride() == (192, 1, 1, 1)
+    assert torch.equal(image, x)
+    assert image.data_ptr() == x.data_ptr()
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def halved(x: torch.Tensor) -> torch.Tensor:
     return F.max_pool2d(x, 2, 2)
 
 
-CASES = {
+CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "modules": ((3, nn.ReLU(), nn.MaxPool2d(2), False), {}, "conv + bn + ReLU + max pooling 2x2"),
     "in place": ((16, nn.ReLU(inplace=True), nn.Identity(), True), {"bias": False}, "conv + bn + ReLU"),
     "functions": ((16, F.relu, halved, False), {"stride": 2}, "conv + bn + ReLU + max pooling 2x2"),
