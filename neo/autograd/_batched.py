@@ -35,6 +35,11 @@ def is_sliced_here(tensor: torch.Tensor) -> bool:
     )
 
 
+def in_transform() -> bool:
+    """Is a transform of torch.func open, vmap among them?"""
+    return _functorch.peek_interpreter_stack() is not None
+
+
 def any_batched(*tensors: torch.Tensor | None) -> bool:
     if _functorch.peek_interpreter_stack() is None:  # no transform is open: spares looking at each
         return False

@@ -13,13 +13,17 @@ import torch
 from neo.autograd.autocast import off as autocast_off, state as autocast_state
 from neo.autograd._context cimport PolicyBase
 from neo.autograd._node cimport Node, call_rule
-from neo.autograd._queries cimport autocast_on
+from neo.autograd._batched import in_transform
+from neo.autograd._queries cimport alike, autocast_on
 from neo.autograd._slots cimport TensorSlots
 from neo.autograd._stack cimport Stack, open_elsewhere, open_stack, refuse_other_threads
 from neo.autograd._tensor cimport TensorBase, is_lite_tensor
 from neo.kernels import direct
 
+cdef object Tensor = torch.Tensor
 cdef object add = direct.add
+cdef enum:
+    LARGE = 1 << 14             # entries of a sum from which on memory costs more than the call
 
 
 cdef class Tape(TensorSlots):
@@ -114,14 +118,19 @@ cdef class Tape(TensorSlots):
         cdef Py_ssize_t i
         cdef Node node
         cdef list nodes = self.nodes
+        cdef bytearray sums = bytearray(len(cotangents))
         for i in range(len(nodes) - 1, -1, -1):
             node = <Node> nodes[i] if keep else <Node> nodes.pop()
-            pull_back(node, cotangents)
+            pull_back(node, cotangents, sums)
         return 0
 
 
-cdef int pull_back(Node node, list cotangents) except -1:
-    """Pull the cotangents of a node's outputs back to its inputs."""
+cdef int pull_back(Node node, list cotangents, bytearray sums) except -1:
+    """Pull the cotangents of a node's outputs back to its inputs.
+
+    sums: of each slot, whether its cotangent is a sum that this walk has made, which nobody else can see: the next
+    term is added in place. A first term may be anybody's, a saved tensor or a view among them.
+    """
     cdef int i, n = node.inputs
     cdef int32_t slot
     cdef bint any_cotangent = False
@@ -148,8 +157,22 @@ cdef int pull_back(Node node, list cotangents) except -1:
         gradient = gradients[i]
         if gradient is not None:
             cotangent = cotangents[slot]
-            cotangents[slot] = gradient if cotangent is None else accumulate(cotangent, gradient)
+            if cotangent is None:
+                cotangents[slot] = gradient
+                sums[slot] = False
+            elif not (sums[slot] and added_in_place(cotangent, gradient)):
+                gradient = accumulate(cotangent, gradient)
+                cotangents[slot] = gradient
+                sums[slot] = type(gradient) is Tensor
     return 0
+
+
+cdef bint added_in_place(object total, object term) except -1:
+    """Add a term to a sum where that saves memory to be fetched: large torch tensors of one shape and dtype."""
+    if type(term) is not Tensor or alike(total, term) != 1 or total.numel() < LARGE or in_transform():
+        return False
+    total.add_(term)
+    return True
 
 
 cdef object accumulate(object a, object b):

@@ -12,6 +12,8 @@ from neo.functions.elementwise import Unary
 from neo.functions.registry import implements
 from neo.kernels import direct
 
+_leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
+
 # --- rectifiers ----------------------------------------------------------------------------------------------
 
 
@@ -92,12 +94,30 @@ class LeakyRelu(Unary):
     """y = x where x > 0, else a x;  x̄ = ȳ where x > 0, else a ȳ."""
 
     def forward(self, x, negative_slope=0.01, inplace=False):
-        self.ctx.save(x > 0, negative_slope)
+        self.ctx.save(x, negative_slope)
         return F.leaky_relu(x, negative_slope)
 
     def backward(self, y_bar):
-        positive, slope = self.ctx.release
-        return torch.where(positive, y_bar, y_bar * slope)
+        return leaned(y_bar, *self.ctx.release)
+
+
+class Leaned(Policy):
+    """z = g where x > 0, else a g;  ḡ = the same of z̄. x is flat here: no gradient."""
+
+    verified = True
+
+    def forward(self, g, x, slope):
+        self.ctx.save(x, slope)
+        return _leaky_relu_backward(g, x, slope, False)
+
+    def backward(self, z_bar):
+        return leaned(z_bar, *self.ctx.release) if self.ctx.needs_grad[0] else None, None
+
+    def jvp(self, g_dot, x_dot):
+        return None if g_dot is None else leaned(g_dot, *self.ctx.release)
+
+
+leaned = function(Leaned, "leaky_relu_gradient")
 
 
 @implements(torch.threshold, F.threshold)

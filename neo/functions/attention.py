@@ -124,9 +124,12 @@ def multi_head_attention_forward(
     if is_causal and attn_mask is None:
         raise RuntimeError("multi_head_attention_forward: Need attn_mask if specifying the is_causal hint")
     apart = (q_proj_weight, k_proj_weight, v_proj_weight)
-    weights_in = apart if use_separate_proj_weight else in_proj_weight.chunk(3)
-    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-    q, k, v = (F.linear(t, w, b) for t, w, b in zip((query, key, value), weights_in, biases, strict=True))
+    if query is key is value and not use_separate_proj_weight:  # one product for the three
+        q, k, v = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, -1)
+    else:
+        weights_in = apart if use_separate_proj_weight else in_proj_weight.chunk(3)
+        biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+        q, k, v = (F.linear(t, w, b) for t, w, b in zip((query, key, value), weights_in, biases, strict=True))
     if bias_k is not None:
         k, v = (torch.cat([t, b.expand((1, n, width))]) for t, b in ((k, bias_k), (v, bias_v)))
     extra = int(bias_k is not None)  # places that no mask leaves out

@@ -19,6 +19,7 @@ from neo.autograd.policy import Policy, function
 from neo.functions._tangents import total
 from neo.functions.registry import implements
 from neo.kernels import convolution as own
+from neo.kernels import large_weights
 
 _backward = torch.ops.aten.convolution_backward.default
 
@@ -31,7 +32,10 @@ class Convolution(Policy):
     def forward(self, x, weight, bias, geometry):
         y = own.convolution(x, weight, bias, geometry)
         if y is None:
-            y = torch.convolution(x, weight, bias, *geometry)
+            y = large_weights.convolution(x, weight, bias, geometry)
+        if y is None:
+            (image,) = large_weights.images_beside(weight, x)
+            y = torch.convolution(image, weight, bias, *geometry)
         self.ctx.save(x, weight, (tuple(x.shape), x.stride()), geometry, tuple(y.shape))
         return y
 
@@ -61,11 +65,12 @@ class InputGradient(Policy):
     def forward(self, g, weight, layout, geometry):
         self.ctx.save(g, weight, layout, geometry)
         x_bar = own.input_gradient(g, weight, layout, geometry)
+        if x_bar is None:
+            x_bar = large_weights.input_gradient(g, weight, layout[0], geometry)
         if x_bar is not None:
             return x_bar
-        x = torch.empty_strided(
-            *layout, dtype=g.dtype, device=g.device
-        )  # the kernel reads its layout, not its numbers
+        x = torch.empty_strided(*layout, dtype=g.dtype, device=g.device)  # read for its layout alone
+        g, x = large_weights.images_beside(weight, g, x)
         return _backward(g, x, weight, None, *geometry, [True, False, False])[0]
 
     def backward(self, x_bar):
@@ -92,9 +97,12 @@ class WeightGradient(Policy):
     def forward(self, x, g, shape, geometry):
         self.ctx.save(x, g, (tuple(x.shape), x.stride()), shape, geometry)
         w_bar = own.weight_gradient(x, g, shape, geometry)
+        if w_bar is None:
+            w_bar = large_weights.weight_gradient(x, g, shape, geometry)
         if w_bar is not None:
             return w_bar
         weight = torch.empty(shape, dtype=g.dtype, device=g.device)  # read for its layout alone
+        g, x = large_weights.images_beside(weight, g, x)
         return _backward(g, x, weight, None, *geometry, [False, True, False])[1]
 
     def backward(self, w_bar):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from neo import kernels
 from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
 from neo.functions.blocks import conv_norm_relu_pool
 from neo.functions.convolution import at_every_pixel
 from neo.functions.first_block import first_block
@@ -21,8 +22,10 @@ from neo.functions.registry import raw
 from neo.kernels import block as block_kernels
 from neo.kernels import first as first_kernels
 from neo.kernels import pixel_means as pixel_kernels
+from neo.kernels.convolution import enough_pixels
 
 __all__ = [
+    "block_of_any_layout",
     "conv_block",
     "first_block_of_images",
     "patches_linear",
@@ -192,3 +195,20 @@ def conv_block(x, weight, bias, gamma, beta, stride, window, eps=1e-5):
     if not block_kernels.ready(image, params, stride, window):
         return None
     return conv_norm_relu_pool(x, weight, bias, gamma, beta, eps, stride, window)[0]
+
+
+def block_of_any_layout(x, weight, bias, gamma, beta, stride, window, eps=1e-5):
+    """conv_block of images that may lie in memory otherwise than channels-last, as its output does.
+
+    None, too, where torch's kernels are faster: for few pixels beside a large weight.
+    """
+    image = raw(x)
+    if not kernels.available() or image.device.type != "cpu" or weight.ndim != 4:
+        return None
+    if not enough_pixels(image.shape, weight.shape):
+        return None
+    if isinstance(x, LiteTensor):
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif bias is None:  # the first block takes constant images and a bias, which the mean takes away
+        bias = torch.zeros(weight.shape[0], dtype=image.dtype)
+    return conv_block(x, weight, bias, gamma, beta, stride, window, eps)

@@ -237,6 +237,8 @@ def linear(x, weight, bias=None):
             return product(x, weight, False, True)
         if bias.ndim == 1 and x.dtype is weight.dtype is bias.dtype:
             return affine(x, weight, bias)
+    elif x.ndim > 2 and weight.ndim == 2 and (bias is None or bias.ndim == 1):
+        return linear(x.flatten(0, -2), weight, bias).reshape((*x.shape[:-1], weight.shape[0]))
     y = matmul(x, weight.t())
     return y if bias is None else y + bias
 

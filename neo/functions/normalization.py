@@ -7,8 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._batched import in_transform
 from neo.errors import InPlaceError
 from neo.functions.batch_normalization import batch_norm
+from neo.functions.layer_normalization import layer_normalize
 from neo.functions.registry import implements
 
 
@@ -53,6 +55,15 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enab
         raise RuntimeError(
             f"layer_norm: normalized_shape {shape} must be the last dims of the input, {tuple(x.shape)}"
         )
+    params = [p for p in (weight, bias) if p is not None]
+    if (
+        type(eps) is float
+        and x.dtype in (torch.float32, torch.float64)
+        and all(p.dtype is x.dtype and tuple(p.shape) == shape and p.device == x.device for p in params)
+        and x.numel()
+        and not in_transform()
+    ):
+        return layer_normalize(x, weight, bias, shape, eps)
     return _affine(_normalized(x, tuple(range(-len(shape), 0)), eps), weight, bias, shape)
 
 

@@ -1,8 +1,9 @@
 """Recurrent networks: LSTM, GRU and the Elman RNN, by torch's own signatures and weights.
 
 Compositions, so that they are differentiable at every order on every device; torch's fused kernels (cuDNN's among
-them) stop at the first. A sequence is kept as rows, step after step, and `sizes` says how many rows each step has:
-the batch size for an ordinary sequence, ever fewer for a packed one.
+them) stop at the first. An LSTM whose sequences are of one length is one Policy (recurrence.py). A sequence is kept as
+rows, step after step, and `sizes` says how many rows each step has: the batch size for an ordinary sequence, ever fewer
+for a packed one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.autograd._queries import autocast_enabled
 from neo.autograd.tensor import LiteTensor
+from neo.functions.recurrence import lstm_recurrence
 from neo.functions.registry import implements, raw
 
 Step = Callable[..., tuple[Any, ...]]
@@ -68,6 +71,9 @@ def _direction(step, rows, sizes, start, weights, has_biases, reverse):
     """
     w_ih, w_hh, *rest = weights
     b_ih, b_hh, rest = (rest[0], rest[1], rest[2:]) if has_biases else (None, None, rest)
+    if step is lstm_step and len(set(sizes)) == 1 and not rest and _alike((rows, w_ih, w_hh, *start)):
+        bias = None if b_ih is None else b_ih + b_hh
+        return _lstm_direction(F.linear(rows, w_ih, bias), sizes, start, w_hh, reverse)
     inputs = torch.split(F.linear(rows, w_ih, b_ih), list(sizes))
     outputs: list[Any] = []
     ended: list[Any] = []
@@ -86,6 +92,21 @@ def _direction(step, rows, sizes, start, weights, has_biases, reverse):
     if ended:
         state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
     return torch.cat(outputs[::-1] if reverse else outputs), state
+
+
+def _alike(tensors):
+    """Whether these are of one dtype, which autocast leaves alone."""
+    return len({tensor.dtype for tensor in tensors}) == 1 and not autocast_enabled()
+
+
+def _lstm_direction(x, sizes, start, w_hh, reverse):
+    """_direction of an LSTM whose steps are of one size."""
+    if reverse:
+        x = torch.cat(torch.split(x, sizes[0])[::-1])
+    hs, cs, _ = lstm_recurrence(x, *start, w_hh)
+    last = hs.shape[0] - sizes[0]
+    state = (hs[last:], cs[last:])
+    return (torch.cat(torch.split(hs, sizes[0])[::-1]) if reverse else hs), state
 
 
 def _layers(step, rows, sizes, states, weights, has_biases, num_layers, dropout, train, bidirectional):
@@ -143,7 +164,8 @@ def lstm(*args):
 
     Arguments as torch.lstm takes them, all positional; weights is a flat list, for each layer and direction
     w_ih (4 size, in), w_hh (4 size, size), b_ih, b_hh if has_biases, w_hr with a projection. What torch.nn.LSTM calls.
-    Cost: a handful of small kernels a step, about 15 nodes a step on each open tape.
+    Cost: a handful of small kernels a step; one node on each open tape, and three a step on one that tracks the
+    gradient. Packed sequences of several lengths, and projections: about 15 nodes a step.
     """
     y, (h, c) = _recurrent(lstm_step, tuple, _checked("lstm", args))
     return y, h, c

@@ -34,6 +34,7 @@
 #include "direct_losses.h"
 #include "direct_memory.h"
 #include "direct_products.h"
+#include "direct_recurrence.h"
 #include "direct_tensors.h"
 #include "look.h"
 
@@ -197,6 +198,9 @@ PyMethodDef functions[] = {
     {"empty", FAST(empty), nullptr},
     {"exp", FAST(vectorised<exp_of>), nullptr},
     {"log", FAST(vectorised<log_of>), nullptr},
+    {"lstm_double_backward", FAST(lstm_double_backward), nullptr},
+    {"lstm_gates", FAST(lstm_gates), nullptr},
+    {"lstm_gradient", FAST(lstm_gradient), nullptr},
     {"mul", FAST(binary<Mul>), nullptr},
     {"neg", FAST(unary<Neg>), nullptr},
     {"product", FAST(product), nullptr},

@@ -13,7 +13,11 @@ from neo import kernels
 from neo.kernels import direct
 from neo.kernels.operands import last, per_channel, plain
 
-__all__ = ["bias_gradient", "convolution", "input_gradient", "weight_gradient"]
+__all__ = ["bias_gradient", "convolution", "enough_pixels", "input_gradient", "weight_gradient"]
+
+# A weight of so many entries is faster on torch's kernels where all images together have fewer pixels than this:
+# docs/benchmarks.md, "Any module".
+LARGE, PIXELS = 1 << 17, 256
 
 _STRIDES = {
     ((stride, stride), (1, 1), (1, 1), False, (0, 0), 1): stride for stride in (1, 2)
@@ -24,7 +28,7 @@ def convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Any
 ) -> torch.Tensor | None:
     """x ∗ weight + bias; x (n, in, h, w), weight (out, in, 3, 3)."""
-    stride = _stride(weight.shape, weight.dtype, geometry)
+    stride = _stride(weight.shape, weight.dtype, x.shape, geometry)
     if not stride or not kernels.ready(x) or not _alike(x, weight) or x.shape[1] != weight.shape[1]:
         return None
     if not per_channel(bias, weight.shape[0], x):
@@ -40,7 +44,7 @@ def convolution(
 def input_gradient(g: torch.Tensor, weight: torch.Tensor, layout: Any, geometry: Any) -> torch.Tensor | None:
     """The gradient of x, whose layout was (shape, strides), from that of x ∗ weight."""
     shape, strides = layout
-    stride = _stride(weight.shape, weight.dtype, geometry)
+    stride = _stride(weight.shape, weight.dtype, shape, geometry)
     if not stride or strides[1] != 1 or not kernels.available() or not _alike(g, weight):
         return None
     if not _is_output(g, shape, weight.shape, stride):
@@ -54,7 +58,7 @@ def input_gradient(g: torch.Tensor, weight: torch.Tensor, layout: Any, geometry:
 
 def weight_gradient(x: torch.Tensor, g: torch.Tensor, shape: Any, geometry: Any) -> torch.Tensor | None:
     """The gradient of the weight, of this shape, from x and the gradient of x ∗ weight."""
-    stride = _stride(shape, g.dtype, geometry)
+    stride = _stride(shape, g.dtype, x.shape, geometry)
     if not stride or not kernels.ready(x) or not _alike(x, g) or not _is_output(g, x.shape, shape, stride):
         return None
     weight = _image(shape, g.dtype)
@@ -71,12 +75,23 @@ def bias_gradient(g: torch.Tensor) -> torch.Tensor | None:
     return sums
 
 
-def _stride(shape: Any, dtype: torch.dtype, geometry: Any) -> int | None:
-    """The stride, if the kernels have this convolution for weights of this shape; else None."""
+def _stride(shape: Any, dtype: torch.dtype, image: Any, geometry: Any) -> int | None:
+    """The stride, if the kernels have this convolution for weights of this shape, and are faster at it; else None."""
     stride = _STRIDES.get(geometry)
-    if stride is None or len(shape) != 4 or shape[2] != 3 or shape[3] != 3:
+    if stride is None or len(shape) != 4 or len(image) != 4 or shape[2] != 3 or shape[3] != 3:
+        return None
+    if not enough_pixels(image, shape):
         return None
     return stride if kernels.fits(shape[0], dtype) and kernels.fits(shape[1], dtype) else None
+
+
+def enough_pixels(image: Any, weight: Any) -> bool:
+    """Whether images of this shape outweigh what is done for a weight of that shape alone, or it is small.
+
+    Winograd's algorithm brings the weight to another form first, and its tiles of 4x4 overhang smaller images.
+    """
+    n, _, h, w = image
+    return n * h * w >= PIXELS or weight[0] * weight[1] * 9 < LARGE
 
 
 def _alike(x: torch.Tensor, y: torch.Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 A call of torch.mul with tensors of eight numbers takes a microsecond, of which the products are a hundredth; a small
 network's inner loop is made of such calls. _direct.cpp takes a few of them over where their tensors are dense and on
-the CPU, with the same bits (tanh's gradient, sums of rows and cross-entropy to a rounding). Products of matrices it
+the CPU, with the same bits (tanh's gradient, sums of rows, cross-entropy, an LSTM's gates to a rounding). Products it
 hands to Neo's own kernels where `use_matrix` has named them: the bits are others, at most as far from the exact ones
 as torch's, and the same on any number of threads. What it does not take, LiteTensors among it, goes to the function
 that a name is bound to below; that function is the name where the extension is missing. It is built where torch is at
@@ -32,6 +32,9 @@ __all__ = [
     "exp",
     "log",
     "look",
+    "lstm_double_backward",
+    "lstm_gates",
+    "lstm_gradient",
     "mul",
     "neg",
     "no_idle_memory",
@@ -136,6 +139,40 @@ def _tanh_gradient(g: Any, y: Any) -> Any:
     return torch.addcmul(g, g * y, y, value=-1)  # g − (g y) y, a kernel less than g (1 − y²)
 
 
+def _lstm_gates(a: Any, c: Any) -> Any:
+    i, f, g, o = torch.chunk(a, 4, -1)
+    i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+    c = torch.addcmul(f * c, i, g)
+    tau = torch.tanh(c)
+    return o * tau, c, torch.cat((i, f, g, o), -1), tau
+
+
+def _lstm_gradient(h_bar: Any, c_bar: Any, c: Any, gates: Any, tau: Any) -> Any:
+    i, f, g, o = torch.chunk(gates, 4, -1)
+    d = h_bar * o * (1 - tau * tau)
+    d = d if c_bar is None else d + c_bar
+    parts = (d * g * i * (1 - i), d * c * f * (1 - f), d * i * (1 - g * g), h_bar * tau * o * (1 - o))
+    return torch.cat(parts, -1), d * f
+
+
+def _lstm_double_backward(A: Any, C: Any, h_bar: Any, c_bar: Any, c: Any, gates: Any, tau: Any) -> Any:
+    i, f, g, o = torch.chunk(gates, 4, -1)
+    of_i, of_f, of_g, of_o = torch.chunk(A, 4, -1)
+    C = torch.zeros_like(c) if C is None else C
+    i1, f1, g1, o1, tau1 = i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o), 1 - tau * tau
+    d = h_bar * o * tau1
+    d = d if c_bar is None else d + c_bar
+    D = of_i * g * i1 + of_f * c * f1 + of_g * i * g1 + C * f
+    through = h_bar * tau1 * (of_o * o1 - 2 * tau * o * D)
+    of_a = (
+        i1 * (d * (of_i * g * (1 - 2 * i) + of_g * g1) + through * g),
+        f1 * (d * (of_f * c * (1 - 2 * f) + C) + through * c),
+        g1 * (d * (of_i * i1 - 2 * g * i * of_g) + through * i),
+        h_bar * o1 * (D * tau1 + of_o * tau * (1 - 2 * o)),
+    )
+    return D * o * tau1 + of_o * tau * o1, D, torch.cat(of_a, -1), of_f * d * f1 + through * f
+
+
 look = None if _library is None else _library.look
 """What look.h declares, for the tape."""
 describe = None if _library is None else _library.describe
@@ -164,6 +201,12 @@ cross_entropy_gradient = _bound("cross_entropy_gradient", _cross_entropy_gradien
 """(g, log_p, target, count, reduction, ignored) → m g (e^log_p − onehot(target)), m = 1 / count for the mean."""
 cross_entropy_double_backward = _bound("cross_entropy_double_backward", _cross_entropy_double_backward)
 """(z, g, log_p, target, count, reduction, ignored) → m g p (z − Σ z p), p = e^log_p: the gradient's own, for x."""
+lstm_gates = _bound("lstm_gates", _lstm_gates)
+"""(a (n, 4 size), c (n, size)) → h and c of the next step, the gates (n, 4 size), tanh of the next c."""
+lstm_gradient = _bound("lstm_gradient", _lstm_gradient)
+"""(h̄, c̄ or None, c, gates, tanh of the next c) → ā and the cotangent of c."""
+lstm_double_backward = _bound("lstm_double_backward", _lstm_double_backward)
+"""(A, C or None of what lstm_gradient gives, then its arguments) → the cotangents of h̄, c̄, a and c."""
 relu = _bound("relu", torch.relu)
 relu_gradient = _bound("relu_gradient", _relu_gradient)
 """(g, y = relu x) → g where y > 0, else 0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from neo.functions.registry import raw
 from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.care import POLICIES, drop_nothing, leave_flat_weights, set_policy
 from neo.nn._torch.copies import Blueprint, Copy
+from neo.nn._torch.fusion import Chain, NotFused, Watch, fuse
 from neo.nn._torch.refusals import refuse_unconvertible
-from neo.nn._torch.verification import compare, first_example
+from neo.nn._torch.verification import compare, first_example, watched
 from neo.nn._torch.weights import built, constructed, reset
 from neo.nn.methods import Method, MethodAsForward
 from neo.nn.module import Module
@@ -38,6 +39,7 @@ def from_torch(
     buffers: str | None = None,
     init: str = "drawn",
     verify: bool = True,
+    fused: bool = True,
     seed: int = 0,
 ) -> tuple[TorchModel, Params]:
     """A torch module as (model, params): out = model(params, x), differentiated by Neo at every order.
@@ -51,7 +53,7 @@ def from_torch(
 
     See TorchModel for the arguments, for what a call takes and gives, for dropout, and for errors.
     """
-    model = TorchModel(module, buffers=buffers, init=init, verify=verify, seed=seed)
+    model = TorchModel(module, buffers=buffers, init=init, verify=verify, fused=fused, seed=seed)
     return model, model.params()
 
 
@@ -77,6 +79,9 @@ class TorchModel(Module):
             one) is known only to a function. "given": the weights of the module, whatever the seed (a pretrained one).
         verify: before the first call, run torch's forward on the same numbers and compare; see Raises. Without it
             functions called with inplace=True are refused, as everywhere in Neo.
+        fused: run convolution + batch norm + ReLU (+ max pooling) as one op, on Neo's own kernels on a CPU, wherever
+            the first call shows that the module has them one after the other; print(model) says where. It is compared
+            with torch's forward like the rest, and not done where it fails, or without verify.
         seed: under which a function builds the module, and with it buffers that are drawn (spectral norm's vectors).
 
     A call: model(params, *args, state=None, seed=None, **kwargs); args and kwargs are forward's (state and seed are
@@ -106,6 +111,7 @@ class TorchModel(Module):
         buffers: str | None = None,
         init: str = "drawn",
         verify: bool = True,
+        fused: bool = True,
         seed: int = 0,
     ):
         if buffers is not None and buffers not in POLICIES:
@@ -127,6 +133,8 @@ class TorchModel(Module):
         self.buffers, self.initial = buffers, init
         self._blueprint = Blueprint(module)
         self._verified = not verify
+        self._fused = fused and verify
+        self._chains: tuple[Chain, ...] = ()
         self._lifts = False  # whether forward writes what is differentiated into tensors that it makes
         self._free: deque[Copy] = deque()
         self._lock = threading.Lock()
@@ -187,7 +195,7 @@ class TorchModel(Module):
         if state is None:
             if self.buffers == "updated":
                 raise TypeError(
-                    f'{self}: buffers="updated" needs the running statistics, model(params, x, state=state), and '
+                    f'{self!r}: buffers="updated" needs the running statistics, model(params, x, state=state), and '
                     f"returns (output, new state); start from model.state"
                 )
             constants = self._constants_beside(params)
@@ -205,6 +213,10 @@ class TorchModel(Module):
             self._lifts = True
             draw_again()
             out, new_state = self._run(params, constants, args, kwargs, seed)
+        except NotFused as error:  # it takes another path than at the first call
+            self._use_chains(chain for chain in self._chains if chain != error.chain)
+            draw_again()
+            return self(params, *args, state=state, seed=seed, **kwargs)
         return (out, new_state) if self.buffers == "updated" else out
 
     def _run(
@@ -221,7 +233,7 @@ class TorchModel(Module):
                 out = run_as_torch_code(copy, params, self._own(constants), args, kwargs, self._lifts)
             new_state = self._state_after(copy)
         except Exception as error:
-            error.add_note(f"in the forward of {self}")
+            error.add_note(f"in the forward of {self!r}")
             raise
         copy.empty()
         if copy.as_made():  # nor is one whose forward failed midway, or has left something behind, used again
@@ -249,7 +261,7 @@ class TorchModel(Module):
             frozen = {key: torch.nn.Parameter(value, False) for key, value in given.frozen.items()}
             module = given.build({**given.buffers, **trained, **frozen})
             if not callable(getattr(module, name, None)):
-                raise AttributeError(f"{self}: {type(module).__name__} has no method {name!r}")
+                raise AttributeError(f"{self!r}: {type(module).__name__} has no method {name!r}")
             wrapped = MethodAsForward(module, name)
             converted = TorchModel(wrapped, buffers=self.buffers, init=self.initial)
             methods[name] = Method(self, converted, name, self.buffers == "updated")
@@ -258,13 +270,21 @@ class TorchModel(Module):
     def __repr__(self) -> str:
         return f"from_torch({self._blueprint.name})"
 
+    def __str__(self) -> str:
+        return "\n  ".join([repr(self), *(f"one op: {chain}" for chain in self._chains)])
+
+    def _use_chains(self, chains: Iterable[Chain]) -> None:
+        self._chains = tuple(chains)
+        self._free.clear()
+
     def _new_copy(self, dropout: bool = True) -> Copy:
         module = self._blueprint.build({})
         set_policy(module, self.buffers, updates=True)
         leave_flat_weights(module)
+        fuse(module, self._chains)
         if not dropout:
             drop_nothing(module)
-        return Copy(module)
+        return Copy(module, fused=bool(self._chains))
 
     def _verify(self, params: Any, constants: State, args: tuple, kwargs: dict[str, Any]) -> bool:
         """Raises ConversionError where Neo's call is not torch's; False when there is nothing yet to see it by."""
@@ -277,7 +297,7 @@ class TorchModel(Module):
 
         def check(params: Any, constants: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             ours = self._new_copy(dropout=False)
-            compare(str(self), ours, theirs, params, constants, args, kwargs, self._lifts)
+            compare(repr(self), ours, theirs, params, constants, args, kwargs, self._lifts)
 
         with outside_vmap():
             given = first_example((dict(params), dict(constants), args, kwargs))
@@ -288,6 +308,23 @@ class TorchModel(Module):
             except NeedsLifting:
                 self._lifts = True
                 check(*given)
+            if self._fused:
+                ours = self._new_copy(dropout=False)
+                params, constants, args, kwargs = given
+                self._use_chains(
+                    watched(ours, Watch(ours.module), params, constants, args, kwargs, self._lifts)
+                )
+            while self._chains:
+                try:
+                    check(*given)
+                    break
+                except NotFused as error:
+                    self._use_chains(chain for chain in self._chains if chain != error.chain)
+                except (
+                    ConversionError,
+                    RuntimeError,
+                ):  # the module makes use of how its images lie in memory
+                    self._use_chains(())
         return True
 
     def _state_after(self, copy: Copy) -> dict[str, torch.Tensor]:
@@ -295,12 +332,12 @@ class TorchModel(Module):
         for name in copy.changed():
             if name in self._blueprint.parameters or name in self._blueprint.frozen:
                 raise ConversionError(
-                    f"{self}: forward changes the parameter {name!r} in place, which would be lost after the call; "
+                    f"{self!r}: forward changes the parameter {name!r} in place, which would be lost after the call; "
                     f"do it to the params, outside of forward"
                 )
             if self.buffers != "updated":
                 raise ConversionError(
-                    f"{self}: forward writes buffer {name!r}, which would be lost after the call; with "
+                    f"{self!r}: forward writes buffer {name!r}, which would be lost after the call; with "
                     f'buffers="updated" it is returned as new state'
                 )
         if self.buffers != "updated":
@@ -337,7 +374,7 @@ class TorchModel(Module):
             if name not in expected
         ]
         raise KeyError(
-            f"{self}: {what} must have exactly the names of model.{'params()' if what == 'params' else 'state'}; "
+            f"{self!r}: {what} must have exactly the names of model.{'params()' if what == 'params' else 'state'}; "
             f"lacking {lacking}, not known {', '.join(surplus) or 'none'}"
         )
 
@@ -348,7 +385,7 @@ class TorchModel(Module):
         if source() is not None:
             return contextlib.nullcontext()
         return no_draws(
-            f"{self}: dropout is active (p > 0, training mode) and the call has no seed to draw from. Give one, "
+            f"{self!r}: dropout is active (p > 0, training mode) and the call has no seed to draw from. Give one, "
             f"model(params, x, seed=...), another one at each step; or convert module.eval(), "
             f'with buffers="batch" where batch statistics are wanted.'
         )

@@ -510,3 +510,24 @@ def test_a_large_tensor_may_grow_and_be_shared_as_any_other():
     x = direct.empty((LARGE,), torch.float32, False).fill_(2)
     x.share_memory_()
     assert bool((x == 2).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (3, 5), (70, 64)])
+@pytest.mark.parametrize("given", [True, False], ids=["all", "no cotangent of c"])
+def test_the_gates_of_an_lstm_are_torch_s_to_a_rounding(built, dtype, n, size, given) -> None:
+    a, A = (tensor((n, 4 * size), dtype, "every other", seed).contiguous() for seed in (1, 2))
+    c, h_bar, c_bar, C = (tensor((n, size), dtype, "every other", seed).contiguous() for seed in (3, 4, 5, 6))
+    c_bar, C = (c_bar, C) if given else (None, None)
+    *_, gates, tau = direct.lstm_gates(a, c)
+    calls = [
+        (direct.lstm_gates, direct._lstm_gates, (a, c)),
+        (direct.lstm_gradient, direct._lstm_gradient, (h_bar, c_bar, c, gates, tau)),
+        (direct.lstm_double_backward, direct._lstm_double_backward, (A, C, h_bar, c_bar, c, gates, tau)),
+    ]
+    for own, plain, args in calls:
+        for got, right in zip(own(*args), plain(*args), strict=True):
+            torch.testing.assert_close(got, right)
+    strided = tensor((n, size), dtype, "every other")
+    for got, right in zip(direct.lstm_gates(a, strided), direct.lstm_gates(a, strided.clone()), strict=True):
+        torch.testing.assert_close(got, right)

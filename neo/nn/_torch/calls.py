@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from neo.autograd.torch_code import torch_code
 from neo.errors import ConversionError
 from neo.functions.in_place import run_again_lifted
 from neo.functions.lifting import Lifting, lifted
+from neo.functions.shaping import own_layouts
 from neo.nn._torch.copies import Copy
 
 __all__ = ["run_as_torch_code"]
@@ -33,7 +35,7 @@ def run_as_torch_code(
     The caller's LiteTensors stay as they are. lifts: what is made in forward, and buffers, can hold what a session
     differentiates, see neo/functions/lifting.py.
     Raises ConversionError where forward writes into a torch.Tensor that it was given; NeedsLifting where lifts must be
-    True.
+    True. Where layers run as chains, Neo chooses how images lie in memory (neo/nn/_torch/fusion.py).
     """
     own = _lift if lifts else _own
     copy.fill({name: shallow_copy(value) for name, value in params.items()})
@@ -43,7 +45,11 @@ def run_as_torch_code(
     versions = [version(tensor) for tensor in plain]
     mine: Any = pytree.tree_map(own, inputs)
     try:
-        with torch_code(), Lifting() if lifts else run_again_lifted():
+        with (
+            torch_code(),
+            Lifting() if lifts else run_again_lifted(),
+            own_layouts() if copy.fused else contextlib.nullcontext(),
+        ):
             return copy.module(*mine[0], **mine[1])
     finally:
         if [version(tensor) for tensor in plain] != versions:

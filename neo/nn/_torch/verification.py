@@ -7,7 +7,7 @@ that a closure reaches past the copy, and what torch takes for a constant and Ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,8 +25,9 @@ from neo.errors import ConversionError, DrawError
 from neo.functions.registry import raw
 from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.copies import Copy
+from neo.nn._torch.fusion import Chain, Watch
 
-__all__ = ["compare", "first_example"]
+__all__ = ["compare", "first_example", "watched"]
 
 # How far two ways of summing may come out apart, relative to the largest entry, in a deep network.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
@@ -106,6 +107,32 @@ def compare(
         torch.set_rng_state(generator)
     _compare_values(label, pytree.leaves(found), pytree.leaves(expected))
     _compare_graphs(label, pytree.leaves(expected), leaves, reached)
+
+
+def watched(
+    copy: Copy,
+    watch: Watch,
+    parameters: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    args: tuple,
+    kwargs: dict[str, Any],
+    lifts: bool,
+) -> tuple[Chain, ...]:
+    """The chains of layers that one call shows; () where dropout called as a function has nothing to draw from."""
+    generator = torch.get_rng_state()
+    given: Any = pytree.tree_map(
+        lambda leaf: _copied_alike(leaf) if _is_tensor(leaf) else leaf, (args, kwargs)
+    )
+    own = {name: LiteTensor(raw(value)) for name, value in parameters.items()}
+    buffers = {name: _copied(value) for name, value in constants.items()}
+    try:
+        with no_draws("no draws while a module is watched"), watch:
+            run_as_torch_code(copy, own, buffers, given[0], given[1], lifts)
+    except DrawError:
+        return ()
+    finally:
+        torch.set_rng_state(generator)
+    return watch.chains()
 
 
 def _by_neo(

@@ -12,7 +12,8 @@ import neo
 from neo import kernels
 from neo.autograd import Policy
 from neo.functions import batch_normalization as bn
-from neo.functions import blocks, first_block, fused, losses
+from neo.functions import blocks, first_block, fused, losses, recurrence
+from neo.functions import layer_normalization as ln
 from neo.functions.registry import raw
 from neo.kernels import batch_norm as norm_kernels
 from neo.kernels import block as block_kernels
@@ -46,6 +47,39 @@ class Draw:
 
 
 # --- batch norm -----------------------------------------------------------------------------------------------------
+
+
+def lstm_recurrence() -> Iterator[tuple]:
+    for seed, steps in enumerate((1, 3)):
+        draw = Draw(seed)
+        yield draw.lite(2 * steps, 12), draw.lite(2, 3), draw.lite(2, 3), draw.lite(12, 3)
+
+
+def lstm_gradient() -> Iterator[tuple]:
+    for given in (True, False):
+        draw = Draw(5)
+        yield draw.lite(2, 3), draw.lite(2, 3) if given else None, draw.lite(2, 12), draw.lite(2, 3)
+
+
+def layer_norm() -> Iterator[tuple]:
+    for seed, (lead, shape) in enumerate((((5,), (4,)), ((2, 3), (3, 2)), ((), (6,)))):
+        for weighted, shifted in ((True, True), (False, True), (True, False), (False, False)):
+            draw = Draw(seed)
+            weight, bias = (draw.lite(*shape) if one else None for one in (weighted, shifted))
+            yield draw.lite(*lead, *shape), weight, bias, shape, 0.1
+
+
+def layer_norm_gradient() -> Iterator[tuple]:
+    for x, weight, bias, shape, eps in layer_norm():
+        _, mean, scale = torch.native_layer_norm(raw(x), shape, None, None, eps)
+        for mask in (
+            (True, weight is not None, bias is not None),
+            (True, False, False),
+            (False, weight is not None, True),
+        ):
+            if any(mask):
+                yield Draw(9).like(x), x, weight, mean, scale, shape, eps, mask
+
 
 SHAPES = [(7, 3), (4, 3, 5), (5, 3, 6, 6)]
 
@@ -179,6 +213,10 @@ def cross_entropy_gradient() -> Iterator[tuple]:
 
 
 ON_TORCH: dict[type[Policy], Samples] = {
+    recurrence.LSTMRecurrence: lstm_recurrence,
+    recurrence.LSTMGradient: lstm_gradient,
+    ln.LayerNorm: layer_norm,
+    ln.LayerNormGradient: layer_norm_gradient,
     bn.BatchNorm: batch_norm,
     bn.BatchNormGradient: batch_norm_gradient,
     bn.BatchNormReLUMaxPool: norm_relu_pool_on_torch,

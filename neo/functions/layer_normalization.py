@@ -1,0 +1,169 @@
+"""Layer norm as one Policy on torch's kernels: first and second order by hand, of third order its composition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from neo.autograd.policy import Policy, function
+from neo.autograd.tensor import LiteTensor
+from neo.functions._tangents import total
+
+__all__ = ["composed_layer_norm", "layer_normalize"]
+
+_backward = torch.ops.aten.native_layer_norm_backward.default
+
+
+def composed_layer_norm(x, weight, bias, shape, eps):
+    """w x̂ + b of plain functions, the statistics among them."""
+    mean, scale = row_statistics(x, shape, eps)
+    y = (x - mean) * scale
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def row_statistics(x, shape, eps):
+    """Mean and 1/√(variance + eps) over the last dims, of this shape, which are kept; as functions of x."""
+    dims = tuple(range(-len(shape), 0))
+    mean = x.mean(dims, True)
+    away = x - mean
+    return mean, torch.rsqrt((away * away).mean(dims, True) + eps)
+
+
+def pull_back(g, x, weight, mean, scale, shape, mask):
+    """(x̄, w̄, b̄) by torch's kernel, None where mask says so."""
+    bias = (
+        weight if weight is not None else g.new_empty(shape) if mask[2] else None
+    )  # looked at for its shape
+    return _backward(g, x, shape, mean, scale, weight, bias, list(mask))
+
+
+class LayerNorm(Policy):
+    """y = w x̂ + b,  x̂ = r (x − μ), μ and 1/r² the mean and variance + eps of each row, the last dims of x;
+    (x̄, w̄, b̄) = layer_norm_gradient(ȳ, x, w);  ẏ = w P(ẋ) + ẇ x̂ + ḃ, with P as in LayerNormGradient.
+
+    μ and r are marked constant: the rule of the gradient counts in that they come from x.
+    """
+
+    verified = True
+    composition = staticmethod(composed_layer_norm)
+
+    def forward(self, x, weight, bias, shape, eps):
+        y, mean, scale = torch.native_layer_norm(x, shape, weight, bias, eps)
+        self.ctx.constant(mean, scale)
+        self.ctx.save(x, weight, mean, scale, bias is not None, shape, eps)
+        return y
+
+    def backward(self, y_bar):
+        x, weight, mean, scale, biased, shape, eps = self.ctx.release
+        given = (True, weight is not None, biased)
+        needs = iter(self.ctx.needs_grad)
+        mask = tuple(next(needs) if one else False for one in given)
+        found = iter(layer_norm_gradient(y_bar, x, weight, mean, scale, shape, eps, mask))
+        bars = [next(found) if wanted else None for wanted in mask]
+        return tuple(bar for bar, one in zip(bars, given, strict=True) if one)
+
+    def jvp(self, x_dot, *dots):
+        x, weight, mean, scale, biased, shape, eps = self.ctx.release
+        w_dot = dots[0] if weight is not None else None
+        b_dot = dots[-1] if biased else None
+        of_x = of_w = None
+        if x_dot is not None:
+            (of_x,) = layer_norm_gradient(x_dot, x, None, mean, scale, shape, eps, (True, False, False))
+            of_x = of_x if weight is None else of_x * weight
+        if w_dot is not None:
+            if isinstance(x, LiteTensor):
+                mean, scale = row_statistics(x, shape, eps)
+            of_w = (x - mean) * scale * w_dot
+        b_dot = None if b_dot is None else b_dot.expand(tuple(x.shape))
+        return total(of_x, total(of_w, b_dot))
+
+
+class LayerNormGradient(Policy):
+    """x̄ = P(w g),  w̄ = Σ g x̂,  b̄ = Σ g, where mask says so;  P(h) = r (h − ⟨h⟩ − x̂ ⟨h x̂⟩), ⟨⟩ the mean over a row
+    and Σ the sum over rows.
+
+    With cotangents (X, W, B) for them and h = w g:
+    ḡ = w P(X) + W x̂ + B,  w̄ = Σ g P(X),
+    x̄ = P(W g − r (X ⟨h x̂⟩ + h ⟨X x̂⟩)) − r² (⟨X h⟩ − ⟨X⟩ ⟨h⟩ − ⟨X x̂⟩ ⟨h x̂⟩) x̂
+
+    Its tangent is that of (x̄, w̄, b̄) by g, in which they are linear, and by x and w, the derivatives of ⟨g, y⟩ by
+    which they are: their second ones are symmetric, so that it is (x̄, w̄) above for (X, W, B) = (ẋ, ẇ, 0).
+    """
+
+    verified = True
+    once_differentiable = True
+    materialize = False
+
+    @staticmethod
+    def composition(g, x, weight, mean, scale, shape, eps, mask):
+        """μ and r anew as functions of x, which they are."""
+        mean, scale = row_statistics(x, shape, eps)
+        normal = (x - mean) * scale
+        h, rows = g if weight is None else g * weight, tuple(range(-len(shape), 0))
+        out = []
+        if mask[0]:
+            out.append((h - h.mean(rows, True) - normal * (h * normal).mean(rows, True)) * scale)
+        return *out, *(
+            over_rows(part, shape) for part, wanted in ((g * normal, mask[1]), (g, mask[2])) if wanted
+        )
+
+    def forward(self, g, x, weight, mean, scale, shape, eps, mask):
+        self.ctx.save(g, x, weight, mean, scale, shape, mask)
+        return tuple(bar for bar in pull_back(g, x, weight, mean, scale, shape, mask) if bar is not None)
+
+    def backward(self, *bars):
+        weight, mask = self.ctx.release[2], self.ctx.release[-1]
+        given = iter(bars)
+        X, W, B = (next(given) if wanted else None for wanted in mask)
+        need_g, need_x, *need_w = self.ctx.needs_grad
+        g_bar, x_bar, w_bar = self.second_order(X, W, B, (need_g, need_x, weight is not None and need_w[0]))
+        return g_bar, x_bar, *(() if weight is None else (w_bar,)), None, None
+
+    def jvp(self, g_dot, x_dot, *dots):
+        _, x, weight, mean, scale, shape, mask = self.ctx.release
+        w_dot = None if weight is None else dots[0]
+        bars: Any = (None, None, None)
+        if g_dot is not None:
+            bars = pull_back(g_dot, x, weight, mean, scale, shape, mask)
+        if x_dot is not None or w_dot is not None:
+            _, of_x, of_w = self.second_order(x_dot, w_dot, None, (False, mask[0], mask[1]))
+            bars = (total(bars[0], of_x), total(bars[1], of_w), bars[2])
+        return tuple(bar for bar, wanted in zip(bars, mask, strict=True) if wanted)
+
+    def second_order(self, X, W, B, needs):
+        """(ḡ, x̄, w̄) for cotangents X, W, B, None for zero; needs: which are wanted."""
+        g, x, weight, mean, scale, shape, _ = self.ctx.release
+        rows = tuple(range(-len(shape), 0))
+        normal = (x - mean).mul_(scale)
+        P_X = None if X is None else pull_back(X, x, None, mean, scale, shape, (True, False, False))[0]
+        g_bar = x_bar = w_bar = None
+        if needs[0]:
+            g_bar = None if P_X is None else P_X if weight is None else P_X * weight
+            g_bar = total(g_bar, None if W is None else normal * W)
+            g_bar = total(g_bar, None if B is None else B.expand(x.shape))
+        if needs[1]:
+            along, slope = None if W is None else W * g, None
+            if X is not None:
+                h = g if weight is None else g * weight
+                hx, Xx = (h * normal).mean(rows, True), (X * normal).mean(rows, True)
+                a = (X * h).mean(rows, True) - X.mean(rows, True) * h.mean(rows, True) - Xx * hx
+                mixed = torch.addcmul(X * hx, h, Xx).mul_(-scale)
+                along, slope = total(along, mixed), a * scale * scale
+            if along is not None:
+                x_bar = pull_back(along, x, None, mean, scale, shape, (True, False, False))[0]
+                x_bar = x_bar if slope is None else x_bar.addcmul_(normal, slope, value=-1)
+        if needs[2] and P_X is not None:
+            w_bar = over_rows(g * P_X, shape)
+        return g_bar, x_bar, w_bar
+
+
+def over_rows(x, shape):
+    """The sum over all dims but the last ones, of this shape."""
+    first = x.ndim - len(shape)
+    return x.sum(tuple(range(first))) if first else x
+
+
+layer_normalize = function(LayerNorm, "layer_norm")
+layer_norm_gradient = function(LayerNormGradient, "layer_norm_gradient")

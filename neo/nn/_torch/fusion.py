@@ -1,0 +1,271 @@
+"""Chains of layers that a converted module runs as one op: convolution, batch norm, ReLU, max pooling.
+
+A chain is found by watching one run of the module, and named by its layers. In a copy that has chains, a convolution
+and a batch norm only note what they were called with, and give a Pending in place of a tensor; the ReLU, or the pooling
+behind it, then runs them all, on Neo's own kernels where these take the tensors (neo/functions/fused.py). A Pending
+stands for no tensor: whatever else the module does with it raises NotFused, and the chain is given up. So a chain can
+be found wrongly, in a module that takes another path later, and the numbers are right all the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from neo.autograd.tensor import LiteTensor
+from neo.functions.batch_normalization import batch_norm_relu, batch_norm_relu_max_pool
+from neo.functions.fused import block_of_any_layout
+
+__all__ = ["Chain", "NotFused", "Watch", "fuse"]
+
+_RELU = (F.relu, torch.relu, F.relu_, torch.relu_)
+_NORMALISED, _RECTIFIED = "batch norm", "ReLU"
+
+
+class Chain(NamedTuple):
+    """Names of a convolution (None: the chain starts at the norm) and a batch norm; window of the pooling, 1: none."""
+
+    conv: str | None
+    norm: str
+    window: int
+
+    def __str__(self) -> str:
+        layers = [*([self.conv] if self.conv is not None else []), self.norm, "ReLU"]
+        return " + ".join(
+            [*layers, f"max pooling {self.window}x{self.window}"] if self.window > 1 else layers
+        )
+
+
+class NotFused(BaseException):
+    """A module uses what lies within a chain. No Exception, so that no `except Exception` in the module takes it."""
+
+    def __init__(self, chain: Chain):
+        super().__init__(str(chain))
+        self.chain = chain
+
+
+# --- finding chains ----------------------------------------------------------------------------------------------
+
+
+class Watch(TorchFunctionMode):
+    """Sees one run of a copy: which layer's output goes into which. The copy is spent afterwards."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__()
+        self._made: dict[int, tuple[str, Any]] = {}  # id of an output -> name of its layer, the output
+        self._norms: list[tuple[str, str | None, Any]] = []  # norm, the convolution before it, its output
+        self._used: dict[int, list[tuple[Any, Any, int]]] = {}  # input -> ReLU or pooling, its output, window
+        for name, part in module.named_modules():
+            if type(part) is torch.nn.Conv2d and _plain(part):
+                vars(part)["forward"] = functools.partial(self._conv, name, part)
+            elif type(part) is torch.nn.BatchNorm2d and _plain(part) and _by_the_batch(part):
+                vars(part)["forward"] = functools.partial(self._norm, name, part)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        before = args[0] if args else None
+        out = func(*args, **kwargs)
+        window = 1 if func in _RELU else _window_of(func, args, kwargs)
+        if window is not None and isinstance(before, LiteTensor):
+            self._used.setdefault(id(before), []).append((before, out, window))
+        return out
+
+    def _conv(self, name: str, conv: torch.nn.Module, x: Any) -> Any:
+        out = type(conv).forward(conv, x)
+        self._made[id(out)] = (name, out)
+        return out
+
+    def _norm(self, name: str, norm: torch.nn.Module, x: Any) -> Any:
+        conv = self._made.get(id(x), (None, None))[0]
+        out = type(norm).forward(norm, x)
+        self._norms.append((name, conv, out))
+        return out
+
+    def chains(self) -> tuple[Chain, ...]:
+        """Of layers that were run once."""
+        names = [name for name, *_ in self._norms]
+        found = []
+        for name, conv, out in self._norms:
+            rectified = [after for _, after, window in self._used.get(id(out), []) if window == 1]
+            if names.count(name) != 1 or len(rectified) != 1:
+                continue
+            pooled = [window for _, _, window in self._used.get(id(rectified[0]), []) if window > 1]
+            found.append(Chain(conv, name, pooled[0] if len(pooled) == 1 else 1))
+        return tuple(found)
+
+
+def _plain(part: torch.nn.Module) -> bool:
+    """Whether nothing but its forward runs when the layer is called."""
+    hooks = (part._forward_hooks, part._forward_pre_hooks)
+    return not any(hooks) and "forward" not in vars(part)
+
+
+def _by_the_batch(norm: Any) -> bool:
+    return norm.affine and norm.running_mean is None and (norm.training or not norm.track_running_stats)
+
+
+def _window_of(func: Any, args: Any, kwargs: Any) -> int | None:
+    """The window of a max pooling of windows side by side, without a border; None for any other call."""
+    if func is not F.max_pool2d:
+        return None
+    given = dict(
+        zip(
+            ("input", "kernel", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+            args,
+            strict=False,
+        )
+    )
+    given |= {"kernel" if key == "kernel_size" else key: value for key, value in kwargs.items()}
+    kernel, stride = given["kernel"], given.get("stride")
+    sides = {kernel} if isinstance(kernel, int) else set(kernel)
+    steps = sides if stride is None else {stride} if isinstance(stride, int) else set(stride)
+    plain = given.get("padding", 0) in (0, (0, 0)) and given.get("dilation", 1) in (1, (1, 1))
+    if (
+        len(sides) != 1
+        or steps != sides
+        or not plain
+        or given.get("ceil_mode")
+        or given.get("return_indices")
+    ):
+        return None
+    window = sides.pop()
+    return window if window > 1 else None
+
+
+# --- running them ------------------------------------------------------------------------------------------------
+
+
+def fuse(module: torch.nn.Module, chains: Iterable[Chain]) -> None:
+    """Have the layers of a copy run as chains."""
+    for chain in chains:
+        norm = module.get_submodule(chain.norm)
+        conv = None if chain.conv is None else module.get_submodule(chain.conv)
+        if conv is not None:
+            vars(conv)["forward"] = functools.partial(_convolve, chain, conv, norm)
+        vars(norm)["forward"] = functools.partial(_normalise, chain, norm)
+
+
+def _convolve(chain: Chain, conv: Any, norm: Any, x: Any) -> Any:
+    if not isinstance(x, LiteTensor | torch.Tensor) or x.ndim != 4:
+        return type(conv).forward(conv, x)
+    return Pending(chain, x, conv, norm, "")
+
+
+def _normalise(chain: Chain, norm: Any, x: Any) -> Any:
+    if isinstance(x, Pending) and x.chain is chain and not x.done:
+        return x.after(_NORMALISED)
+    if chain.conv is None and isinstance(x, LiteTensor) and x.ndim == 4:
+        return Pending(chain, x, None, norm, _NORMALISED)
+    return type(norm).forward(norm, x)
+
+
+class Pending:
+    """What a chain was called with, where no tensor is yet. Each step gives another one, so that none is used up."""
+
+    def __init__(self, chain: Chain, x: Any, conv: Any, norm: Any, done: str):
+        self.chain, self.x, self.conv, self.norm, self.done = chain, x, conv, norm, done
+
+    def after(self, done: str) -> Pending:
+        return Pending(self.chain, self.x, self.conv, self.norm, done)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise NotFused(self.chain)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        first, window = args[0] if args else None, None
+        if isinstance(first, Pending):
+            if func in _RELU and first.done == _NORMALISED:
+                return first.after(_RECTIFIED) if first.chain.window > 1 else first.run()
+            window = _window_of(func, args, kwargs or {})
+            if window == first.chain.window and first.done == _RECTIFIED:
+                return first.run()
+            raise NotFused(first.chain)
+        raise NotFused(
+            next(value.chain for value in _flat((args, kwargs or {})) if isinstance(value, Pending))
+        )
+
+    def run(self) -> Any:
+        """The chain's output."""
+        conv, norm, x, window = self.conv, self.norm, self.x, self.chain.window
+        if conv is not None:
+            y = _block(conv, norm, x, window)
+            if y is not None:
+                return y
+            x = type(conv).forward(conv, x)
+        if x.numel() == x.shape[1]:
+            type(norm).forward(norm, x)  # says what is wrong
+        if window > 1:
+            return batch_norm_relu_max_pool(x, norm.weight, norm.bias, window, norm.eps)
+        return batch_norm_relu(x, norm.weight, norm.bias, norm.eps)
+
+
+def _refuse_operators() -> None:
+    """Python looks operators up on the class."""
+    binary = (
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "matmul",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "eq",
+        "ne",
+    )
+    named = [f"__{side}{name}__" for name in binary for side in ("", "r", "i")]
+    for name in (
+        *named,
+        "__neg__",
+        "__abs__",
+        "__getitem__",
+        "__len__",
+        "__iter__",
+        "__bool__",
+        "__float__",
+        "__setitem__",
+    ):
+
+        def refuse(self: Pending, *args: Any) -> Any:
+            raise NotFused(self.chain)
+
+        setattr(Pending, name, refuse)
+    Pending.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+_refuse_operators()
+
+
+def _block(conv: Any, norm: Any, x: Any, window: int) -> Any:
+    """The chain as a block; None for a convolution of another kind, or where the block is not for these tensors."""
+    stride, same = conv.stride[0], conv.padding == (1, 1) and conv.dilation == (1, 1) and conv.groups == 1
+    if not (
+        same
+        and conv.kernel_size == (3, 3)
+        and conv.stride == (stride, stride)
+        and conv.padding_mode == "zeros"
+    ):
+        return None
+    return block_of_any_layout(x, conv.weight, conv.bias, norm.weight, norm.bias, stride, window, norm.eps)
+
+
+def _flat(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value

@@ -1,0 +1,159 @@
+"""Layers of a converted module that run as one op: found, right to third order, and given up where they must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import neo
+from neo import kernels
+from tests.neo.nn.meta_gradients import assert_meta_gradients_agree
+
+
+class Block(nn.Module):
+    """As people write it: functional or not, in place or not, with a bias or not."""
+
+    def __init__(self, inputs: int, relu: Any, pool: Any, view: bool, **conv: Any):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, 16, **{"kernel_size": 3, "padding": 1, **conv})
+        self.bn = nn.BatchNorm2d(16)
+        self.second, self.relu, self.pool, self.view = nn.Conv2d(16, 16, 3, padding=1), relu, pool, view
+        self.second_bn = nn.BatchNorm2d(16, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(self.relu(self.bn(self.conv(x))))
+        x = self.relu(self.second_bn(self.second(x)) + x)
+        return x.view(x.size(0), -1) if self.view else x.flatten(1)
+
+
+def halved(x: torch.Tensor) -> torch.Tensor:
+    return F.max_pool2d(x, 2, 2)
+
+
+CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "modules": ((3, nn.ReLU(), nn.MaxPool2d(2), False), {}, "conv + bn + ReLU + max pooling 2x2"),
+    "in place": ((16, nn.ReLU(inplace=True), nn.Identity(), True), {"bias": False}, "conv + bn + ReLU"),
+    "functions": ((16, F.relu, halved, False), {"stride": 2}, "conv + bn + ReLU + max pooling 2x2"),
+    "another kernel": ((2, torch.relu, nn.MaxPool2d(3, 2, 1), True), {"kernel_size": 5}, "conv + bn + ReLU"),
+}
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fused_layers_give_torch_s_meta_gradient(name: str) -> None:
+    given, conv, said = CASES[name]
+    torch.manual_seed(0)
+    module = Block(*given, **conv).double()
+    support, query = drawn(3, given[0], 9, 8), drawn(4, given[0], 9, 8, seed=1)
+    model, params = neo.nn.from_torch(module)
+    model(params, support)
+    assert str(model) == f"from_torch(Block)\n  one op: {said}"
+    assert_meta_gradients_agree(module, (support,), (query,))
+
+
+def test_fused_layers_are_right_to_third_order() -> None:
+    torch.manual_seed(0)
+    module = Block(16, nn.ReLU(), nn.MaxPool2d(2), True).double()
+    x = neo.LiteTensor(drawn(2, 16, 6, 6))
+    found = []
+    for fused in (True, False):
+        model, params = neo.nn.from_torch(module, fused=fused)
+
+        def third(params: Any, x: Any, model: Any = model) -> Any:
+            def loss(params: Any, x: Any) -> Any:
+                return (torch.sin(model(params, x)) ** 2).sum()
+
+            def norm(of: Any) -> Any:
+                return lambda *args: sum((g**2).sum() for g in neo.pytree.leaves(neo.grad(of, (0, 1))(*args)))
+
+            return neo.grad(norm(norm(loss)), (0, 1))(params, x)
+
+        found.append(neo.pytree.leaves(third(params, x)))
+        assert ("one op" in str(model)) is fused
+    largest = max(
+        float(right.data.abs().max()) for right in found[1]
+    )  # that of conv.bias is zero, but for rounding
+    for got, right in zip(*found, strict=True):
+        torch.testing.assert_close(got.data, right.data, rtol=1e-7, atol=1e-9 * largest)
+
+
+class Reached(nn.Module):
+    """Of wide images, another layer reads what lies within the chain."""
+
+    def __init__(self, how: Any):
+        super().__init__()
+        self.conv, self.bn, self.how = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.conv(x)
+        y = self.bn(z)
+        wide = x.shape[3] > 8
+        out = torch.relu(y)
+        return self.how(out, z, y) if wide else out
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda out, z, y: out + z,
+        lambda out, z, y: torch.cat([out, y]),
+        lambda out, z, y: out * z.mean(),
+        lambda out, z, y: F.max_pool2d(y, 2),
+        lambda out, z, y: out[y[0, 0, 0, 0] > 100],
+    ],
+)
+def test_a_module_that_takes_another_path_later_gets_its_numbers(how: Any) -> None:
+    torch.manual_seed(0)
+    module = Reached(how).double()
+    model, params = neo.nn.from_torch(module)
+    for width, fused in ((8, True), (9, False), (8, False)):
+        x = drawn(2, 16, 8, width)
+        torch.testing.assert_close(model(params, x).data, module(x).detach(), rtol=1e-9, atol=1e-9)
+        assert ("one op" in str(model)) is fused
+
+
+def hooked(module: Any) -> Any:
+    module.conv.register_forward_hook(lambda *_: None)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (lambda module: module, {"fused": False}),
+        (lambda module: module, {"verify": False}),
+        (lambda module: module, {"buffers": "frozen"}),
+        (hooked, {}),
+    ],
+)
+def test_what_is_not_to_be_fused_is_not(change: Any, options: Any) -> None:
+    torch.manual_seed(0)
+    model, params = neo.nn.from_torch(change(Reached(None).double()), **options)
+    model(params, drawn(2, 16, 8, 8))
+    assert "conv + bn" not in str(model)
+
+
+def test_float32_runs_on_the_block_s_kernels_and_keeps_the_user_s_weights() -> None:
+    torch.manual_seed(0)
+    module = Reached(None)
+    model, params = neo.nn.from_torch(module)
+    x = neo.LiteTensor(torch.randn(2, 16, 8, 8))
+    model(params, x)
+    names: list[str] = []
+    tape = neo.autograd.Tape()
+    tape.watch(x)
+    neo.autograd.TapeContext.push(tape)
+    try:
+        model(params, x)
+        names = [node.name for node in tape.nodes]
+    finally:
+        neo.autograd.TapeContext.pop()
+    assert ("ConvNormReLUPool" in names) is kernels.available()
+    assert params["conv.weight"].data.is_contiguous()
