@@ -26,6 +26,7 @@ from meta.inner_loop import InnerLoop, adapt
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
 from meta.load import load
 from meta.meta_batch import MetaGradient, meta_gradient
+from meta.online import OnlineLearner
 from meta.parallel import Batched, Workers
 from meta.problems import Classification, Metric, Problem, Regression, Supervised
 from meta.tables import metrics, results
@@ -57,6 +58,7 @@ __all__ = [
     "MetaSGD",
     "Metric",
     "Mixed",
+    "OnlineLearner",
     "Predictor",
     "Problem",
     "ProtoNet",
