@@ -4,11 +4,11 @@
 
 A six-layer transformer adapts by n steps of SGD on one batch of sequences, and the meta-gradient of a query loss is
 taken by reverse mode, by reverse mode with every inner step checkpointed, by mixed mode, plain, in segments of √n
-steps, and with each layer checkpointed. With JAX at hand (make bench-jax) also by its nested grad over lax.scan, with
-jax.checkpoint around a step and without. Each number comes from a process of its own, on one thread, time being that of
-the processor; the ways alternate from round to round. Peak memory is the process's, less what it had when the problem
-was built (a small one having been run); of JAX, what XLA plans for temporaries and outputs, since compiling takes more
-than running.
+steps, in three segments, and with each layer checkpointed. With JAX at hand (make bench-jax) also by its nested grad
+over lax.scan, with jax.checkpoint around a step and without. Each number comes from a process of its own, on one
+thread, time being that of the processor; the ways alternate from round to round. Peak memory is the process's, less
+what it had when the problem was built (a small one having been run); of JAX, what XLA plans for temporaries and
+outputs, since compiling takes more than running.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ WAYS = (
     "reverse, steps checkpointed",
     "mixed",
     "mixed in segments",
+    "mixed in three segments",
     "mixed, layers checkpointed",
     "JAX",
     "JAX, steps checkpointed",
@@ -93,7 +94,9 @@ def by_neo(way: str, steps: int, size: int = BATCH) -> Callable[[], Any]:
             x = run({name: p[f"{i}.{name}"] for name in names}, x)
         return F.cross_entropy((x @ p["head"]).reshape((-1, WORDS)), batch[1].reshape(-1))
 
-    segment = max(1, round(math.sqrt(steps))) if "segments" in way else None
+    segment = None
+    if "segments" in way:
+        segment = math.ceil(steps / 3) if "three" in way else max(1, round(math.sqrt(steps)))
     estimator = meta.Mixed(segment) if "mixed" in way else meta.Reverse()
 
     def adapted(p: Any) -> Any:
