@@ -237,6 +237,7 @@ def main() -> None:
             for way, results in turns.items():
                 if not results or not isinstance(results[-1], str):
                     results.append(run(way, n, given.limit * 2**30))
+                    print(f"{n:5d} steps, {way}: {results[-1]}", file=sys.stderr, flush=True)
         for way, results in turns.items():
             failed = [one for one in results if isinstance(one, str)]
             found.setdefault(way, {})[str(n)] = (
@@ -244,7 +245,6 @@ def main() -> None:
                 if failed
                 else {key: statistics.median(one[key] for one in results) for key in results[0]}
             )
-            print(f"{n:5d} steps, {way}: {found[way][str(n)]}", file=sys.stderr, flush=True)
     ordered = {way: found[way] for way in WAYS if way in found}
     if given.write:
         machine = f"{platform.machine()}, one thread, medians of {given.rounds} rounds"
