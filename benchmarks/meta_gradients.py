@@ -5,8 +5,8 @@
 
 A six-layer transformer adapts by n steps of SGD on one batch of sequences, and the meta-gradient of a query loss is
 taken by reverse mode, by reverse mode with every inner step checkpointed, by mixed mode, plain, in segments of √n
-steps, and with each layer checkpointed; and, of another meta-gradient, implicitly (iMAML, five conjugate gradients),
-by what the solution alone says. The second call draws what the file has, and measures nothing. With JAX at hand (make
+steps, in three segments, and with each layer checkpointed; and, of another meta-gradient, implicitly (iMAML, five
+conjugate gradients), by what the solution alone says. The second call draws what the file has, and measures nothing. With JAX at hand (make
 bench-jax) also by its nested grad over lax.scan, with jax.checkpoint around a step and without. Each number comes
 from a process of its own, on one thread, time being that of the processor; the ways alternate from round to round.
 Peak memory is the process's, less what it had when the problem was built (a small one having been run); of JAX, what
@@ -40,6 +40,7 @@ WAYS = (
     "reverse, steps checkpointed",
     "mixed",
     "mixed in segments",
+    "mixed in three segments",
     "mixed, layers checkpointed",
     "implicit",
     "JAX",
@@ -96,7 +97,9 @@ def by_neo(way: str, steps: int, size: int = BATCH) -> Callable[[], Any]:
             x = run({name: p[f"{i}.{name}"] for name in names}, x)
         return F.cross_entropy((x @ p["head"]).reshape((-1, WORDS)), batch[1].reshape(-1))
 
-    segment = max(1, round(math.sqrt(steps))) if "segments" in way else None
+    segment = None
+    if "segments" in way:
+        segment = math.ceil(steps / 3) if "three" in way else max(1, round(math.sqrt(steps)))
     exact = meta.Mixed(segment) if "mixed" in way else meta.Reverse()
     estimator = meta.Implicit() if way == "implicit" else exact
 
@@ -261,6 +264,7 @@ def main() -> None:
             for way, results in turns.items():
                 if not results or not isinstance(results[-1], str):
                     results.append(run(way, n, given.limit * 2**30))
+                    print(f"{n:5d} steps, {way}: {results[-1]}", file=sys.stderr, flush=True)
         for way, results in turns.items():
             failed = [one for one in results if isinstance(one, str)]
             found.setdefault(way, {})[str(n)] = (
@@ -268,7 +272,6 @@ def main() -> None:
                 if failed
                 else {key: statistics.median(one[key] for one in results) for key in results[0]}
             )
-            print(f"{n:5d} steps, {way}: {found[way][str(n)]}", file=sys.stderr, flush=True)
     ordered = {way: found[way] for way in WAYS if way in found}
     if given.write:
         machine = f"{platform.machine()}, one thread, medians of {given.rounds} rounds"

@@ -34,6 +34,7 @@ from meta.inner_loop import InnerLoop, adapt
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
 from meta.load import load
 from meta.meta_batch import MetaGradient, meta_gradient
+from meta.online import OnlineLearner
 from meta.parallel import Batched, Workers
 from meta.problems import Classification, Metric, Problem, Regression, Supervised
 from meta.reinforcement import PolicyGradient
@@ -71,6 +72,7 @@ __all__ = [
     "MetaSGD",
     "Metric",
     "Mixed",
+    "OnlineLearner",
     "PolicyGradient",
     "Predictor",
     "Problem",

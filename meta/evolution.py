@@ -46,13 +46,12 @@ class Smoothing(NamedTuple):
             generator: on the device of params; draws the noise, pair by pair.
         Cost: 2 n values; with vectorized the memory of all, and 3 n times the parameters.
         """
-        scale = 1 / (2 * self.sigma * self.pairs)
         if self.vectorized:
             drawn = [noise_like(params, generator) for _ in range(self.pairs)]
             noise = pytree.tree_map(lambda *leaves: torch.stack(leaves), *drawn)
-            points = self._moved(params, pytree.tree_map(lambda leaf: torch.cat([leaf, -leaf]), noise))
+            points = self.moved(params, pytree.tree_map(lambda leaf: torch.cat([leaf, -leaf]), noise))
             values = neo.vmap(fn, randomness="same")(points)
-            weights = (values[: self.pairs] - values[self.pairs :]) * scale
+            weights = (values[: self.pairs] - values[self.pairs :]) * self._scale
             return pytree.tree_map(
                 lambda leaf: torch.tensordot(weights.to(leaf.dtype), leaf, 1), noise
             ), values
@@ -61,16 +60,25 @@ class Smoothing(NamedTuple):
         for _ in range(self.pairs):
             noise = noise_like(params, generator)
             again = replay()
-            up.append(fn(self._moved(params, noise)))
+            up.append(fn(self.moved(params, noise)))
             with again:
-                down.append(fn(self._moved(params, noise, -1)))
-            weight = (up[-1] - down[-1]) * scale
-            part = [weight * leaf for leaf in pytree.leaves(noise)]
-            found = part if found is None else [one + other for one, other in zip(found, part, strict=True)]
-        return pytree.unflatten(pytree.structure(params), found), torch.stack(up + down)
+                down.append(fn(self.moved(params, noise, -1)))
+            found = self.with_pair(found, up[-1] - down[-1], noise)
+        return found, torch.stack(up + down)
 
-    def _moved(self, params: PyTree, noise: PyTree, sign: int = 1) -> PyTree:
+    def moved(self, params: PyTree, noise: PyTree, sign: int = 1) -> PyTree:
+        """θ + σ ε, or with sign −1 θ − σ ε."""
         return pytree.tree_map(lambda leaf, eps: leaf + (sign * self.sigma) * eps, params, noise)
+
+    def with_pair(self, found: PyTree, difference: Any, noise: PyTree) -> PyTree:
+        """A pair's part of ĝ, fn's difference times its noise, on top of what is found of others; None: of none."""
+        weight = difference * self._scale
+        part: PyTree = pytree.tree_map(lambda leaf: weight * leaf, noise)
+        return part if found is None else pytree.tree_map(lambda one, other: one + other, found, part)
+
+    @property
+    def _scale(self) -> float:
+        return 1 / (2 * self.sigma * self.pairs)
 
 
 def noise_like(params: PyTree, generator: torch.Generator) -> PyTree:

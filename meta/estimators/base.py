@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import neo
 from meta.learner import Step
 from neo.typing import PyTree
 
-__all__ = ["Descent", "Estimate", "Estimator", "FirstOrder", "Reverse", "Truncated"]
+__all__ = ["Descent", "Estimate", "Estimator", "FirstOrder", "Reverse", "Truncated", "Window"]
 
 Objective = Callable[
     [PyTree], tuple[Any, Any]
 ]  # meta-parameters → (query loss after adaptation, what else of it)
+Window = Callable[
+    [PyTree, Any], tuple[Any, tuple[Any, PyTree]]
+]  # (meta-parameters, an inner run so far; None: begin it) → (loss of its next steps, (what else, the run after them))
 
 
 class Descent(Protocol):
@@ -32,12 +35,16 @@ class Descent(Protocol):
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator says of one task's objective at the meta-parameters."""
+    """What an estimator says of one task's objective at the meta-parameters.
+
+    carried: of a window, what the next one goes on from.
+    """
 
     value: Any
     aux: Any
     gradient: PyTree
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    carried: PyTree = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,19 @@ class Estimator:
         """The gradient of the objective by the meta-parameters; step.seed seeds what is drawn."""
         (value, aux), gradient = neo.value_and_grad(objective, argnums=0, has_aux=True)(params)
         return Estimate(value, aux, gradient)
+
+    def carry(self, params: PyTree, run: PyTree) -> PyTree:
+        """What is carried over outer steps of an inner run that goes on over them, at its beginning: the run."""
+        return run
+
+    def estimate_window(self, window: Window, params: PyTree, carried: PyTree | None, step: Step) -> Estimate:
+        """estimate() of the next steps of such a run, what came before them being a constant.
+
+        carried: what carry() or the last window gave; None: the run begins.
+        """
+        found = self.estimate(lambda params: window(params, carried), params, step)
+        aux, run = found.aux
+        return replace(found, aux=aux, carried=run)
 
 
 @dataclass(frozen=True)

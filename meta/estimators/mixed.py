@@ -1,4 +1,4 @@
-"""Exact, in the memory of the parameters: inner gradients differentiated forward over reverse."""
+"""Exact, in the memory of the parameters: inner gradients differentiated with forward mode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Mixed(Estimator):
     with tangents along the meta-gradient so far (neo.grad's mode="mixed").
     Cost: about four gradients an inner step; memory for the parameters (and the optimiser's state) of every inner step,
     and once for a gradient's forward pass with its tangents. With `segment` = k the parameters of every k-th step are
-    kept, and of k steps at a time, for one more gradient a step: √steps is least. Bias: none.
+    kept, and of k steps at a time, for one more gradient of each step before the last segment: k = √steps is least
+    memory, k = steps / 2 half of it for half a gradient a step. Bias: none.
 
     Args:
         segment: inner steps to a segment, ≥ 1; None: all parameters are kept.
@@ -42,9 +43,12 @@ class Mixed(Estimator):
         if self.segment is None:
             return super().end(descent)
         state: Any = descent.after(None, 0, 0)
-        for first in range(0, descent.steps, self.segment):
-            count = min(self.segment, descent.steps - first)
+        first = 0
+        # The last segment is kept as it goes: the walk back begins with it, and holds as much of each other one when
+        # it has recomputed that.
+        for end in reversed(range(descent.steps - self.segment, 0, -self.segment)):
             state = neo.checkpoint(
-                lambda state, first=first, count=count: descent.after(state, first, count)
+                lambda state, first=first, count=end - first: descent.after(state, first, count)
             )(state)
-        return state[0]
+            first = end
+        return descent.after(state, first, descent.steps - first)[0]

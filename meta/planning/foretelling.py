@@ -183,16 +183,20 @@ def _estimators(algorithm: Any, exact_only: bool) -> list[dict[str, Any]]:
     own = {key: algorithm[key] for key in keys if algorithm.get(key) is not None}
     few = list(range(1, FEW + 1))
     longest = max(length(int(algorithm.inner_steps)), FEW)
-    segments = {"name": "mixed", "settings": {"mixed_segment": longest}, "steps": [longest], "each": None}
+
+    def segments(each: int | None) -> dict[str, Any]:
+        """Two of them, for the last one is not recomputed."""
+        tried = min(each or longest, longest)
+        return {"name": "mixed", "settings": {"mixed_segment": tried}, "steps": [2 * tried], "each": each}
+
     wanted: list[dict[str, Any]] = [{"name": name, "settings": own, "steps": few}]
     if "mixed_segment" in own:
-        each = own["mixed_segment"]
-        wanted = [{**segments, "settings": own, "steps": [min(each, longest)], "each": each}]
+        wanted = [segments(own["mixed_segment"])]
     for other, settings in BESIDE:
         if (other, settings) != (name, own) and (other in EXACT or not exact_only):
             wanted.append({"name": other, "settings": settings, "steps": few})
         if other == "mixed":
-            wanted.append(segments)
+            wanted.append(segments(None))
     return wanted
 
 
@@ -214,7 +218,7 @@ def _in_segments(row: Row, mixed: Row, asked: Mapping[str, Any]) -> Row:
     if found.made:
         return found
     if asked["each"] is not None:  # the configuration's own, which is what it is without
-        return dataclasses.replace(mixed, settings=row.settings)
+        return dataclasses.replace(mixed, settings={"mixed_segment": asked["each"]})
     return dataclasses.replace(
         row, refused="in segments it would be as without: every inner step is looked at."
     )

@@ -71,8 +71,9 @@ class Row:
 class Segments(Row):
     """mixed in segments, which keep a step's parameters for each segment, and for the steps of one at a time.
 
-    points: one, of a single segment. Whether the query's gradient or a segment's is the peak, more than that one
-    segment of so many steps can tell, is not known: of longer ones the bytes are the most that it can be.
+    points: one, of two segments, of which the first is recomputed and the last is kept. Whether the query's gradient or
+    a segment's is the peak, more than segments of so many steps can tell, is not known: of longer ones the bytes are
+    the most that it can be.
     each: inner steps to a segment; None: √steps.
     """
 
@@ -93,13 +94,13 @@ class Segments(Row):
     def bytes(self, steps: int) -> float:
         ((tried, (size, _)),) = self.points.items()
         each = self.each or length(steps)
-        more = math.ceil(steps / each) - 1 + max(min(each, steps) - tried, 0)
+        more = math.ceil(steps / each) - 2 + max(min(each, steps) - tried // 2, 0)
         return size + more * self.mixed.per_step()
 
     def seconds(self, steps: int) -> float:
         ((tried, (_, seconds)),) = self.points.items()
-        again = max(seconds - self.mixed.seconds(tried), 0.0) / tried
-        return self.mixed.seconds(steps) + steps * again
+        again = max(seconds - self.mixed.seconds(tried), 0.0) / (tried // 2)
+        return self.mixed.seconds(steps) + max(steps - (self.each or length(steps)), 0) * again
 
 
 def length(steps: int) -> int:

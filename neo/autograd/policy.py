@@ -65,6 +65,9 @@ class Policy(PolicyBase):
     that of the composition, computed anew from forward's arguments, which the tape keeps for it. Without a composition
     a second order is refused. False: backward is the rule at every order, and a composition is for comparison alone."""
 
+    kernel_tangent: ClassVar[bool] = False
+    """jvp is a kernel of its own as long as no session around differentiates it, and then several times slower."""
+
     materialize: bool = True
     """Whether backward gets zeros for an output that no cotangent came to; False: None, which spares making them."""
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd.policy import Policy, function
+from neo.functions._tangents import total
 from neo.functions.elementwise import Unary
 from neo.functions.registry import implements
 from neo.kernels import direct
@@ -256,8 +257,37 @@ class Gelu(Unary):
             t = torch.tanh((x + x**3 * 0.044715) * math.sqrt(2 / math.pi))
             slope = (x * x * (3 * 0.044715) + 1) * math.sqrt(2 / math.pi)
             return y_bar * (t + 1 + x * (1 - t * t) * slope) * 0.5
-        density = torch.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-        return y_bar * ((torch.erf(x * math.sqrt(0.5)) + 1) * 0.5 + x * density)
+        return gelu_gradient(y_bar, x)
+
+
+class GeluGradient(Policy):
+    """z = g (Φ(x) + x φ(x));  ḡ = z̄ (Φ(x) + x φ(x)), x̄ = z̄ g φ(x) (2 − x²);  ż from ġ and ẋ alike."""
+
+    verified = True
+
+    def forward(self, g, x):
+        self.ctx.save(g, x)
+        return torch.ops.aten.gelu_backward(g, x)
+
+    def backward(self, z_bar):
+        g, x = self.ctx.release
+        need_g, need_x = self.ctx.needs_grad
+        return gelu_gradient(z_bar, x) if need_g else None, _bent(z_bar, g, x) if need_x else None
+
+    def jvp(self, g_dot, x_dot):
+        g, x = self.ctx.release
+        return total(
+            None if g_dot is None else gelu_gradient(g_dot, x), None if x_dot is None else _bent(x_dot, g, x)
+        )
+
+
+gelu_gradient = function(GeluGradient, "gelu_gradient")
+
+
+def _bent(along, g, x):
+    """along · g φ(x) (2 − x²), the last two factors being what the gradient of gelu changes by with x."""
+    square = x * x
+    return along * g * (torch.exp(square * -0.5) * ((2 - square) * (1 / math.sqrt(2 * math.pi))))
 
 
 @implements(F.softsign)

@@ -188,6 +188,7 @@ class BatchNorm(Policy):
     """
 
     verified = True
+    kernel_tangent = True
     composition = staticmethod(composed_batch_norm)
 
     def forward(self, x, weight, bias, eps):
@@ -295,6 +296,7 @@ class BatchNormReLUMaxPool(Policy):
     """
 
     verified = True
+    kernel_tangent = True
     composition = staticmethod(composed_norm_relu_pool)
 
     def forward(self, x, weight, bias, eps, window):
@@ -327,6 +329,7 @@ class NormReLUPool(Policy):
     """The same on Neo's own kernels;  (x̄, w̄, b̄) = NormReLUPoolGradient(ȳ, x, w, μ, r, y)."""
 
     verified = True
+    kernel_tangent = True
     composition = staticmethod(composed_norm_relu_pool)
 
     def forward(self, x, weight, bias, eps, window):

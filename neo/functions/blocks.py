@@ -34,6 +34,7 @@ class ConvNormReLUPool(Policy):
     """
 
     verified = True
+    kernel_tangent = True
     materialize = False
 
     @staticmethod

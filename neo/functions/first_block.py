@@ -31,6 +31,7 @@ class FirstBlock(Policy):
     """
 
     verified = True
+    kernel_tangent = True
 
     @staticmethod
     def composition(weight, bias, gamma, beta, eps, images):

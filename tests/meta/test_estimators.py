@@ -93,7 +93,8 @@ def test_mixed_keeps_the_parameters_alone(segment):
     nodes, saved = held(20, meta_gradient="mixed", mixed_segment=segment)
     many, most = held(20)
     assert saved < 0.02 * most
-    assert nodes == (4 if segment else pytest.approx(20 * 2, rel=0.6))
+    # three segments are a node each, and the last, five steps, goes as it does without
+    assert nodes == (3 + 5 * 2 if segment else 20 * 2)
     assert many > 20 * 10
 
 

@@ -91,7 +91,7 @@ def test_what_a_task_takes_at_5_and_10_inner_steps_is_foretold_by_those_at_1_to_
 def test_segments_take_at_most_what_is_foretold(meter):
     from_three = meta.planning.Segments(
         "mixed",
-        points={3: (taken(meter, "mixed", 3, mixed_segment=3), 0.0)},
+        points={6: (taken(meter, "mixed", 6, mixed_segment=3), 0.0)},
         mixed=Row("mixed", points={n: (taken(meter, "mixed", n), 0.0) for n in (1, 2, 3)}),
     )
     for steps in (9, 16):

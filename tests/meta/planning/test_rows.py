@@ -63,14 +63,17 @@ def test_memory_of_truncated_steps_grows_no_further():
 
 def test_segments_keep_parameters_of_each_segment_and_at_most_of_one_segments_steps():
     mixed = line("mixed", 100, 2)
-    segments = Segments("mixed", {}, {3: (102.0, 4.0)}, mixed=mixed)
+    segments = Segments("mixed", {}, {6: (104.0, 7.0)}, mixed=mixed)
     assert segments.settings_at(9) == {"meta_gradient": "mixed", "mixed_segment": 3}
-    assert segments.bytes(9) == 102 + 2 * 2  # three segments in place of one, of as many steps
-    assert segments.bytes(100) == 102 + 9 * 2 + (10 - 3) * 2
-    assert segments.seconds(9) == 9 + 9 / 3  # a third of a second for a step's second pass
-    fixed = Segments("mixed", {}, {3: (102.0, 4.0)}, mixed=mixed, each=5)
+    assert segments.bytes(9) == 104 + 2  # three segments in place of two, of as many steps
+    assert segments.bytes(100) == 104 + 8 * 2 + (10 - 3) * 2
+    assert (
+        segments.seconds(9) == 9 + 6 / 3
+    )  # a third of a second for the second pass of a step, but of the last three
+    fixed = Segments("mixed", {}, {6: (104.0, 7.0)}, mixed=mixed, each=5)
     assert fixed.settings_at(100)["mixed_segment"] == 5
-    assert fixed.bytes(100) == 102 + 19 * 2 + 2 * 2
+    assert fixed.bytes(100) == 104 + 18 * 2 + 2 * 2
+    assert (fixed.bytes(3), fixed.seconds(4)) == (104 - 2, 4)  # one segment, which is kept
 
 
 def planned(*rows: Row, steps: int = 10, workers: int = 2, **changed: object) -> Plan:
@@ -101,7 +104,7 @@ def planned(*rows: Row, steps: int = 10, workers: int = 2, **changed: object) ->
 
 def rows() -> tuple[Row, ...]:
     mixed = line("mixed", 60 * MB, 2 * MB, 1.4)
-    segments = Segments("mixed", {}, {3: (62 * MB, 5.0)}, mixed=mixed)
+    segments = Segments("mixed", {}, {6: (64 * MB, 9.2)}, mixed=mixed)
     return line("reverse", 60 * MB, 20 * MB), mixed, segments, line("first_order", 10 * MB, 0, 0.3)
 
 

@@ -29,6 +29,38 @@ def loss(params, x):
     return ((torch.tanh(x @ params["first"]) @ params["second"] - Y) ** 2).mean()
 
 
+class Slope(neo.autograd.Policy):
+    """y = 2 x, whose gradient is 3 by its own word."""
+
+    def forward(self, x):
+        return 2 * x
+
+    def backward(self, y_bar):
+        return 3 * y_bar
+
+
+slope = function(Slope)
+
+
+class Square(neo.autograd.Policy):
+    """y = x², of which the second order is ruled by hand, and a tangent that knows nothing of that."""
+
+    def forward(self, x):
+        self.ctx.save(x)
+        return x * x
+
+    def backward(self, y_bar):
+        (x,) = self.ctx.release
+        return y_bar * slope(x)
+
+    def jvp(self, x_dot):
+        (x,) = self.ctx.release
+        return 2 * x * x_dot
+
+
+square = function(Square)
+
+
 def agree(found, expected):
     for a, b in zip(optree.tree_leaves(found), optree.tree_leaves(expected), strict=True):
         torch.testing.assert_close(a.data, b.data, rtol=1e-10, atol=1e-12)
@@ -80,6 +112,11 @@ CASES = {
         lambda p: (session.grad(session.checkpoint(loss), argnums=0, mode=mode)(p, X)["first"] ** 2).sum(),
         argnums=0,
     )(PARAMS),
+    "of a rule that is the user's at every order": lambda mode: session.grad(
+        lambda p: adapted({**p, "first": square(p["first"])}, RATES, square(X), mode, 2)
+        + (session.grad(lambda w: (square(w) * torch.sin(w)).sum(), argnums=0, mode=mode)(p["first"]) ** 2).sum(),
+        argnums=0,
+    )(PARAMS),
     "the same tensor passed and closed over": lambda mode: session.grad(
         lambda w: (session.grad(lambda v: (v**3 * w**2).sum(), argnums=0, mode=mode)(w) ** 2).sum(), argnums=0
     )(PARAMS["first"]),
@@ -92,6 +129,22 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_mixed_has_the_numbers_of_reverse(case):
     agree(CASES[case]("mixed"), CASES[case]("reverse"))
+
+
+def products(fn):
+    """Of matrices, by torch's own kernels: how many fn takes."""
+    with neo.kernels.switched_off(), torch.profiler.profile() as profiled:
+        fn()
+    return sum(event.count for event in profiled.key_averages() if event.key in ("aten::mm", "aten::addmm"))
+
+
+def test_gradient_of_a_gradient_takes_no_more_products_than_it_must():
+    """y = f(x A) B, of which A has a tangent: x A, x Ȧ, h B and ḣ B on the way there, on the way back two for each of
+    the last two, one for x A. Forward over reverse would take two more: gradients of A and B that are known already."""
+    inner = session.grad(loss, argnums=0, mode="mixed")
+    alone = products(lambda: inner(PARAMS, X))
+    whole = products(lambda: session.grad(lambda p: (inner(p, X)["first"] ** 2).sum(), argnums=0)(PARAMS))
+    assert (alone, whole) == (5, 5 + 9)
 
 
 def test_without_a_session_around_the_modes_are_one():
