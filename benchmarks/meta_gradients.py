@@ -6,11 +6,11 @@
 A six-layer transformer adapts by n steps of SGD on one batch of sequences, and the meta-gradient of a query loss is
 taken by reverse mode, by reverse mode with every inner step checkpointed, by mixed mode, plain, in segments of √n
 steps, in three segments, and with each layer checkpointed; and, of another meta-gradient, implicitly (iMAML, five
-conjugate gradients), by what the solution alone says. The second call draws what the file has, and measures nothing. With JAX at hand (make
-bench-jax) also by its nested grad over lax.scan, with jax.checkpoint around a step and without. Each number comes
-from a process of its own, on one thread, time being that of the processor; the ways alternate from round to round.
-Peak memory is the process's, less what it had when the problem was built (a small one having been run); of JAX, what
-XLA plans for temporaries and outputs, since compiling takes more than running.
+conjugate gradients), by what the solution alone says. The second call draws what the file has, and measures nothing.
+With JAX at hand (make bench-jax) also by its nested grad over lax.scan, with jax.checkpoint around a step and without.
+Each number comes from a process of its own, on one thread, time being that of the processor; the ways alternate from
+round to round. Peak memory is the process's, less what it had when the problem was built (a small one having been
+run); of JAX, what XLA plans for temporaries and outputs, since compiling takes more than running.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Distillation(TrainingRule):
         rates = torch.full((max(1, self.inner.steps),), math.log(self.inner_lr), device=device)
         return {"images": LiteTensor(images.to(device)), "log_rates": LiteTensor(rates)}
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
+    def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
         learned: Any = params
         rates = torch.exp(learned["log_rates"])
         return self.inner.iterates(
@@ -75,6 +75,7 @@ class Distillation(TrainingRule):
             steps=step.inner_steps,
             estimator=self.estimator,
             optimizer=neo.optim.sgd(lambda taken: rates[min(taken, len(rates) - 1)]),
+            **options,
         )
 
     def labels(self, params: PyTree) -> torch.Tensor:

@@ -68,7 +68,7 @@ class Hyperparameters(TrainingRule):
     def init_state(self, params: PyTree) -> PyTree:
         return self.start(params, Step()) if self.online else ()
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
+    def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
         learned: Any = params
         decays = {name: torch.exp(log) for name, log in learned["log_decay"].items()}
 
@@ -83,6 +83,7 @@ class Hyperparameters(TrainingRule):
             steps=step.inner_steps,
             estimator=self.estimator,
             optimizer=neo.optim.sgd({name: torch.exp(log) for name, log in learned["log_rate"].items()}),
+            **options,
         )
 
     def task_gradient(self, params: PyTree, task: Any, step: Step) -> TaskResult:

@@ -48,13 +48,14 @@ class LearnedLoss(TrainingRule):
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         return self.network.init(seed=seed, device=device)
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
+    def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
         return self.inner.iterates(
             lambda weights, support: self.learned_loss(params, self.model(weights, support.x), support.y),
             self.start(params, step),
             support,
             steps=step.inner_steps,
             estimator=self.estimator,
+            **options,
         )
 
     def learned_loss(self, params: PyTree, prediction: Any, y: torch.Tensor) -> Any:

@@ -61,7 +61,7 @@ class LearnedOptimizer(TrainingRule):
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         return self.rule.init(seed, device)
 
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
+    def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
         return self.inner.iterates(
             self.support_loss,
             self.start(params, step),
@@ -69,6 +69,7 @@ class LearnedOptimizer(TrainingRule):
             steps=step.inner_steps,
             estimator=self.estimator,
             optimizer=self.rule.optimizer(params),
+            **options,
         )
 
     def task_gradient(self, params: PyTree, task: Any, step: Step) -> TaskResult:

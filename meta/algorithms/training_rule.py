@@ -39,8 +39,8 @@ class TrainingRule(MAML):
         """φ to start from."""
 
     @abstractmethod
-    def iterates(self, params: PyTree, support: Any, step: Step) -> Iterates:
-        """The model's weights after 0, 1, ... steps of training by the rule `params`."""
+    def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
+        """The model's weights after 0, 1, ... steps of training by the rule `params`; options as MAML has them."""
 
     def start(self, params: PyTree, step: Step) -> Any:
         """θ₀, of the dtype and on the device of φ."""
