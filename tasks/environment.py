@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -14,13 +13,13 @@ import optree
 import torch
 from optree.registry import __GLOBAL_NAMESPACE as GLOBAL
 
-from tasks.hashing import derive, stream, unit
+from tasks.hashing import derive, unit
+from tasks.streams import TaskStream
 from tasks.task import Task
 
 __all__ = ["Environment", "EnvironmentSampler", "EnvironmentSource", "Episodes"]
 
 STRUCTURE = ("episodes", "horizon")  # of an environment, what is no tensor
-PARTS = ("train", "val", "test")
 
 
 class Episodes(NamedTuple):
@@ -133,37 +132,21 @@ class EnvironmentSource(Protocol):
         """The mean return without having learned anything."""
 
 
-class EnvironmentSampler:
+class EnvironmentSampler(TaskStream):
     """Draws meta-batches of worlds: a task is a pure function of (seed, split, iteration, slot).
 
     Its support and query set are the same world, for `shots` and for `queries` episodes. What happens in them depends
     on the policy, and is drawn where they run.
 
     Args:
-        shots, queries: episodes of the support (≥ 1) and of the query set (≥ 1).
-        seed: any integer.
+        source: the family of worlds.
+        others: see TaskStream.
     Raises: ValueError naming the argument.
     """
 
-    def __init__(
-        self,
-        source: EnvironmentSource,
-        part: str,
-        *,
-        shots: int,
-        queries: int,
-        seed: int,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        if part not in PARTS:
-            raise ValueError(
-                f"EnvironmentSampler: unknown part {part!r}; expected one of {', '.join(PARTS)}."
-            )
-        self.source, self.part = source, part
-        self.shots = _at_least(1, "shots", shots)
-        self.queries = _at_least(1, "queries", queries)
-        self.seed, self.device = operator.index(seed), torch.device(device)
-        self._key = stream(self.seed, source.name, source.split, part)
+    def __init__(self, source: EnvironmentSource, part: str, **settings: Any) -> None:
+        super().__init__(source.name, source.split, part, **settings)
+        self.source = source
 
     @property
     def title(self) -> str:
@@ -176,21 +159,9 @@ class EnvironmentSampler:
 
     def sample(self, iteration: int | torch.Tensor, slots: int | Sequence[int] | torch.Tensor) -> Task:
         """The tasks of some slots of one iteration, stacked; arguments as EpisodeSampler.sample has them."""
-        if not isinstance(iteration, torch.Tensor):
-            iteration = _at_least(0, "iteration", iteration)
-        if isinstance(slots, Sequence):
-            slots = torch.tensor([_at_least(0, "slot", slot) for slot in slots], device=self.device)
-        elif not isinstance(slots, torch.Tensor):
-            slots = torch.arange(_at_least(1, "slots", slots), device=self.device)
-        keys = derive(derive(self._key, iteration), slots)
+        keys = self.keys(iteration, slots)
         support, query = (self.source.environment(keys, episodes) for episodes in (self.shots, self.queries))
         return Task(support, query)
-
-    def __repr__(self) -> str:
-        return (
-            f"EnvironmentSampler({self.source.name}, {self.part}: {self.title}, {self.queries} queries, "
-            f"seed {self.seed}, {self.device})"
-        )
 
 
 def numbers(keys: torch.Tensor, count: int) -> torch.Tensor:
@@ -216,13 +187,3 @@ def expect_actions(environment: Environment, action: torch.Tensor, shape: Iterab
             f"{type(environment).__name__}: actions must be {wanted}, {what} for each episode; got "
             f"{tuple(action.shape)}. Give the model and task.problem.distribution that form."
         )
-
-
-def _at_least(least: int, name: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"EnvironmentSampler: {name}={value!r} must be an integer.") from None
-    if number < least:
-        raise ValueError(f"EnvironmentSampler: {name}={value} is too small; choose {name} ≥ {least}.")
-    return number
