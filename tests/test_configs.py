@@ -238,6 +238,7 @@ def test_experiment_says_paper_number_and_command(name):
         assert "mean" in header
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_builds_and_runs_briefly(name, tmp_path, monkeypatch):
     """As published, but for how much of everything; the place of data is taken by images that need no files."""

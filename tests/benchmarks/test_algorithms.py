@@ -128,6 +128,7 @@ KEPT = """<!-- scripts/compare.py writes all from here -->
 """
 
 
+@pytest.mark.slow
 def test_kept_table_is_filled_with_scores_and_paired_differences(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     page = tmp_path / "page.md"

@@ -74,6 +74,7 @@ def test_contender_computes_neos_meta_gradient_at_every_setting(peer, pool, char
         assert agreement.check(peer, result, "neo", expected, 1e-8) <= 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w4", "w5", "w6"])
 def test_contenders_of_the_small_works_agree(name, characters, tmp_path):
     (work,) = choose([name], quick=True)

@@ -36,6 +36,7 @@ def short(algorithm: str) -> DictConfig:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", groups()["algorithm"])
 def test_run_resumes_bit_for_bit_and_is_evaluated(algorithm, tmp_path, monkeypatch):
     monkeypatch.setattr(canvas, "FORMATS", {})  # pictures take most of the time of a run as short as this

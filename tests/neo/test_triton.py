@@ -42,11 +42,13 @@ def check(name: str, **variables: str) -> None:
     assert " passed" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("triton")
 def test_triton_kernels_agree_with_torch_in_the_interpreter():
     check("triton_checks", **INTERPRETER)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("triton")
 def test_triton_kernels_compile_for_a_gpu(tmp_path):
     check("triton_compiled", TRITON_CACHE_DIR=str(tmp_path))

@@ -30,6 +30,7 @@ def numbers(run: Path) -> list[dict]:
     return [{**line, "seconds": None} for line in read_metrics(run / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 def test_printed_command_trains_the_best_arm_again(tmp_path):
     """Of a sweep in a folder whose name needs quotes, with configuration files of the user's own and lists of names."""
     place, elsewhere = tmp_path / 'it\'s a "place" $HOME', tmp_path / "elsewhere"

@@ -207,6 +207,7 @@ def test_runs_that_begin_in_one_second_have_folders_of_their_own(tmp_path):
     assert len(list((tmp_path / "outputs").glob("*/result.json"))) == 3
 
 
+@pytest.mark.slow
 def test_sweeps_that_begin_in_one_second_have_folders_of_their_own(cwd):
     command = ["-m", *TINY, "seed=0,1", "hydra.sweep.dir='multirun/${now:%Y}'"]
     for count in (1, 2):

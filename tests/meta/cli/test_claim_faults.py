@@ -113,6 +113,7 @@ def fail(cwd: Path, at: int, whole: dict[int, list[dict]]) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 3, 9, 14, 19, 26])
 def test_run_that_fails_at_a_write_leaves_the_folder_to_one_run(tmp_path, whole, at):
     assert fail(tmp_path, at, whole)
@@ -153,6 +154,7 @@ def test_resume_that_is_refused_at_any_write_of_it_leaves_the_folder_as_it_was(t
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_evaluation_that_fails_at_any_write_leaves_each_file_as_it_was_or_as_it_should_be(
     tmp_path, monkeypatch
 ):

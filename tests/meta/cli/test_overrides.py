@@ -85,6 +85,7 @@ def patterns(arm: Path) -> object:
     return yaml.safe_load((arm / ".hydra" / "config.yaml").read_text())["algorithm"]["adapt"]
 
 
+@pytest.mark.slow
 def test_lists_are_swept_over_by_the_command(tmp_path):
     arms = "algorithm.adapt=head.*,[head.*,'norm?.bias'],[\"head.*\", conv3.weight]"
     done = call(tmp_path, "train", "-m", *TINY, "algorithm=anil", arms, "hydra.sweep.dir=s")
@@ -124,6 +125,7 @@ def test_key_that_some_arms_lack_is_refused_whatever_their_order(choices, overri
         checked(f"algorithm={choices}".replace("glob(mam*,an*)", "glob([mam*,an*])"), override, sweeping=True)
 
 
+@pytest.mark.slow
 def test_commands_that_are_recommended_are_accepted(tmp_path):
     """Each message used to recommend what the other refused."""
     swept = ["algorithm=maml,anil", "algorithm.adapt=head.*,[head.bias,norm0.bias]"]
@@ -255,6 +257,7 @@ def test_overrides_are_checked_with_configuration_files_of_ones_own(own):
     assert [path.name for path in cwd.iterdir()] == ["own"]
 
 
+@pytest.mark.slow
 def test_run_with_configuration_files_of_ones_own_trains_resumes_and_is_evaluated(own):
     tiny = [one for one in TINY if not one.startswith("trainer.iterations")]
     cwd, elsewhere = own.parent, ["--config-dir", "own"]
@@ -272,6 +275,7 @@ def test_run_with_configuration_files_of_ones_own_trains_resumes_and_is_evaluate
     assert done.code == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_sweep_with_configuration_files_of_ones_own_goes_on(own):
     cwd, command = (
         own.parent,

@@ -220,6 +220,7 @@ def content(folder: Path) -> dict[Path, tuple[bytes, int]]:
 PARAMS = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      {}\n"
 
 
+@pytest.mark.slow
 def test_sweep_whose_files_have_changed_is_refused_and_left_as_it_was(tmp_path):
     conf(tmp_path, "algorithm/own", "_target_: meta.MAML\ninner_lr: 0.3\n")
     command = ("-m", "--config-dir", "mine", *TINY, "algorithm=maml,own", "hydra.sweep.dir=s")

@@ -35,6 +35,7 @@ def torchrun(cwd: Path, *arguments: str, ranks: int = 2) -> subprocess.Popen[str
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_run_of_one(tmp_path):
     shared = (*TINY, "trainer.meta_batch=7")
     process = torchrun(tmp_path, *shared)

@@ -46,6 +46,7 @@ def call(project: Path, command: str, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_commands_run_beside_a_conf_of_the_users(project):
     done = call(project, "train", *TINY, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
@@ -92,6 +93,7 @@ def test_python_m_neo_runs_the_commands(project):
     assert "error: run_dir is missing" in done.stderr
 
 
+@pytest.mark.slow
 def test_sweep_in_other_processes_runs_beside_a_conf_of_the_users(project):
     joblib = ("sweep=joblib", "hydra.launcher.n_jobs=2")
     done = call(project, "train", "-m", *TINY, *joblib, "seed=0,1", "hydra.sweep.dir=s")

@@ -72,6 +72,7 @@ def taken(meter: Meter, estimator: str, steps: int, **settings: int) -> float:
     return meter.taken(lambda: batch.gradient(params, task, 0, range(1), ()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["reverse", "mixed", "first_order", "implicit"])
 def test_what_a_task_takes_at_5_and_10_inner_steps_is_foretold_by_those_at_1_to_3(meter, estimator):
     row = Row(estimator, points={n: (taken(meter, estimator, n), 0.0) for n in (1, 2, 3)})

@@ -110,6 +110,7 @@ def rules() -> dict[str, list[FunctionType]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_samples_run_every_rule_of_the_library():
     library = {
