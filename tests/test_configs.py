@@ -165,7 +165,7 @@ def test_overrides_of_the_design_are_all_known():
         ("protocol.ways=20", r"unknown key 'protocol\.ways'"),
         (
             "task=omniglto",
-            r"invalid task 'omniglto'; did you mean omniglot\?; expected one of cifar_fs, cub",
+            r"invalid task 'omniglto'; did you mean omniglot\?; expected one of bandit, cifar_fs",
         ),
         ("task.ways=five", r"task\.ways=five is not an integer; expected one like task\.ways=5"),
         ("seed=1.5", r"seed=1\.5 is not an integer"),

@@ -95,8 +95,9 @@ def _direction(step, rows, sizes, start, weights, has_biases, reverse):
 
 
 def _alike(tensors):
-    """Whether these are of one dtype, which autocast leaves alone."""
-    return len({tensor.dtype for tensor in tensors}) == 1 and not autocast_enabled()
+    """Whether these are of one dtype, which autocast leaves alone, and none has a gradient of torch's own to keep."""
+    of_torch = any(isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in tensors)
+    return len({tensor.dtype for tensor in tensors}) == 1 and not of_torch and not autocast_enabled()
 
 
 def _lstm_direction(x, sizes, start, w_hh, reverse):

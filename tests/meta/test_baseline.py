@@ -135,7 +135,7 @@ def test_tasks_say_which_classes_their_labels_are():
     assert torch.equal(one.classes, expected[1])
     for label, number in enumerate(one.classes.tolist()):
         rows = number * 20 + images[1, label, 1:]
-        pixels = sampler._rows[rows].float() / 255
+        pixels = sampler._images[sampler._rows[rows]].float() / 255
         assert torch.equal(one.query.x[one.query.y == label].flatten(1), pixels)
 
 

@@ -131,6 +131,24 @@ def losses(draw: Any, kind: str) -> tuple[Any, ...]:
     return given if kind == "cross_entropy_gradient" else (draw(tensors((n, classes))).to(dtype), *given)
 
 
+@st.composite
+def recurrences(draw: Any, kind: str) -> tuple[Any, ...]:
+    n, size = draw(st.sampled_from([0, 1, 3, 17])), draw(st.sampled_from([0, 1, 2, 16]))
+    dtype = draw(st.sampled_from(DTYPES[:2]))
+
+    def one(columns: int) -> torch.Tensor:
+        x = draw(tensors((n, columns)))
+        return x.to(dtype) if draw(st.integers(0, 9)) else x
+
+    def or_none() -> torch.Tensor | None:
+        return one(size) if draw(st.booleans()) else None
+
+    if kind == "lstm_gates":
+        return one(4 * size), one(size)
+    given = (one(size), or_none(), one(size), one(4 * size), one(size))
+    return given if kind == "lstm_gradient" else (one(4 * size), or_none(), *given)
+
+
 sizes = st.lists(st.sampled_from([0, 1, 3, 8, -1, 2**31, 2**62, 2**70, "x", 1.5]), max_size=5).map(tuple)
 ARGUMENTS: dict[str, Any] = {
     **{name: st.one_of(alike(2), with_number()) for name in ("add", "sub", "mul", "div")},
@@ -142,6 +160,7 @@ ARGUMENTS: dict[str, Any] = {
         name: losses(name)
         for name in ("cross_entropy", "cross_entropy_gradient", "cross_entropy_double_backward")
     },
+    **{name: recurrences(name) for name in ("lstm_double_backward", "lstm_gates", "lstm_gradient")},
     "empty": st.tuples(sizes, st.sampled_from(DTYPES), st.sampled_from([True, False, 1, None])),
 }
 

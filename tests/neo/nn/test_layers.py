@@ -116,9 +116,9 @@ for d, space in SPACE.items():
 CASES["BatchNorm1d-rows"] = Case(
     nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4, track_running_stats=False), normal(5, 4)
 )
-# Those that other tests hold against torch: test_nn.py, test_fused.py.
+# Those that other tests hold against torch: test_nn.py, test_fused.py, test_siren.py, test_lora.py.
 ELSEWHERE = {"BatchNormReLU", "ChannelsLast", "Conv4", "Lambda", "MLP", "MaxPool2d", "Module", "Sequential"}
-ELSEWHERE |= {"SpatialMean", "TorchModel"}
+ELSEWHERE |= {"LoRA", "Sine", "Siren", "SpatialMean", "TorchModel"}
 
 
 def test_every_layer_is_held_against_torch():
