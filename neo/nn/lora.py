@@ -31,14 +31,14 @@ class LoRA(Module):
     Args:
         model: any Module with parameters by name.
         layers: which weights: a pattern of their names as a shell has it, or several. Of what a pattern matches, those
-            of two modes or more are meant; a kernel (out, in, height, width) counts as a matrix (out, the rest).
+            of two dimensions or more are meant; a kernel (out, in, height, width) counts as a matrix (out, the rest).
         rank: rows of A and columns of B, ≥ 1, at most the smaller side of every matrix.
         alpha: a finite number; corrections are scaled by alpha / rank, so that a rate serves several ranks.
     Params: the model's; for each weight `name`, name.lora_a (rank, in), U(−1/√in, 1/√in), and name.lora_b (out, rank),
         zeros, in the dtype and on the device of the weight. A torch module's parameters without requires_grad are
         constants in neo.nn.TorchModel.state, and take no adapter.
-    Raises: ValueError naming the argument; at init() for a pattern without a match of two modes, for a rank that is too
-        large, and for a model that has such names itself. KeyError, at a call, for an adapter that is not whole.
+    Raises: ValueError naming the argument; at init() for a pattern without a match of two dimensions, for a rank that
+        is too large, and for a model that has such names itself. KeyError, at a call, for an adapter that is not whole.
     Cost: a call, and so each inner step, forms B A for each weight, rank·out·in multiply-adds, and keeps one more
         tensor of the weight's size on the tape; in return any layer and its kernels serve. A gradient step on the
         adapters still computes the gradient of W, which that of A and B is a product of.
@@ -118,8 +118,8 @@ class LoRA(Module):
                 found = f"{matched[0]!r} of shape {shape}, no matrix" if matched else "no parameter"
                 listed = ", ".join(matrices[:MOST_NAMES]) + ", ..." * (len(matrices) > MOST_NAMES)
                 raise ValueError(
-                    f"LoRA: layers={pattern!r} matches {found}; it must be a pattern of the names of weights of two "
-                    f"modes or more: {listed}."
+                    f"LoRA: layers={pattern!r} matches {found}; it must be a pattern of the names of weights of "
+                    f"two dimensions or more: {listed}."
                 )
         chosen = [name for name in matrices if any(fnmatchcase(name, one) for one in self.layers)]
         for name in chosen:

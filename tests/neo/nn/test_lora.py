@@ -25,7 +25,7 @@ CASES = {
             nn.Conv2d(2, 4, 3, groups=2), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)
         ),
         "*.weight",
-        {"0.weight": (4, 9), "4.weight": (3, 16)},  # and not the batch norm's, of one mode
+        {"0.weight": (4, 9), "4.weight": (3, 16)},  # and not the batch norm's, of one dimension
         (3, 2, 4, 4),
     ),
 }
