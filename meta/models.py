@@ -1,4 +1,4 @@
-"""Any torch.nn.Module, by its import path, as the model of a run: conf/model/torch.yaml names torch_model."""
+"""Any torch.nn.Module, by its import path, as the model of a run: what conf/model/torch.yaml and lora.yaml name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 
 from meta.imports import argument_names, expect_arguments, located, nearest
 from neo import LiteTensor
-from neo.nn import TorchModel
+from neo.nn import LoRA, TorchModel
 
-__all__ = ["ConfiguredModel", "torch_model"]
+__all__ = ["ConfiguredModel", "lora_model", "torch_model"]
 
 CARRIED = ("batch", "frozen")  # TorchModel's "updated" gives new statistics, which no algorithm carries along
 
@@ -109,6 +109,24 @@ def torch_model(
         verify=verify,
         seed=seed,
     )
+
+
+def lora_model(
+    module: str | None,
+    *,
+    layers: str | Sequence[str] | None,
+    rank: int = 8,
+    alpha: float = 8.0,
+    **options: Any,
+) -> LoRA:
+    """torch_model(module, **options) with low-rank adapters on the weights that `layers` matches; see neo.nn.LoRA."""
+    model = torch_model(module, **options)
+    if layers is None:
+        raise ValueError(
+            "model.layers must be a pattern of the names of weights, or a list: "
+            f"{', '.join(name for name, weight in model.params().items() if weight.ndim > 1)}."
+        )
+    return LoRA(model, layers, rank=rank, alpha=alpha)
 
 
 def built(

@@ -19,6 +19,7 @@ from neo.nn.layers import (
     ReLU,
     SpatialMean,
 )
+from neo.nn.lora import LoRA
 from neo.nn.models import MLP, Conv4
 from neo.nn.module import Module, Sequential
 from neo.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
@@ -58,6 +59,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LoRA",
     "MaxPool",
     "MaxPool2d",
     "Module",
