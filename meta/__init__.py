@@ -36,6 +36,7 @@ from meta.load import load
 from meta.meta_batch import MetaGradient, meta_gradient
 from meta.online import OnlineLearner
 from meta.parallel import Batched, Workers
+from meta.physics_informed import PhysicsInformed
 from meta.problems import Classification, Metric, Problem, Regression, Supervised
 from meta.reinforcement import PolicyGradient
 from meta.tables import metrics, results
@@ -73,6 +74,7 @@ __all__ = [
     "Metric",
     "Mixed",
     "OnlineLearner",
+    "PhysicsInformed",
     "PolicyGradient",
     "Predictor",
     "Problem",

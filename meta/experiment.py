@@ -38,8 +38,8 @@ from tasks import TaskSampler, TaskSource, VariedSampler
 
 __all__ = ["Experiment", "resolve_device", "versions"]
 
-# Of config.task, what is no setting of its samplers. The last three are defaults of conf/algorithm and conf/model.
-NOT_OF_SAMPLERS = ("dataset", "problem", "picture", "inner_lr", "inner_steps", "layers")
+# Of config.task, what is no setting of its samplers. The last four are defaults of conf/algorithm and conf/model.
+NOT_OF_SAMPLERS = ("dataset", "problem", "picture", "inner_lr", "inner_steps", "inner_clip", "layers")
 
 
 class Experiment:

@@ -17,9 +17,10 @@ from meta.evaluate import Sampler
 from meta.problems import constant
 from meta.reinforcement import PolicyGradient
 from meta.trained import Trained
-from tasks import Batch, EpisodeSampler, Task
+from tasks import Batch, EpisodeSampler, KortewegDeVriesSampler, Task
+from tasks.korteweg_de_vries import T, X
 
-__all__ = ["Picture", "characters", "completions", "distilled", "fits", "images", "paths"]
+__all__ = ["Picture", "characters", "completions", "distilled", "fits", "images", "paths", "waves"]
 
 
 class Picture(Protocol):
@@ -190,3 +191,27 @@ def completions(
             row, column = ((places + 1) * (side - 1) / 2).round().long().cpu().unbind(1)
             rows[name].append(image.index_put((row, column), values[:, 0].float().cpu()))
     plots.image_rows([*rows.items()], path, title=f"{title}: test tasks")
+
+
+def waves(
+    trained: Trained,
+    sampler: KortewegDeVriesSampler,
+    path: Path,
+    *,
+    title: str,
+    steps: int | None,
+    tasks: int = 4,
+    pixels: int = 48,
+) -> None:
+    """Solitons: the start, what was made of it, and the exact solution; x from left to right, t upwards, 0 is black."""
+    x, t = (torch.linspace(*ends, pixels, device=sampler.device) for ends in (X, T))
+    grid = torch.cartesian_prod(t, x).flip(1).expand(tasks, -1, -1)
+    drawn = sampler.solved(0, tasks, grid)
+    rows: dict[str, list[torch.Tensor]] = {"before": [], "adapted": [], "exact": []}
+    for slot, task in enumerate(sampler.sample(0, tasks)):
+        before = trained.adapt(task.support, 0, slot)(drawn.x[slot])
+        adapted = trained.adapt(task.support, steps, slot)(drawn.x[slot])
+        for name, values in (("before", before), ("adapted", adapted), ("exact", drawn.y[slot])):
+            rows[name].append(constant(values).view(pixels, pixels).flip(0))
+    highest = float(drawn.y.max())
+    plots.image_rows([*rows.items()], path, title=f"{title}: test tasks", limits=(0.0, highest))

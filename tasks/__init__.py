@@ -16,6 +16,7 @@ from tasks.function_tasks import FunctionSampler, FunctionTasks
 from tasks.glyphs import Glyphs
 from tasks.harmonic import Harmonic, HarmonicSampler
 from tasks.images import CUB, FC100, CifarFS, Images, ImageSet, MiniImagenet, TieredImagenet
+from tasks.korteweg_de_vries import Collocation, KortewegDeVries, KortewegDeVriesSampler
 from tasks.lines import Lines, LineSampler
 from tasks.mnist_batches import MNIST, MNISTSampler
 from tasks.navigation import Navigation, PointMass
@@ -39,6 +40,7 @@ __all__ = [
     "Batch",
     "CharacterSet",
     "CifarFS",
+    "Collocation",
     "Completion",
     "CompletionSampler",
     "DataError",
@@ -53,6 +55,8 @@ __all__ = [
     "HarmonicSampler",
     "ImageSet",
     "Images",
+    "KortewegDeVries",
+    "KortewegDeVriesSampler",
     "LineSampler",
     "Lines",
     "MNISTSampler",

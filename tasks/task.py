@@ -158,7 +158,7 @@ class Task:
             )
 
 
-def _register(cls: type, *names: str) -> None:
+def register(cls: type, *names: str) -> None:
     """Make cls a pytree with these fields, so that vmap can slice a meta-batch, and the like.
 
     What comes back may hold gradients, None or dims in place of tensors, which __post_init__ would refuse.
@@ -178,5 +178,5 @@ def _register(cls: type, *names: str) -> None:
     )
 
 
-_register(Batch, "x", "y")
-_register(Task, "support", "query", "classes")
+register(Batch, "x", "y")
+register(Task, "support", "query", "classes")

@@ -39,6 +39,7 @@ TASKS = {
     "harmonic": ["trainer.meta_batch=2", "model._args_=[1,4,1]"],
     "completion": ["trainer.meta_batch=2", *GLYPHS],
     "siren": ["trainer.meta_batch=2", *GLYPHS],
+    "pinn": ["trainer.meta_batch=2", "task.shots=4", "task.values=2", "model._args_=[2,4,1]"],
 }
 VARIANTS = {
     "hyperparameters": ["algorithm.online=true", "algorithm.inner_steps=1"],  # weights are carried

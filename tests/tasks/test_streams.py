@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import optree
 import pytest
 import torch
 
-from tasks import Completion, Glyphs, Harmonic, Lines, Quadratics, TaskSampler, TaskSource
+from tasks import Completion, Glyphs, Harmonic, KortewegDeVries, Lines, Quadratics, TaskSampler, TaskSource
 
 GLYPHS = Glyphs(alphabets=4, characters=3)
 FAMILIES = {
@@ -15,6 +16,7 @@ FAMILIES = {
     "quadratics": (Quadratics(dims=3, rows=4), {}),
     "harmonic": (Harmonic(), {"shots": 6, "queries": 5}),
     "completion": (Completion(GLYPHS), {"shots": 50, "queries": 60}),
+    "korteweg_de_vries": (KortewegDeVries(), {"shots": 6, "values": 3, "queries": 5}),
 }
 
 
@@ -27,10 +29,8 @@ def test_task_is_a_function_of_iteration_and_slot_alone(family):
     source, sizes = family
     drawn: TaskSampler = source.sampler("val", seed=0, **sizes)
     together, alone = drawn.sample(9, 6), drawn.sample(9, [4])
-    for part in ("support", "query"):
-        for name in ("x", "y"):
-            ours = getattr(getattr(together, part), name)
-            assert torch.equal(ours[4], getattr(getattr(alone, part), name)[0])
+    for ours, theirs in zip(optree.tree_leaves(together), optree.tree_leaves(alone), strict=True):
+        assert torch.equal(ours[4], theirs[0])
     first = source.sampler("val", seed=0, **sizes).sample(9, 1)[0]
     for other in (
         source.sampler("test", seed=0, **sizes).sample(9, 1),
@@ -38,7 +38,7 @@ def test_task_is_a_function_of_iteration_and_slot_alone(family):
         drawn.sample(8, 1),
         drawn.sample(9, [1]),
     ):
-        assert not torch.equal(first.support.x, other[0].support.x)
+        assert first.checksum() != other[0].checksum()
     assert len({task.checksum() for task in drawn.sample(0, 50)}) == 50
 
 
@@ -50,6 +50,7 @@ def test_family_is_described_and_refuses_what_it_cannot_draw(family):
     for part, changes, sentence in (
         ("dev", {}, "unknown part 'dev'"),
         ("val", {"shots": 0}, "shots=0 is too small"),
+        ("val", {"values": 0}, "values=0 is too small"),
     ):
         if changes.keys() <= sizes.keys():
             with pytest.raises(ValueError, match=sentence):
@@ -62,8 +63,9 @@ def test_family_is_described_and_refuses_what_it_cannot_draw(family):
         Lines().sampler("test", shots=1, queries=50, seed=0),
         Quadratics(dims=2, rows=50).sampler("test", seed=0),
         Harmonic().sampler("test", shots=1, queries=50, seed=0),
+        KortewegDeVries().sampler("test", shots=1, values=1, queries=50, seed=0),
     ],
-    ids=["lines", "quadratics", "harmonic"],
+    ids=["lines", "quadratics", "harmonic", "korteweg_de_vries"],
 )
 def test_chance_is_the_error_of_predicting_zero(drawn):
     squares = drawn.sample(0, 4000).query.y[..., 0].square().mean(1)
@@ -110,6 +112,27 @@ def test_points_lie_on_the_harmonic_of_their_task():
                 for x in batch.x[slot].flatten().tolist()
             ]
             assert batch.y[slot].flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_known_values_are_of_the_start_and_the_ends_of_their_soliton():
+    drawn = KortewegDeVries().sampler("train", shots=40, values=30, queries=20, seed=0)
+    speed, place = (numbers.double() for numbers in drawn.draw(3, 10))
+    task = drawn.sample(3, 10)
+    assert task.support.points.shape == (10, 40, 2)
+    for batch in (task.support.known, task.query):
+        x, t = batch.x.double().unbind(-1)
+        # Another form of the soliton: c/2 (1 − tanh²).
+        expected = speed / 2 * (1 - torch.tanh(speed.sqrt() / 2 * (x - speed * t - place)) ** 2)
+        torch.testing.assert_close(batch.y[..., 0].double(), expected, atol=1e-5, rtol=0)
+    start, left, right = task.support.known.x.split(30, 1)
+    assert bool((start[..., 1] == 0).all())
+    assert bool((left[..., 0] == -4).all())
+    assert bool((right[..., 0] == 4).all())
+    inside = torch.cat([task.support.points, task.query.x, left, right], 1)
+    assert bool((inside[..., 0].abs() <= 4).all())
+    assert float(task.support.points[..., 0].max()) > 3.5
+    assert 0 <= float(inside[..., 1].min()) < 0.1 < 0.9 < float(inside[..., 1].max()) <= 1
+    assert torch.equal(task[3].support.points, task.support[3].points)
 
 
 def test_pixels_of_a_completion_are_those_of_an_image_of_its_part():
