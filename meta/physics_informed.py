@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 import neo
-from meta.problems import Predict, Regression
+from meta.problems import Predict, Regression, constant
 from neo import LiteTensor
+from neo.guards import require
 from tasks import Collocation
 
 __all__ = ["PhysicsInformed", "korteweg_de_vries"]
@@ -46,6 +47,7 @@ class PhysicsInformed(Regression):
 def korteweg_de_vries(predict: Predict, points: Any) -> Any:
     """The residual u_t + 6 u u_x + u_xxx, (n, 1), of u = predict at points (n, 2), columns x and t.
 
+    Raises: ValueError for a model without a third derivative.
     Cost: eight forward passes, as three nested forward derivatives in x have them, and two for u_t.
     """
     axes = torch.eye(2, dtype=points.dtype, device=points.device)
@@ -60,5 +62,12 @@ def korteweg_de_vries(predict: Predict, points: Any) -> Any:
         return neo.jvp(first, (points,), (along_x,))  # (u, u_x), (u_x, u_xx)
 
     ((u, u_x), _), (_, (_, u_xxx)) = neo.jvp(second, (points,), (along_x,))
+    require(
+        (constant(u_xxx) != 0).any(),
+        lambda: ValueError(
+            "korteweg_de_vries: the model's third derivative in x is 0 at every point, as that of a network of ReLUs "
+            "is, and the equation would be another one; take a smooth model, as model=siren."
+        ),
+    )
     _, u_t = neo.jvp(predict, (points,), (along_t,))
     return u_t + 6 * u * u_x + u_xxx

@@ -9,7 +9,7 @@ import torch
 import meta
 from meta.physics_informed import PhysicsInformed, korteweg_de_vries
 from neo import LiteTensor
-from neo.nn import Siren
+from neo.nn import MLP, Siren
 from tasks import KortewegDeVries, Task
 from tasks.korteweg_de_vries import soliton
 
@@ -120,3 +120,12 @@ def test_meta_gradient_agrees_with_differences_of_the_loss(params, tasks):
 def test_weight_that_is_none_is_refused(weight):
     with pytest.raises(ValueError, match="weight must be finite and above 0"):
         PhysicsInformed(korteweg_de_vries, weight=weight)
+
+
+@pytest.mark.parametrize("workers", [meta.Workers(1), meta.Batched(None)], ids=["one by one", "batched"])
+def test_a_network_without_a_third_derivative_is_refused(tasks, workers):
+    model = MLP(2, 8, 1)  # of ReLUs
+    params = {name: LiteTensor(leaf.data.double()) for name, leaf in model.init(seed=0).items()}
+    learner = meta.MAML(model, inner_lr=RATE, problem=PhysicsInformed(korteweg_de_vries))
+    with pytest.raises(ValueError, match="third derivative in x is 0 at every point"):
+        meta.meta_gradient(learner, params, tasks, workers=workers)
