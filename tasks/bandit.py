@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from tasks.environment import (
     Environment,
     EnvironmentSampler,
-    description,
     expect_actions,
     numbers,
 )
+from tasks.streams import GeneratedTasks
 
 __all__ = ["Arms", "Bandit"]
 
@@ -48,7 +47,7 @@ class Arms(Environment):
         return state, (torch.rand_like(means) < means).to(means.dtype)
 
 
-class Bandit:
+class Bandit(GeneratedTasks):
     """Bernoulli arms with means uniform in [0, 1], in pairs that depend on each other; a task is one set of means.
 
     The arms 2i and 2i + 1 pay with probabilities p and 1 − p, so that each pull tells of two arms: there is something
@@ -84,9 +83,3 @@ class Bandit:
     def chance(self) -> float:
         """The mean return of pulling any arm."""
         return 0.5
-
-    def describe(self) -> dict[str, Any]:
-        return description(self)
-
-    def __repr__(self) -> str:
-        return f"Bandit({self.split})"

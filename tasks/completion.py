@@ -70,7 +70,7 @@ class CompletionSampler(TaskStream):
         self.whole = shots is None
         known = self.pixels if shots is None else shots
         asked = (self.pixels if self.whole else self.pixels - known) if queries is None else queries
-        super().__init__(source.name, source.split, part, shots=known, queries=asked, **settings)
+        super().__init__(source, part, shots=known, queries=asked, **settings)
         if self.queries + (0 if self.whole else self.shots) > self.pixels:
             raise ValueError(
                 f"CompletionSampler: shots={shots} and queries={queries} are more than the {self.pixels} pixels of an "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -139,14 +138,10 @@ class EnvironmentSampler(TaskStream):
     on the policy, and is drawn where they run.
 
     Args:
-        source: the family of worlds.
-        others: see TaskStream.
+        source: an EnvironmentSource.
+        others: as tasks.streams.TaskStream has them.
     Raises: ValueError naming the argument.
     """
-
-    def __init__(self, source: EnvironmentSource, part: str, **settings: Any) -> None:
-        super().__init__(source.name, source.split, part, **settings)
-        self.source = source
 
     @property
     def title(self) -> str:
@@ -167,16 +162,6 @@ class EnvironmentSampler(TaskStream):
 def numbers(keys: torch.Tensor, count: int) -> torch.Tensor:
     """What a world is made of: (tasks, count) float32 in [0, 1), the same on every device."""
     return unit(derive(keys[:, None], torch.arange(count, device=keys.device)))
-
-
-def description(source: EnvironmentSource) -> dict[str, Any]:
-    """What a result must say about its tasks. The checksum is of the settings, there being no data."""
-    return {
-        "dataset": source.name,
-        "split": source.split,
-        "checksum": hashlib.sha256(source.split.encode()).hexdigest(),
-        "source": "generated",
-    }
 
 
 def expect_actions(environment: Environment, action: torch.Tensor, shape: Iterable[int], what: str) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from tasks.streams import TaskStream, within
+from tasks.streams import GeneratedTasks, TaskStream, within
 from tasks.task import Batch, Task
 
 __all__ = ["Harmonic", "HarmonicSampler"]
@@ -19,7 +17,7 @@ AMPLITUDE = (0.2, 1.0)
 X = (-1.0, 1.0)
 
 
-class Harmonic:
+class Harmonic(GeneratedTasks):
     """y = a₁ sin(ω x + b₁) + a₂ sin(2 ω x + b₂), with ω in 5 to 7, a₁, a₂ in 0.2 to 1, b₁, b₂ in 0 to 2π, x in ±1.
 
     All are uniform, after the paper's family; a task is one (ω, a₁, a₂, b₁, b₂). There is no data: the parts differ in
@@ -33,21 +31,7 @@ class Harmonic:
         self, part: str, *, shots: int, queries: int, seed: int, device: str | torch.device = "cpu"
     ) -> HarmonicSampler:
         """The K-shot tasks of a part ("train", "val" or "test"); see HarmonicSampler."""
-        return HarmonicSampler(
-            self.name, self.split, part, shots=shots, queries=queries, seed=seed, device=device
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """What a result must say about its tasks. The checksum is of the ranges, there being no data."""
-        return {
-            "dataset": self.name,
-            "split": self.split,
-            "checksum": hashlib.sha256(self.split.encode()).hexdigest(),
-            "source": "generated",
-        }
-
-    def __repr__(self) -> str:
-        return f"Harmonic({self.split})"
+        return HarmonicSampler(self, part, shots=shots, queries=queries, seed=seed, device=device)
 
 
 class HarmonicSampler(TaskStream):

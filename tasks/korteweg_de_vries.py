@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 
-from tasks.streams import TaskStream, at_least, within
+from tasks.streams import GeneratedTasks, TaskStream, at_least, within
 from tasks.task import Batch, Task, register
 
 __all__ = ["Collocation", "KortewegDeVries", "KortewegDeVriesSampler", "soliton"]
@@ -51,7 +50,7 @@ class Collocation:
 register(Collocation, "points", "known")
 
 
-class KortewegDeVries:
+class KortewegDeVries(GeneratedTasks):
     """u_t + 6 u u_x + u_xxx = 0, with x in ±4 and t in 0 to 1, solved by one soliton; a task is its (c, x₀).
 
     u(x, t) = c/2 sech²(√c/2 (x − c t − x₀)), c uniform in 1 to 3, x₀ in −2 to 0; all without units. Support sets have
@@ -74,8 +73,7 @@ class KortewegDeVries:
     ) -> KortewegDeVriesSampler:
         """The solitons of a part ("train", "val" or "test"); see KortewegDeVriesSampler."""
         return KortewegDeVriesSampler(
-            self.name,
-            self.split,
+            self,
             part,
             shots=shots,
             values=values,
@@ -83,18 +81,6 @@ class KortewegDeVries:
             seed=seed,
             device=device,
         )
-
-    def describe(self) -> dict[str, Any]:
-        """What a result must say about its tasks. The checksum is of the ranges, there being no data."""
-        return {
-            "dataset": self.name,
-            "split": self.split,
-            "checksum": hashlib.sha256(self.split.encode()).hexdigest(),
-            "source": "generated",
-        }
-
-    def __repr__(self) -> str:
-        return f"KortewegDeVries({self.split})"
 
 
 class KortewegDeVriesSampler(TaskStream):
@@ -108,8 +94,8 @@ class KortewegDeVriesSampler(TaskStream):
         others: as tasks.streams.TaskStream has them.
     """
 
-    def __init__(self, *stream: str, values: int, **settings: Any) -> None:
-        super().__init__(*stream, **settings)
+    def __init__(self, source: KortewegDeVries, part: str, *, values: int, **settings: Any) -> None:
+        super().__init__(source, part, **settings)
         self.values = at_least(1, self.owner, "values", values)
 
     @property

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from tasks.streams import TaskStream, within
+from tasks.streams import GeneratedTasks, TaskStream, within
 from tasks.task import Batch, Task
 
 __all__ = ["LineSampler", "Lines"]
@@ -16,7 +14,7 @@ __all__ = ["LineSampler", "Lines"]
 SLOPES, OFFSETS, X = (-2.0, 2.0), (-2.0, 2.0), (-1.0, 1.0)
 
 
-class Lines:
+class Lines(GeneratedTasks):
     """y = a x + b, a and b uniform in ±2, x in ±1; a task is one line. Some support targets lie `shift` too high.
 
     There is no data: the parts differ in the stream that their tasks are drawn from, and no two tasks are the same.
@@ -43,28 +41,12 @@ class Lines:
         """The tasks of a part ("train", "val" or "test"); see LineSampler."""
         return LineSampler(self, part, shots=shots, queries=queries, seed=seed, device=device)
 
-    def describe(self) -> dict[str, Any]:
-        """What a result must say about its tasks. The checksum is of the settings, there being no data."""
-        return {
-            "dataset": self.name,
-            "split": self.split,
-            "checksum": hashlib.sha256(self.split.encode()).hexdigest(),
-            "source": "generated",
-        }
-
-    def __repr__(self) -> str:
-        return f"Lines({self.split})"
-
 
 class LineSampler(TaskStream):
     """Draws meta-batches of lines: a pure function of (seed, split, iteration, slot). Queries lie on their line.
 
     Args: as tasks.streams.TaskStream has them.
     """
-
-    def __init__(self, source: Lines, part: str, **settings: Any) -> None:
-        super().__init__(source.name, source.split, part, **settings)
-        self.source = source
 
     @property
     def chance(self) -> float:

@@ -107,8 +107,7 @@ class MNISTSampler(TaskStream):
     chance = 1 / CLASSES
 
     def __init__(self, source: MNIST, part: str, **settings: Any) -> None:
-        super().__init__(source.name, source.split, part, **settings)
-        self.source = source
+        super().__init__(source, part, **settings)
         self._support, self._query = (
             batch.to(self.device) for batch in (source.support, source.queries[part])
         )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from tasks.environment import (
     Environment,
     EnvironmentSampler,
-    description,
     expect_actions,
     numbers,
 )
+from tasks.streams import GeneratedTasks
 
 __all__ = ["Navigation", "PointMass"]
 
@@ -47,7 +46,7 @@ class PointMass(Environment):
         return state, -torch.linalg.vector_norm(state - self.goal, dim=-1)
 
 
-class Navigation:
+class Navigation(GeneratedTasks):
     """Goals uniform in the square [−reach, reach]²; a task is one goal, which nothing shows but the rewards.
 
     There is no data: the parts differ in the stream that their goals are drawn from.
@@ -81,9 +80,3 @@ class Navigation:
     def chance(self) -> float:
         """The mean return of standing still: horizon times the mean distance of a goal from the middle."""
         return -self.horizon * self.reach * (math.sqrt(2) + math.asinh(1)) / 3
-
-    def describe(self) -> dict[str, Any]:
-        return description(self)
-
-    def __repr__(self) -> str:
-        return f"Navigation({self.split})"

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from tasks.streams import TaskStream, at_least
+from tasks.streams import GeneratedTasks, TaskStream, at_least
 from tasks.task import Batch, Task
 
 __all__ = ["QuadraticSampler", "Quadratics"]
 
 
-class Quadratics:
+class Quadratics(GeneratedTasks):
     """Minimise ‖W θ − y‖² / rows over θ, all entries of W (rows, dims) and y (rows,) drawn from N(0, 1); a task is one.
 
     There is no data: the parts differ in the stream that their tasks are drawn from, and no two tasks are the same.
@@ -39,18 +37,6 @@ class Quadratics:
         """The tasks of a part ("train", "val" or "test"); see QuadraticSampler."""
         return QuadraticSampler(self, part, seed=seed, device=device)
 
-    def describe(self) -> dict[str, Any]:
-        """What a result must say about its tasks. The checksum is of the sizes, there being no data."""
-        return {
-            "dataset": self.name,
-            "split": self.split,
-            "checksum": hashlib.sha256(self.split.encode()).hexdigest(),
-            "source": "generated",
-        }
-
-    def __repr__(self) -> str:
-        return f"Quadratics({self.split})"
-
 
 class QuadraticSampler(TaskStream):
     """Draws meta-batches of quadratics: a pure function of (seed, split, iteration, slot).
@@ -65,10 +51,7 @@ class QuadraticSampler(TaskStream):
     def __init__(
         self, source: Quadratics, part: str, *, seed: int, device: str | torch.device = "cpu"
     ) -> None:
-        super().__init__(
-            source.name, source.split, part, shots=source.rows, queries=source.rows, seed=seed, device=device
-        )
-        self.source = source
+        super().__init__(source, part, shots=source.rows, queries=source.rows, seed=seed, device=device)
 
     @property
     def title(self) -> str:

@@ -131,7 +131,7 @@ class EpisodeSampler:
         return f"{self.ways}-way {self.shots}-shot"
 
     @property
-    def chance(self) -> float:
+    def chance(self) -> float | None:
         """The accuracy of guessing."""
         return 1 / self.ways
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from tasks.hashing import derive, unit
-from tasks.streams import TaskStream, within
+from tasks.streams import GeneratedTasks, TaskStream, within
 from tasks.task import Batch, Task
 
 __all__ = ["Sinusoid", "SinusoidSampler"]
 
 
-class Sinusoid:
+class Sinusoid(GeneratedTasks):
     """y = A sin(x − φ), with A, φ and x uniform in their ranges; a task is one (A, φ).
 
     There is no data: the parts differ in the stream that their tasks are drawn from, and no two tasks are the same.
@@ -48,18 +46,6 @@ class Sinusoid:
         """The K-shot tasks of a part ("train", "val" or "test"); see SinusoidSampler."""
         return SinusoidSampler(self, part, shots=shots, queries=queries, seed=seed, device=device)
 
-    def describe(self) -> dict[str, Any]:
-        """What a result must say about its tasks. The checksum is of the ranges, there being no data."""
-        return {
-            "dataset": self.name,
-            "split": self.split,
-            "checksum": hashlib.sha256(self.split.encode()).hexdigest(),
-            "source": "generated",
-        }
-
-    def __repr__(self) -> str:
-        return f"Sinusoid({self.split})"
-
 
 class SinusoidSampler(TaskStream):
     """Draws meta-batches of sinusoids: a task is a pure function of (seed, split, iteration, slot).
@@ -72,10 +58,6 @@ class SinusoidSampler(TaskStream):
         others: as tasks.streams.TaskStream has them.
     Raises: ValueError naming the argument.
     """
-
-    def __init__(self, source: Sinusoid, part: str, **settings: Any) -> None:
-        super().__init__(source.name, source.split, part, **settings)
-        self.source = source
 
     @property
     def chance(self) -> float:

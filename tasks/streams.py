@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 
 from tasks.hashing import derive, stream, unit
 
-__all__ = ["PARTS", "TaskStream", "at_least", "within"]
+__all__ = ["PARTS", "GeneratedTasks", "TaskStream", "at_least", "within"]
 
 PARTS = ("train", "val", "test")
+
+
+class GeneratedTasks:
+    """What families of tasks without data have in common: a name, and the settings that say which family it is.
+
+    The parts differ in the stream that their tasks are drawn from, and no two tasks are the same.
+    """
+
+    name: str
+    split: str  # the settings, "arms=10"
+
+    def describe(self) -> dict[str, Any]:
+        """What a result must say about its tasks. The checksum is of the settings, there being no data."""
+        return {
+            "dataset": self.name,
+            "split": self.split,
+            "checksum": hashlib.sha256(self.split.encode()).hexdigest(),
+            "source": "generated",
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.split})"
+
+
+class Named(Protocol):
+    """Of a source, what its streams depend on."""
+
+    name: str
+    split: str
 
 
 class TaskStream:
     """What samplers of numbers have in common: support and query sizes, and a key for each task.
 
     Args:
-        name, split: of the source; with part and seed, the stream.
+        source: of whose name and split, with part and seed, the stream is made.
         part: "train", "val" or "test".
         shots, queries: examples of the support (≥ 1) and of the query set (≥ 1).
         seed: any integer.
@@ -27,8 +58,7 @@ class TaskStream:
 
     def __init__(
         self,
-        name: str,
-        split: str,
+        source: Named,
         part: str,
         *,
         shots: int,
@@ -39,11 +69,12 @@ class TaskStream:
         self.owner = type(self).__name__
         if part not in PARTS:
             raise ValueError(f"{self.owner}: unknown part {part!r}; expected one of {', '.join(PARTS)}.")
+        self.source: Any = source
         self.part = part
         self.shots = at_least(1, self.owner, "shots", shots)
         self.queries = at_least(1, self.owner, "queries", queries)
         self.seed, self.device = operator.index(seed), torch.device(device)
-        self._key = stream(self.seed, name, split, part)
+        self._key = stream(self.seed, source.name, source.split, part)
 
     @property
     def title(self) -> str:

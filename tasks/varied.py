@@ -47,7 +47,7 @@ class VariedSampler(EpisodeSampler):
         return f"{min(LEAST_WAYS, self.ways)}- to {self.ways}-way, varied shots"
 
     @property
-    def chance(self) -> None:  # type: ignore[override]
+    def chance(self) -> None:
         """Of guessing: none, for it is another one in each task."""
         return None
 
