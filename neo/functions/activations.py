@@ -99,10 +99,10 @@ class LeakyRelu(Unary):
         return F.leaky_relu(x, negative_slope)
 
     def backward(self, y_bar):
-        return leaned(y_bar, *self.ctx.release)
+        return leaky_relu_gradient(y_bar, *self.ctx.release)
 
 
-class Leaned(Policy):
+class LeakyReluGradient(Policy):
     """z = g where x > 0, else a g;  ḡ = the same of z̄. x is flat here: no gradient."""
 
     verified = True
@@ -112,13 +112,13 @@ class Leaned(Policy):
         return _leaky_relu_backward(g, x, slope, False)
 
     def backward(self, z_bar):
-        return leaned(z_bar, *self.ctx.release) if self.ctx.needs_grad[0] else None, None
+        return leaky_relu_gradient(z_bar, *self.ctx.release) if self.ctx.needs_grad[0] else None, None
 
     def jvp(self, g_dot, x_dot):
-        return None if g_dot is None else leaned(g_dot, *self.ctx.release)
+        return None if g_dot is None else leaky_relu_gradient(g_dot, *self.ctx.release)
 
 
-leaned = function(Leaned, "leaky_relu_gradient")
+leaky_relu_gradient = function(LeakyReluGradient, "leaky_relu_gradient")
 
 
 @implements(torch.threshold, F.threshold)

@@ -27,6 +27,7 @@ from neo.autograd.torch_code import in_torch_code, may_write
 from neo.errors import InPlaceError
 from neo.functions._arguments import plain_index
 from neo.functions._handlers import handlers
+from neo.functions.layouts import expect_no_copy
 
 __all__ = [
     "NeedsLifting",
@@ -106,6 +107,7 @@ def assign(target: LiteTensor, value: Any) -> None:
     """
     if value is target:
         return
+    expect_no_copy(target)
     if value.shape != target.shape:
         raise RuntimeError(
             f"output with shape {list(target.shape)} doesn't match the broadcast shape {list(value.shape)}"

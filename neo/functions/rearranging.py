@@ -9,7 +9,7 @@ import torch
 
 from neo.autograd._aliases import make_view
 from neo.autograd.tensor import LiteTensor
-from neo.functions import joining, padding, shaping
+from neo.functions import joining, layouts, padding, shaping
 from neo.functions._arguments import wrap_dim
 from neo.functions.indexing import getitem, read_at
 from neo.functions.registry import copies, implements, raw
@@ -71,6 +71,8 @@ def _strided_places(x: Any, size: Any, stride: Any, offset: int | None) -> torch
 @implements(torch.as_strided)
 def as_strided(x, size, stride, storage_offset=None):
     """The entries of x at places counted in its memory; entries named twice add up in the gradient."""
+    if layouts.own_layout(x):
+        raise layouts.NotAView
     y = read_at(x.reshape((-1,)), _strided_places(x, size, stride, storage_offset))
     if isinstance(y, LiteTensor) and isinstance(x, LiteTensor):
         make_view(

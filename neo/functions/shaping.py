@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from neo import kernels
 from neo.autograd.policy import Policy, function
 from neo.autograd.tensor import LiteTensor
+from neo.functions import layouts
 from neo.functions._arguments import spread, wrap_dim
 from neo.functions.registry import copies, implements
 
@@ -50,25 +47,20 @@ class View(Reshape):
         return x.view(shape)
 
 
-_inside = threading.local()
+_reshape, _view = function(Reshape, "reshape"), function(View, "view")
 
 
-@contextmanager
-def own_layouts() -> Iterator[None]:
-    """Within, Neo chooses how images lie in memory, and a view of images that are channels-last may be a copy."""
-    before = channels_last_inside()
-    _inside.on = True
-    try:
-        yield
-    finally:
-        _inside.on = before
+def to_shape(x, shape):
+    """x in another shape, a view where that can be."""
+    out = _reshape(x, shape)
+    if layouts.own_layout(x):
+        layouts.note_copy(x, out)
+    return out
 
 
-def channels_last_inside() -> bool:
-    return getattr(_inside, "on", False)
-
-
-to_shape, to_view = function(Reshape, "reshape"), function(View, "view")
+def to_view(x, shape):
+    """x in another shape, never a copy, but where Neo has chosen how x lies: see layouts.py."""
+    return to_shape(x, shape) if layouts.own_layout(x) else _view(x, shape)
 
 
 @implements(torch.reshape)
@@ -82,15 +74,7 @@ def view(x, *sizes, size=None):
     """x in another shape, never a copy. Raises RuntimeError where that cannot be."""
     if sizes and isinstance(sizes[0], torch.dtype):
         raise NotImplementedError("view(dtype) reads the bits of one type as another: that has no gradient")
-    shape = spread(sizes, size)
-    if (
-        channels_last_inside()
-        and kernels.available()
-        and not x.is_contiguous()
-        and x.is_contiguous(memory_format=torch.channels_last)
-    ):
-        return to_shape(x, shape)  # Neo's own choice of layout, where torch would have had a view
-    return to_view(x, shape)
+    return to_view(x, spread(sizes, size))
 
 
 @implements(torch.Tensor.view_as)

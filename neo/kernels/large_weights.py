@@ -17,10 +17,8 @@ from neo import kernels
 __all__ = ["convolution", "images_beside", "input_gradient", "weight_gradient"]
 
 LARGE = 1 << 18  # entries of a weight from which on its layout counts (docs/benchmarks.md, "Any module")
-FEW, FEWEST = (
-    100,
-    20,
-)  # pixels of all images together, up to which the weight's gradient and the others are faster so
+# Pixels of all images together, up to which the weight's gradient and the others are faster so.
+FEW, FEWEST = 100, 20
 
 _patches = torch.ops.aten.im2col.default
 _add_patches = torch.ops.aten.col2im.default

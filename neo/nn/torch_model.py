@@ -15,6 +15,7 @@ from neo.autograd.tensor import LiteTensor
 from neo.draws import draws, no_draws, rewinding, source
 from neo.errors import ConversionError
 from neo.functions.in_place import NeedsLifting
+from neo.functions.layouts import NotAView
 from neo.functions.registry import raw
 from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.care import POLICIES, drop_nothing, leave_flat_weights, set_policy
@@ -213,8 +214,8 @@ class TorchModel(Module):
             self._lifts = True
             draw_again()
             out, new_state = self._run(params, constants, args, kwargs, seed)
-        except NotFused as error:  # it takes another path than at the first call
-            self._use_chains(chain for chain in self._chains if chain != error.chain)
+        except (NotFused, NotAView) as error:  # it takes another path than at the first call
+            self._give_up(error)
             draw_again()
             return self(params, *args, state=state, seed=seed, **kwargs)
         return (out, new_state) if self.buffers == "updated" else out
@@ -273,6 +274,11 @@ class TorchModel(Module):
     def __str__(self) -> str:
         return "\n  ".join([repr(self), *(f"one op: {chain}" for chain in self._chains)])
 
+    def _give_up(self, error: NotFused | NotAView) -> None:
+        """The chain that the error is about, or all of them."""
+        broken = {error.chain} if isinstance(error, NotFused) else set(self._chains)
+        self._use_chains(chain for chain in self._chains if chain not in broken)
+
     def _use_chains(self, chains: Iterable[Chain]) -> None:
         self._chains = tuple(chains)
         self._free.clear()
@@ -318,12 +324,9 @@ class TorchModel(Module):
                 try:
                     check(*given)
                     break
-                except NotFused as error:
-                    self._use_chains(chain for chain in self._chains if chain != error.chain)
-                except (
-                    ConversionError,
-                    RuntimeError,
-                ):  # the module makes use of how its images lie in memory
+                except (NotFused, NotAView) as error:
+                    self._give_up(error)
+                except (ConversionError, RuntimeError):  # it makes use of how its images lie in memory
                     self._use_chains(())
         return True
 

@@ -15,8 +15,8 @@ from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import torch_code
 from neo.errors import ConversionError
 from neo.functions.in_place import run_again_lifted
+from neo.functions.layouts import own_layouts
 from neo.functions.lifting import Lifting, lifted
-from neo.functions.shaping import own_layouts
 from neo.nn._torch.copies import Copy
 
 __all__ = ["run_as_torch_code"]

@@ -209,7 +209,7 @@ class Pending:
 
 def _refuse_operators() -> None:
     """Python looks operators up on the class."""
-    binary = (
+    binary = [
         "add",
         "sub",
         "mul",
@@ -224,25 +224,14 @@ def _refuse_operators() -> None:
         "ge",
         "eq",
         "ne",
-    )
-    named = [f"__{side}{name}__" for name in binary for side in ("", "r", "i")]
-    for name in (
-        *named,
-        "__neg__",
-        "__abs__",
-        "__getitem__",
-        "__len__",
-        "__iter__",
-        "__bool__",
-        "__float__",
-        "__setitem__",
-    ):
+    ]
+    others = ["neg", "abs", "getitem", "setitem", "len", "iter", "bool", "float"]
+    for name in [*(side + name for name in binary for side in ("", "r", "i")), *others]:
 
         def refuse(self: Pending, *args: Any) -> Any:
             raise NotFused(self.chain)
 
-        setattr(Pending, name, refuse)
-    Pending.__hash__ = object.__hash__  # type: ignore[method-assign]
+        setattr(Pending, f"__{name}__", refuse)
 
 
 _refuse_operators()

@@ -119,6 +119,68 @@ def test_a_module_that_takes_another_path_later_gets_its_numbers(how: Any) -> No
         assert ("one op" in str(model)) is fused
 
 
+class WrittenThrough(nn.Module):
+    """Of many images, a view of them is written to, or they are while the view is held."""
+
+    def __init__(self, write: Any):
+        super().__init__()
+        self.conv, self.bn, self.write = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), write
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.bn(self.conv(x)))
+        if len(x) < 3:
+            return y.view(len(y), -1).sum(1)
+        return self.write(y)
+
+
+def view_then_write(y: torch.Tensor) -> torch.Tensor:
+    y.view(len(y), -1).mul_(2)  # y is held
+    return y.sum((1, 2, 3))
+
+
+def flatten_then_write(y: torch.Tensor) -> torch.Tensor:
+    rows = y.flatten(1)
+    rows += 1
+    return (rows * y.reshape(len(y), -1)).sum(1)
+
+
+def write_then_read_the_view(y: torch.Tensor) -> torch.Tensor:
+    rows = y.view_as(y.new_empty(len(y), y[0].numel()))
+    y[:, 3] = 0
+    return rows.sum(1)
+
+
+def count_in_memory(y: torch.Tensor) -> torch.Tensor:
+    return torch.as_strided(y, (len(y), 3), (y[0].numel(), 5)).sum(1)
+
+
+@pytest.mark.parametrize(
+    "write", [view_then_write, flatten_then_write, write_then_read_the_view, count_in_memory]
+)
+def test_what_is_written_through_a_view_reaches_its_base_in_neo_s_own_layout_too(write: Any) -> None:
+    torch.manual_seed(0)
+    module = WrittenThrough(write)  # float32, for which Neo has a layout of its own
+    model, params = neo.nn.from_torch(module)
+    for count, fused in ((2, kernels.available()), (4, False)):
+        x = drawn(count, 16, 8, 8).float()
+        torch.testing.assert_close(
+            model(params, neo.LiteTensor(x)).data, module(x).detach(), rtol=1e-4, atol=1e-2
+        )
+        assert ("one op" in str(model)) is fused
+
+
+def test_a_view_that_alone_is_left_may_be_written_to() -> None:
+    torch.manual_seed(0)
+    module = WrittenThrough(lambda y: F.relu_(y.flatten(1) - 1).sum(1))
+    model, params = neo.nn.from_torch(module)
+    for count in (2, 4):
+        x = drawn(count, 16, 8, 8).float()
+        torch.testing.assert_close(
+            model(params, neo.LiteTensor(x)).data, module(x).detach(), rtol=1e-4, atol=1e-2
+        )
+    assert ("one op" in str(model)) is kernels.available()
+
+
 def hooked(module: Any) -> Any:
     module.conv.register_forward_hook(lambda *_: None)
     return module
