@@ -77,6 +77,11 @@ def policy(name: str) -> Policy:
         ) from None
 
     def of_each_member(predictor: Predictor, support: Any) -> Predict:
+        if predict_by is not _batch and not isinstance(getattr(support, "x", None), torch.Tensor):
+            raise ValueError(
+                f"evaluation.batch_norm={name!r} normalises by the examples of a support set, support.x, and a "
+                f"{type(support).__name__} has none; expected 'batch'."
+            )
         if not isinstance(predictor, EnsemblePredictor):
             return predict_by(predictor, support)
         members = [of_each_member(member, support) for member in predictor.members]

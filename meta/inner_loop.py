@@ -9,7 +9,7 @@ from typing import Any
 
 import neo
 from meta.estimators import Estimator, FirstOrder, Reverse
-from meta.learned_optimizer import LearnedOptimizer
+from meta.inner_hyperparameters import InnerHyperparameters
 from meta.patterns import expect_patterns, matching
 from neo.optim import Optimizer
 from neo.typing import PyTree
@@ -36,7 +36,7 @@ class InnerLoop:
             one must match a parameter. "*": all, whatever pytree they are.
         freeze: which of those do not, all the same: patterns alike.
         learned: which numbers of the optimiser are meta-parameters, of which initial() gives the first: "lr" (one for
-            every parameter tensor and step), "momentum", "weight_decay" ...; see meta.learned_optimizer.
+            every parameter tensor and step), "momentum", "weight_decay" ...; see meta.inner_hyperparameters.
     Raises: ValueError naming the argument.
     """
 
@@ -71,7 +71,7 @@ class InnerLoop:
         self._unclipped = optimizer or neo.optim.sgd(default_lr if lr is None else lr)
         self.optimizer = self._clipped(self._unclipped)
         names = [learned] if isinstance(learned, str) else learned
-        self.learned = LearnedOptimizer(owner, self._unclipped, names) if names else None
+        self.learned = InnerHyperparameters(owner, self._unclipped, names) if names else None
 
     def iterates(
         self,

@@ -12,7 +12,6 @@ import neo
 from meta.problems import Predict, Regression, constant
 from neo import LiteTensor
 from neo.guards import require
-from tasks import Collocation
 
 __all__ = ["PhysicsInformed", "korteweg_de_vries"]
 
@@ -39,7 +38,8 @@ class PhysicsInformed(Regression):
             raise ValueError(f"PhysicsInformed: weight must be finite and above 0, got {weight}")
         self.equation, self.weight = equation, weight
 
-    def support_loss(self, predict: Predict, support: Collocation) -> Any:  # type: ignore[override]
+    def support_loss(self, predict: Predict, support: Any) -> Any:
+        """support: tasks.Collocation, points without targets and known values."""
         known = self.loss(predict(support.known.x), support.known.y)
         return self.equation(predict, support.points).square().mean() + self.weight * known
 

@@ -14,7 +14,7 @@ import torch
 from meta.problems import Metric, metric_of
 from meta.task_results import Results
 
-__all__ = ["MARGIN", "Published", "Verdict", "aggregate", "page", "verdict"]
+__all__ = ["MARGIN", "Aggregate", "Published", "Verdict", "aggregate", "page", "read_results", "verdict"]
 
 MARGIN = 0.01  # of a fraction: one percentage point; of anything else, a tenth of the published number
 NORMAL = 1.96  # 97.5% point
@@ -40,12 +40,24 @@ class Verdict(NamedTuple):
     z: float
 
 
-def aggregate(runs: Sequence[Results]) -> dict[str, float | int | None]:
+class Aggregate(NamedTuple):
     """The mean score of several seeds on the same test tasks, and how sure it is.
 
     over_tasks: half-width of the 95% interval over tasks, of each task's mean over seeds: 1.96 σ / √tasks. over_seeds:
     that over seeds, of each seed's mean over tasks: 1.96 s / √seeds, which with few seeds is itself a rough number;
     None with one. ci95: both together, √(over_tasks² + over_seeds²).
+    """
+
+    score: float
+    over_tasks: float
+    over_seeds: float | None
+    ci95: float
+    seeds: int
+    tasks: int
+
+
+def aggregate(runs: Sequence[Results]) -> Aggregate:
+    """Of each run's results after its last inner step.
 
     Raises: ValueError where the runs were tested on different tasks.
     """
@@ -60,14 +72,8 @@ def aggregate(runs: Sequence[Results]) -> dict[str, float | int | None]:
     over_tasks = NORMAL * float(of_tasks.std()) / math.sqrt(len(of_tasks)) if len(of_tasks) > 1 else math.nan
     of_seeds = scores.mean(1).tolist()
     over_seeds = NORMAL * stdev(of_seeds) / math.sqrt(len(of_seeds)) if len(of_seeds) > 1 else None
-    return {
-        "score": fmean(of_seeds),
-        "over_tasks": over_tasks,
-        "over_seeds": over_seeds,
-        "ci95": math.hypot(over_tasks, over_seeds or 0.0),
-        "seeds": len(runs),
-        "tasks": len(of_tasks),
-    }
+    ci95 = math.hypot(over_tasks, over_seeds or 0.0)
+    return Aggregate(fmean(of_seeds), over_tasks, over_seeds, ci95, len(runs), len(of_tasks))
 
 
 def verdict(published: Published, score: float, ci95: float, metric: Metric) -> Verdict:

@@ -102,10 +102,13 @@ class Environment(ABC):
         return self._map(lambda tensor: tensor.to(device))
 
     def _tensors(self) -> list[torch.Tensor]:
-        return optree.tree_leaves(self)  # type: ignore[arg-type]
+        tree: Any = self
+        return optree.tree_leaves(tree)
 
     def _map(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> Self:
-        return optree.tree_map(fn, self)  # type: ignore[arg-type, return-value]
+        tree: Any = self
+        mapped: Any = optree.tree_map(fn, tree)
+        return mapped
 
 
 def _flatten(world: Any) -> tuple[list[Any], Any, list[str]]:

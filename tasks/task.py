@@ -138,7 +138,8 @@ class Task:
         from the edges).
         """
         digest = hashlib.blake2b(digest_size=8)
-        tensors: list[Any] = optree.tree_leaves((self.support, self.query))  # type: ignore[arg-type]
+        sets: Any = (self.support, self.query)
+        tensors: list[Any] = optree.tree_leaves(sets)
         for tensor in tensors:
             exact = (tensor.double() * 4096).round() if tensor.dtype.is_floating_point else tensor
             digest.update(str(tuple(tensor.shape)).encode())

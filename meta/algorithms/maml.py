@@ -45,7 +45,7 @@ class MAML(MetaLearner):
         inner_optimizer: in the place of sgd(inner_lr), without inner_lr.
         inner_learned: which numbers of the inner optimiser are meta-parameters: "lr" (a rate a parameter tensor and
             inner step), "momentum", "weight_decay" ..., or several; each begins at the optimiser's own. See
-            meta.learned_optimizer. Meta-parameters are then {"params": θ, "inner": the numbers by name}.
+            meta.inner_hyperparameters. Meta-parameters are then {"params": θ, "inner": the numbers by name}.
     Cost: adapt() keeps the parameters after each inner step, for the predictor's trajectory.
     """
 

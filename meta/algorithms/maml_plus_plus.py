@@ -14,8 +14,8 @@ import torch
 import neo
 from meta.algorithms.maml import MAML
 from meta.estimators import Estimator, FirstOrder
+from meta.inner_hyperparameters import a_step
 from meta.inner_loop import Iterates
-from meta.learned_optimizer import a_step
 from meta.learner import Predictor, Step, TaskResult
 from meta.patterns import expect_patterns, matching
 from meta.problems import constant

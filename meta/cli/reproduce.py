@@ -88,14 +88,14 @@ def reproduce(config: DictConfig) -> dict[str, Any]:
         ended.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
     found = aggregate([load(folder / f"{NAME}.safetensors") for folder in folders])
     metric = metric_of(ended[0])
-    judged = verdict(known[config.name], found["score"], found["ci95"], metric)  # type: ignore[arg-type]
+    judged = verdict(known[config.name], found.score, found.ci95, metric)
     result = plain(
         {
             "experiment": config.name,
             "metric": metric.name,
             "higher_is_better": metric.higher_is_better,
             "published": known[config.name]._asdict(),
-            **found,
+            **found._asdict(),
             "verdict": judged.word,
             "difference": judged.difference,
             "difference_ci95": judged.ci95,

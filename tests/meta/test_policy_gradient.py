@@ -395,3 +395,10 @@ def test_algorithm_of_labelled_examples_is_refused_before_training():
     experiment = Experiment(config("navigation", "algorithm=protonet"))
     with pytest.raises(ValueError, match=r"ProtoNet: it learns from examples with labels, .* got PointMass"):
         experiment.expect_adaptation(experiment.trainer.start(), experiment.sampler("val"))
+
+
+@pytest.mark.parametrize("policy", ["single", "support"])
+def test_statistics_of_a_support_set_are_refused_where_it_has_no_examples(policy):
+    experiment = Experiment(config("bandit", f"evaluation.batch_norm={policy}"))
+    with pytest.raises(ValueError, match=r"normalises by the examples of a support set.* expected 'batch'"):
+        experiment.expect_adaptation(experiment.start(), experiment.sampler("val"))

@@ -29,12 +29,12 @@ def test_intervals_over_tasks_and_over_seeds_are_apart():
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(3, 50, generator=generator, dtype=torch.float64)
     found = aggregate([results(one) for one in scores])
-    assert found["score"] == pytest.approx(float(scores.mean()))
-    assert found["over_tasks"] == pytest.approx(half_width(scores.mean(0)))
-    assert found["over_seeds"] == pytest.approx(1.96 * stdev(scores.mean(1).tolist()) / math.sqrt(3))
-    assert found["ci95"] == pytest.approx(math.hypot(found["over_tasks"], found["over_seeds"]))
+    assert found.score == pytest.approx(float(scores.mean()))
+    assert found.over_tasks == pytest.approx(half_width(scores.mean(0)))
+    assert found.over_seeds == pytest.approx(1.96 * stdev(scores.mean(1).tolist()) / math.sqrt(3))
+    assert found.ci95 == pytest.approx(math.hypot(found.over_tasks, found.over_seeds))
     alone = aggregate([results(scores[0])])
-    assert (alone["over_seeds"], alone["ci95"]) == (None, alone["over_tasks"])
+    assert (alone.over_seeds, alone.ci95) == (None, alone.over_tasks)
     with pytest.raises(ValueError, match="different test tasks"):
         aggregate([results(scores[0]), results(scores[1], range(1, 51))])
 

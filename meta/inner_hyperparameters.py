@@ -1,4 +1,4 @@
-"""An optimiser of the inner loop whose numbers are learned: rates, momentum, weight decay."""
+"""Hyperparameters of the inner optimiser as meta-parameters: rates, momentum, weight decay."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from neo import LiteTensor, pytree
 from neo.optim import Optimizer
 from neo.typing import PyTree
 
-__all__ = ["LearnedOptimizer", "a_step"]
+__all__ = ["InnerHyperparameters", "a_step"]
 
 
-class LearnedOptimizer:
+class InnerHyperparameters:
     """What an inner optimiser is made of, some of its numbers being meta-parameters that begin at its own.
 
     The rate, "lr", becomes one for every parameter tensor and inner step (Antoniou et al. 2019, arXiv:1810.09502,
