@@ -15,8 +15,9 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -47,8 +48,9 @@ def write(folder: Path, stem: str, source: str, images: np.ndarray, names: Seque
     np.save(buffer, images, allow_pickle=False)
     array = buffer.getvalue()
     card = {"source": source, "checksum": _checksum(source, names, array), "names": list(names)}
-    _replace(folder / f"{stem}.npy", array)
-    _replace(folder / f"{stem}.json", json.dumps(card, indent=0).encode())
+    for ending, content in (("npy", array), ("json", json.dumps(card, indent=0).encode())):
+        with replacing(folder / f"{stem}.{ending}") as file:
+            file.write(content)
 
 
 def default_folder(data_dir: Path) -> Path:
@@ -82,13 +84,14 @@ def _checksum(source: str, names: Sequence[str], array: bytes) -> str:
     return digest.hexdigest()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write all of `content` to `path`, or leave `path` as it was."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once it is whole, or leaves it as it was."""
     # Not tempfile.mkstemp: its files are for their owner alone, and a data folder may be a group's.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
+        with temporary.open("x+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

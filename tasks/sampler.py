@@ -10,6 +10,7 @@ import torch
 
 from tasks.augmentation import Augmentation
 from tasks.hashing import derive, stream
+from tasks.streams import at_least
 from tasks.task import Batch, Task
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees
@@ -310,9 +311,7 @@ def _integer(name: str, value: int) -> int:
 
 
 def _at_least(least: int, name: str, value: int) -> int:
-    if _integer(name, value) < least:
-        raise ValueError(f"EpisodeSampler: {name}={value} is too small; choose {name} ≥ {least}.")
-    return operator.index(value)
+    return at_least(least, "EpisodeSampler", name, value)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -7,11 +7,8 @@ the two either agree or are made again. Memory never holds more than a few hundr
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from tasks.cache import replacing
 from tasks.errors import DataError
 from tasks.images.decoding import pixels
 from tasks.images.listing import Listing
@@ -74,10 +72,10 @@ def write(
         in size, and no size or number of channels is asked for. OSError where the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / f"{stem}.npy") as file:
+    with replacing(folder / f"{stem}.npy") as file:
         checksum = hashlib.sha256()
         index = _fill(file, checksum, listing, size, channels, skip_damaged, workers)
-    with _replacing(folder / f"{stem}.json") as file:
+    with replacing(folder / f"{stem}.json") as file:
         card = {"source": source, "index": asdict(index)}
         card["checksum"] = _card_checksum(card, checksum.hexdigest())
         file.write(json.dumps(card).encode())
@@ -242,19 +240,3 @@ def _write_header(file: BinaryIO, count: int, shape: tuple[int, ...]) -> None:
 def _card_checksum(card: dict[str, Any], array: str) -> str:
     text = json.dumps([FORMAT, card["source"], card["index"], array], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` once it is whole, or leaves it as it was."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # Ctrl-C included: no litter beside the cache
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
