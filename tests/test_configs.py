@@ -238,6 +238,11 @@ def test_experiment_says_paper_number_and_command(name):
         assert "mean" in header
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_is_one_that_the_command_takes(name):
+    checked("train", f"experiment={name}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_builds_and_runs_briefly(name, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra.utils import get_object
@@ -32,10 +32,12 @@ def expect_type(config: DictConfig, key: str, value: Any) -> None:
 
     A list is taken in the place of a single value where the annotation of the argument that it is given to, as in
     `adapt: str | Sequence[str]`, has a sequence, and the other way round; a list may be of any length. null is taken
-    where it has None.
+    where it has None, and a mapping with a `_target_` where it has a callable: a schedule in the place of a rate.
     """
     default = None if OmegaConf.is_missing(config, key) else OmegaConf.select(config, key)
     if default is None or _refers(value) or (value is None and types.NoneType in _annotated(config, key)):
+        return
+    if isinstance(value, dict) and "_target_" in value and Callable in _annotated(config, key):
         return
     wanted: Any
     if isinstance(default, ListConfig):
