@@ -228,8 +228,11 @@ PAPERS = {
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_says_paper_number_and_command(name):
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    algorithm = re.split(r"_(?:omniglot|sinusoid|mini_imagenet|navigation)", name)[0]
-    assert PAPERS[algorithm] in header
+    algorithm = re.split(r"_(?:mlp|omniglot|sinusoid|mini_imagenet|navigation)", name)[0]
+    published = OmegaConf.load(CONF / "experiment" / f"{name}.yaml").get("published", {}).get("source")
+    paper = re.search(r"arXiv:[\d.]+", published or PAPERS[algorithm])
+    assert paper is not None
+    assert paper[0] in header
     assert re.search(r"table \d|figure \d", header)
     assert re.search(r"\d+\.\d+( ± \d+\.\d+)?", header)
     assert f"python scripts/train.py experiment={name}" in header
@@ -257,7 +260,7 @@ def test_experiment_builds_and_runs_briefly(name, tmp_path, monkeypatch):
     if "navigation" in name:
         small += ["task.dataset.horizon=5"]
     if "omniglot" in name:
-        small += ["model.hidden=4"]
+        small += ["model._args_=[784,4,5]" if "mlp" in name else "model.hidden=4"]
         glyphs = tasks.Glyphs(alphabets=5, characters=24)
         monkeypatch.setattr(Experiment, "dataset", glyphs)
     elif "mini_imagenet" in name:

@@ -26,15 +26,23 @@ BLOCK_PARAMS = ("conv{}.weight", "conv{}.bias", "norm{}.weight", "norm{}.bias")
 
 
 class MLP(Sequential):
-    """Linear layers with ReLU between them: MLP(784, 256, 64, 10). x (batch, ...) is flattened first."""
+    """Linear layers with ReLU between them: MLP(784, 256, 64, 10). x (batch, ...) is flattened first.
 
-    def __init__(self, *sizes: int):
+    Args:
+        sizes: of an input, of each hidden layer, of an output.
+        norm: batch norm by the batch at hand before each ReLU, as the MAML paper's net for Omniglot has it (Finn et al.
+            2017, arXiv:1703.03400, section 5.2: 784, 256, 128, 64, 64, 5).
+        scale: whether batch norm learns a scale γ (that net learns the shift alone).
+    Params: linear0.weight (256, 784), linear0.bias, then norm0.weight, norm0.bias where there is a norm, ...
+    """
+
+    def __init__(self, *sizes: int, norm: bool = False, scale: bool = True):
         if len(sizes) < 2:
             raise ValueError(f"MLP: expected at least an input and an output size, got {sizes}")
         layers: list[tuple[str, Module]] = [("flatten", Flatten())]
         for i, (inputs, outputs) in enumerate(pairwise(sizes)):
             layers.append((f"linear{i}", Linear(inputs, outputs)))
-            layers.append((f"relu{i}", ReLU()))
+            layers.append((f"norm{i}", BatchNormReLU(outputs, scale)) if norm else (f"relu{i}", ReLU()))
         super().__init__(layers[:-1])
 
 

@@ -15,18 +15,22 @@ def sampler(part: str = "train", **changes):
     return Sinusoid().sampler(part, **settings)
 
 
-def test_points_lie_on_the_sinusoid_of_their_task():
-    drawn = sampler()
-    amplitude, phase_rad = drawn.draw(3, 50)
+@pytest.mark.parametrize("frequency", [(1.0, 1.0), (0.8, 1.2)])
+def test_points_lie_on_the_sinusoid_of_their_task(frequency):
+    drawn = Sinusoid(frequency=frequency).sampler("train", shots=5, queries=7, seed=0)
+    amplitude, phase_rad, omega = drawn.draw(3, 50)
+    assert frequency[0] <= float(omega.min()) <= float(omega.max()) <= frequency[1]
     task = drawn.sample(3, 50)
     for batch in (task.support, task.query):
-        expected = amplitude[:, None, None] * torch.sin(batch.x - phase_rad[:, None, None])
+        expected = amplitude[:, None, None] * torch.sin(
+            omega[:, None, None] * batch.x - phase_rad[:, None, None]
+        )
         torch.testing.assert_close(batch.y, expected)
 
 
 def test_ranges_are_those_of_the_paper_and_are_filled():
     drawn = sampler(queries=20)
-    amplitude, phase_rad = drawn.draw(0, 2000)
+    amplitude, phase_rad, _ = drawn.draw(0, 2000)
     x = drawn.sample(0, 2000).query.x
     for values, low, high in ((amplitude, 0.1, 5.0), (phase_rad, 0.0, math.pi), (x, -5.0, 5.0)):
         assert low <= float(values.min()) < low + 0.01 * (high - low)
@@ -79,7 +83,13 @@ def test_support_and_query_points_differ():
 
 
 @pytest.mark.parametrize(
-    "ranges", [{}, {"x": (0.0, 2.0), "phase_rad": (0.0, 1.0)}, {"amplitude": (2.0, 2.0)}]
+    "ranges",
+    [
+        {},
+        {"x": (0.0, 2.0), "phase_rad": (0.0, 1.0)},
+        {"amplitude": (2.0, 2.0)},
+        {"x": (0.0, 2.0), "frequency": (0.5, 1.5)},
+    ],
 )
 def test_chance_is_the_error_of_predicting_zero(ranges):
     drawn = Sinusoid(**ranges).sampler("test", shots=1, queries=50, seed=0)

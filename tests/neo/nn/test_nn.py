@@ -45,6 +45,19 @@ def test_mlp_equals_torch_modules() -> None:
     torch.testing.assert_close(model(params, neo.LiteTensor(x)).data, expected)
 
 
+@pytest.mark.parametrize("scale", [True, False])
+def test_mlp_with_norm_equals_torch_modules(scale: bool) -> None:
+    model = nn.MLP(12, 8, 4, norm=True, scale=scale)
+    params = model.init(seed=1)
+    assert ("norm0.weight" in params) is scale
+    assert "norm1.bias" not in params
+    x = torch.rand(5, 3, 4)
+    hidden = x.flatten(1) @ params["linear0.weight"].data.T + params["linear0.bias"].data
+    hidden = torch.relu(torch.nn.BatchNorm1d(8)(hidden))
+    expected = hidden @ params["linear1.weight"].data.T + params["linear1.bias"].data
+    torch.testing.assert_close(model(params, neo.LiteTensor(x)).data, expected.detach())
+
+
 def test_init_is_a_pure_function_of_the_seed() -> None:
     model = nn.Conv4(ways=5, hidden=4)
     torch.manual_seed(1)
