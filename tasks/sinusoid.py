@@ -74,7 +74,8 @@ class SinusoidSampler(TaskStream):
         low, high = self.source.amplitude
         square = (low * low + low * high + high * high) / 3
         # E[cos 2(ωx − φ)] over x and φ of one ω: the product of the two ranges' characteristic functions.
-        omega = torch.linspace(*self.source.frequency, 1001, dtype=torch.float64)
+        least, most = self.source.frequency
+        omega = torch.linspace(least, most, 1001, dtype=torch.float64)
         (x_low, x_high), (phase_low, phase_high) = self.source.x, self.source.phase_rad
         wave = _sinc(omega * (x_high - x_low)) * _sinc(torch.tensor(phase_high - phase_low).double())
         mean = (wave * torch.cos(omega * (x_low + x_high) - (phase_low + phase_high))).mean()
