@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import stdev
 
-__all__ = ["half_width"]
+__all__ = ["fewest", "half_width"]
 
 
 def half_width(values: Sequence[float], *, level: float = 0.95, effect: float = 3.0) -> float:
@@ -39,11 +39,25 @@ def half_width(values: Sequence[float], *, level: float = 0.95, effect: float = 
         raise ValueError(
             f"level must be in (0, 1) and effect above 0, got level={level!r} and effect={effect!r}."
         )
-    n, widening = len(values), 1 + len(values) * effect**2
+    n = len(values)
     if n < 2:
         return math.inf
-    r = (widening / (1 - level) ** 2) ** (1 / n)
+    r, widening = _factors(n, level, effect)
     if r >= widening:
         return math.inf
     u = (r - 1) / (1 - r / widening)
     return stdev(values) * math.sqrt((n - 1) * u / n)
+
+
+def fewest(*, level: float = 0.95, effect: float = 3.0) -> int:
+    """The number of values with which half_width, of the same level and effect, is first finite."""
+    n = 2
+    while (factors := _factors(n, level, effect))[0] >= factors[1]:
+        n += 1
+    return n
+
+
+def _factors(n: int, level: float, effect: float) -> tuple[float, float]:
+    """r, and 1 + n g."""
+    widening = 1 + n * effect**2
+    return (widening / (1 - level) ** 2) ** (1 / n), widening

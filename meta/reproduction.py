@@ -14,7 +14,17 @@ import torch
 from meta.problems import Metric, metric_of
 from meta.task_results import Results
 
-__all__ = ["MARGIN", "Aggregate", "Published", "Verdict", "aggregate", "page", "read_results", "verdict"]
+__all__ = [
+    "MARGIN",
+    "Aggregate",
+    "Published",
+    "Verdict",
+    "aggregate",
+    "in_words",
+    "page",
+    "read_results",
+    "verdict",
+]
 
 MARGIN = 0.01  # of a fraction: one percentage point; of anything else, a tenth of the published number
 NORMAL = 1.96  # 97.5% point
@@ -100,6 +110,13 @@ def verdict(published: Published, score: float, ci95: float, metric: Metric) -> 
     return Verdict(word, difference, width, z)
 
 
+def in_words(word: str, metric: Metric) -> str:
+    """A verdict for a reader who may not know the metric: "below, which is better" of an error."""
+    if word not in ("above", "below"):
+        return word
+    return f"{word}, which is {'better' if (word == 'above') == metric.higher_is_better else 'worse'}"
+
+
 def page(results: Sequence[Mapping[str, Any]], waiting: Mapping[str, Published], commands: str) -> str:
     """docs/reproduced.md: a row a published number, of the files that reproduce() left and of nothing else.
 
@@ -132,7 +149,7 @@ def page(results: Sequence[Mapping[str, Any]], waiting: Mapping[str, Published],
             f"| {one['experiment']} | {_published(metric, one['published'])} | {metric.format(one['score'])} | "
             f"± {scale * one['over_tasks']:.{places}f} | {seeds} | "
             f"{scale * one['difference']:+.{places}f} ± {scale * one['difference_ci95']:.{places}f} | "
-            f"{one['z']:+.1f} | **{one['verdict']}** | {one['seeds']} | {run} |"
+            f"{one['z']:+.1f} | **{in_words(one['verdict'], metric)}** | {one['seeds']} | {run} |"
         )
     for name, published in sorted(waiting.items()):
         lines.append(f"| {name} | {published.score:g} ({published.source}) | | | | | | not yet run | 0 | |")

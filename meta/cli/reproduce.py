@@ -25,7 +25,7 @@ from meta.files import atomic_write, write_json
 from meta.metrics_file import plain
 from meta.problems import metric_of
 from meta.record import may_change
-from meta.reproduction import Published, aggregate, page, read_results, verdict
+from meta.reproduction import Published, aggregate, in_words, page, read_results, verdict
 from meta.resume import holds_run
 from meta.task_results import load
 
@@ -136,7 +136,8 @@ def said(result: dict[str, Any]) -> str:
     return (
         f"{result['experiment']}: published {metric.format(published['score'], published['ci95'])}, ours "
         f"{metric.format(result['score'], result['ci95'])} (over tasks ± {metric.format(result['over_tasks'])}{seeds}; "
-        f"{result['seeds']} seed{'s' if result['seeds'] > 1 else ''}): {result['verdict']}, z = {result['z']:+.1f}"
+        f"{result['seeds']} seed{'s' if result['seeds'] > 1 else ''}): {in_words(result['verdict'], metric)}; "
+        f"z = {result['z']:+.1f}"
     )
 
 

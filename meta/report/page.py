@@ -194,12 +194,15 @@ def format_difference(metric: Metric, mean: float, ci95: float | None) -> str:
     return f"{scale * mean:+.{places}f}".replace("-", "−") + margin
 
 
-def _anytime(metric: Metric, mean: float | None, width: float) -> str:
+def _anytime(metric: Metric, one: seeds.Setting) -> str:
     """ "± 0.45, decided": the interval that may be looked at after every arm, and whether it leaves out zero."""
-    if mean is None or math.isinf(width):
-        return "too few seeds"
+    if one.anytime95 is None or one.mean is None:
+        return ""
+    if math.isinf(one.anytime95):
+        return f"from {one.fewest} seeds on"
     scale, places = (100, 2) if metric.fraction else (1, 3)
-    return f"± {scale * width:.{places}f}, {'decided' if abs(mean) > width else 'open'}"
+    decided = "decided" if abs(one.mean) > one.anytime95 else "open"
+    return f"± {scale * one.anytime95:.{places}f}, {decided}"
 
 
 def _format_score(metric: Metric, score: tuple[float, float] | None) -> str:
@@ -305,7 +308,7 @@ def _settings(sweep: Sweep, metric: Metric) -> list[dict[str, Any]]:
             if one.spread is None
             else " to ".join(metric.format(end, digits=1) for end in one.spread),
             "difference": "" if one.mean is None else format_difference(metric, one.mean, one.ci95),
-            "anytime": "" if one.anytime95 is None else _anytime(metric, one.mean, one.anytime95),
+            "anytime": _anytime(metric, one),
             "pairs": one.pairs,
         }
         for one in seeds.settings(sweep)

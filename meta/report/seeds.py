@@ -35,6 +35,7 @@ class Setting(NamedTuple):
     anytime95: (
         float | None
     )  # the same, at any number of seeds and for all settings at once; ∞ for too few seeds
+    fewest: int  # seeds from which on that interval is finite
     pairs: int  # seeds that both settings were tried with
 
 
@@ -61,6 +62,7 @@ def _setting(keys: Sequence[str], arms: Sequence[Arm], reference: Sequence[Arm],
     validated = [arm.validation[0] for arm in arms if arm.validation]
     tested = [arm.test[0] for arm in arms if arm.test]
     differences = [] if arms is reference else _paired(arms, reference)
+    level = 1 - 0.05 / max(comparisons, 1)
     return Setting(
         values={key: arms[0].settings.get(key) for key in keys},
         arms=arms,
@@ -69,7 +71,8 @@ def _setting(keys: Sequence[str], arms: Sequence[Arm], reference: Sequence[Arm],
         spread=(min(tested), max(tested)) if tested else None,
         mean=fmean(differences) if differences else None,
         ci95=half_width(differences) if len(differences) > 1 else None,
-        anytime95=anytime.half_width(differences, level=1 - 0.05 / comparisons) if differences else None,
+        anytime95=anytime.half_width(differences, level=level) if differences else None,
+        fewest=anytime.fewest(level=level),
         pairs=len(differences),
     )
 

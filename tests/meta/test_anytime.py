@@ -87,3 +87,11 @@ def test_too_few_values_have_no_interval_and_arguments_are_looked_at():
     assert anytime.half_width([2.0] * 5) == 0
     with pytest.raises(ValueError, match="level"):
         anytime.half_width([1.0, 2.0], level=95)
+
+
+@pytest.mark.parametrize(("level", "effect"), [(0.95, 3.0), (0.975, 3.0), (0.999, 3.0), (0.95, 0.3)])
+def test_fewest_values_are_those_of_the_first_finite_interval(level, effect):
+    fewest = anytime.fewest(level=level, effect=effect)
+    values = np.random.default_rng(0).normal(size=fewest).tolist()
+    assert math.isfinite(anytime.half_width(values, level=level, effect=effect))
+    assert math.isinf(anytime.half_width(values[:-1], level=level, effect=effect))

@@ -12,7 +12,7 @@ import torch
 
 from meta.evaluate import Record, half_width
 from meta.problems import ACCURACY, MSE
-from meta.reproduction import Published, aggregate, page, read_results, verdict
+from meta.reproduction import Published, aggregate, in_words, page, read_results, verdict
 from meta.task_results import Results
 from tests.meta.cli.test_commands import call
 
@@ -60,6 +60,13 @@ def test_an_error_is_reproduced_to_a_tenth_and_what_is_unpublished_counts_as_cer
     assert verdict(paper, 0.75, 0.06, MSE).word == "reproduced"
     assert verdict(paper, 0.75, 0.09, MSE).word == "not enough evidence"
     assert verdict(paper, 0.5, 0.09, MSE).word == "below"
+
+
+def test_better_and_worse_are_said():
+    assert in_words("below", MSE) == "below, which is better"
+    assert in_words("below", ACCURACY) == "below, which is worse"
+    assert in_words("above", ACCURACY) == "above, which is better"
+    assert in_words("reproduced", MSE) == "reproduced"
 
 
 def test_true_numbers_are_called_different_in_one_of_twenty():
