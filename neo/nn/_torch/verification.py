@@ -26,6 +26,7 @@ from neo.functions.registry import raw
 from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.copies import Copy
 from neo.nn._torch.fusion import Chain, Watch
+from neo.nn._torch.tensor_questions import tensor_questions
 
 __all__ = ["compare", "first_example", "watched"]
 
@@ -72,7 +73,12 @@ def compare(
     """
     generator = torch.get_rng_state()
     try:
-        found, reached = _by_neo(label, ours, parameters, constants, args, kwargs, lifts)
+        try:
+            found, reached = _by_neo(label, ours, parameters, constants, args, kwargs, lifts)
+        except Exception as error:
+            if not isinstance(error, DrawError) and (asked := _asked(ours.module)):
+                error.add_note(f"{label}:{asked}")
+            raise
         again = reached
         if ours.as_made():  # the next call would run the same copy
             _, again = _by_neo(label, ours, parameters, constants, args, kwargs, lifts)
@@ -105,7 +111,10 @@ def compare(
         raise
     finally:
         torch.set_rng_state(generator)
-    _compare_values(label, pytree.leaves(found), pytree.leaves(expected))
+    try:
+        _compare_values(label, pytree.leaves(found), pytree.leaves(expected))
+    except ConversionError as error:
+        raise ConversionError(f"{error}{_asked(module)}") from None
     _compare_graphs(label, pytree.leaves(expected), leaves, reached)
 
 
@@ -162,6 +171,17 @@ def _by_neo(
     ends = [leaf for leaf in pytree.leaves(out) if _moves(leaf)]
     gradients = tape.gradients(ends, [torch.ones_like(end.data) for end in ends], list(tensors.values()))
     return out, {name for name, gradient in zip(tensors, gradients, strict=True) if gradient is not None}
+
+
+def _asked(module: torch.nn.Module) -> str:
+    """Of a module that went another way than torch's: the questions that may have led it there."""
+    lines = tensor_questions(module)
+    if not lines:
+        return ""
+    return (
+        " Its code asks for torch's tensors by their type, which Neo's are not (torch.overrides.is_tensor_like(x) is "
+        "true of both): " + "; ".join(lines)
+    )
 
 
 def _compare_values(label: str, found: list[Any], expected: list[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import re
 import threading
 import weakref
 from collections.abc import Callable
@@ -717,3 +718,30 @@ def test_tensor_computed_before_forward_is_no_constant(use, verify, wrap):
     model, params = neo.nn.from_torch(Doubled(True, use), verify=verify)
     gradient = neo.grad(lambda params: model(params, x).sum(), argnums=0)(params)
     assert float(gradient["p"].data.abs().sum()) > 0
+
+
+class AsksForTensors(nn.Module):
+    """Code of the kind that torchvision's DenseNet and many a helper have."""
+
+    def __init__(self, otherwise: str):
+        super().__init__()
+        self.lin, self.otherwise = nn.Linear(3, 2), otherwise
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.lin(x)
+        if not torch.is_tensor(y):  # the line that is to be named
+            if self.otherwise == "raise":
+                raise TypeError("expected a tensor")
+            return y * 2
+        return y
+
+
+def test_code_that_asks_for_torch_s_tensors_is_named_with_its_line() -> None:
+    model, params = neo.nn.from_torch(AsksForTensors("other numbers"))
+    line = r"test_from_torch\.py:\d+: if not torch\.is_tensor\(y\):  # the line"
+    with pytest.raises(ConversionError, match=rf"differs from torch's own.*is_tensor_like.*{line}"):
+        model(params, torch.ones(1, 3))
+    model, params = neo.nn.from_torch(AsksForTensors("raise"))
+    with pytest.raises(TypeError, match="expected a tensor") as raised:
+        model(params, torch.ones(1, 3))
+    assert re.search(line, " ".join(raised.value.__notes__))
