@@ -23,7 +23,7 @@ from meta.evaluate import Evaluation, evaluate
 from meta.imports import accepted, argument_names, expect_known_arguments, located
 from meta.learner import MetaLearner
 from meta.loggers import Loggers
-from meta.model_fit import misfit
+from meta.model_fit import misfit, unsuited
 from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
 from meta.pictures import Picture
@@ -269,7 +269,10 @@ class Experiment:
                 batch_norm=self.config.evaluation.batch_norm,
             )
         except Exception as error:
-            reason = misfit(self.learner, self.problem, sampler.sample(0, [0])[0], self.config, error)
+            task = sampler.sample(0, [0])[0]
+            reason = unsuited(task, self.config, error) or misfit(
+                self.learner, self.problem, task, self.config, error
+            )
             if reason is None:
                 raise
             raise ValueError(reason) from error

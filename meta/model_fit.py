@@ -1,4 +1,4 @@
-"""Whether a model takes a task's inputs and gives what its targets ask for: asked where a first call has failed."""
+"""Whether model, algorithm and tasks fit together: asked where a first call has failed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 import neo
 from meta.learner import MetaLearner
 from meta.problems import Problem, constant
+from tasks import Batch, Task
 
-__all__ = ["misfit"]
+__all__ = ["misfit", "unsuited"]
 
 REMEDY = "Set these values to fit, or choose another model=..."
 
@@ -50,6 +51,23 @@ def misfit(
     except Exception:
         return None
     return None
+
+
+def unsuited(task: Any, config: DictConfig, failure: Exception) -> str | None:
+    """Why an algorithm and a family of tasks do not go together, where one asks for what the other does not have.
+
+    An algorithm that learns images of its own, say, has none for tasks that are environments to act in.
+    """
+    sets = (Batch, Task, type(task), type(task.support), type(task.query))
+    if not isinstance(failure, AttributeError) or not isinstance(failure.obj, sets):
+        return None
+    algorithm, source = (
+        OmegaConf.select(config, key) for key in ("algorithm._target_", "task.dataset._target_")
+    )
+    return (
+        f"algorithm._target_={algorithm} does not go with the tasks of {source}: it needs .{failure.name} of "
+        f"{type(failure.obj).__name__}, which has none. Choose another algorithm=... or task=..."
+    )
 
 
 def _named(config: DictConfig) -> str:

@@ -93,6 +93,16 @@ def test_a_model_that_does_not_fit_the_task_is_named_before_training(overrides, 
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "asked"), [("distillation", ".run of Batch"), ("learned_loss", ".x of Arms")]
+)
+def test_an_algorithm_that_the_tasks_are_not_for_is_named_before_training(algorithm, asked, tmp_path):
+    config = composed("train", ["task=bandit", f"algorithm={algorithm}", "trainer.val_tasks=2", "device=cpu"])
+    with pytest.raises(ValueError, match=rf"does not go with the tasks of tasks.Bandit: it needs {asked}"):
+        train(config, tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_a_learner_that_calls_its_model_with_more_than_an_input_fails_in_its_own_words(tmp_path, monkeypatch):
     """Called with an input alone the model would fail too, but otherwise, and that would explain nothing."""
 
