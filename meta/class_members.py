@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 from meta.problems import constant
 
-__all__ = ["class_members"]
+__all__ = ["class_members", "expect_labels"]
 
 
 def class_members(owner: str, labels: torch.Tensor) -> torch.Tensor:
@@ -42,3 +44,12 @@ def class_members(owner: str, labels: torch.Tensor) -> torch.Tensor:
             f"must be 0 to {most}, each at least once."
         )
     return members
+
+
+def expect_labels(owner: str, examples: Any) -> None:
+    """Raise ValueError, in the name of an algorithm, for a set that is not of examples x, each with its y."""
+    if not hasattr(examples, "y"):
+        raise ValueError(
+            f"{owner}: it learns from examples with labels, support.x and support.y; got {type(examples).__name__}. "
+            "For such a task take another algorithm."
+        )

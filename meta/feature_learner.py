@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import neo
-from meta.class_members import class_members
+from meta.class_members import class_members, expect_labels
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
 from meta.problems import Classification, Problem
 from neo import LiteTensor
@@ -71,11 +71,7 @@ class FeatureLearner(MetaLearner):
                 f"{owner}: it learns from a task by one computation, and takes no inner steps; got "
                 f"inner_steps={step.inner_steps}. Leave evaluation.inner_steps at null."
             )
-        if not hasattr(support, "y"):
-            raise ValueError(
-                f"{owner}: it learns from examples with labels, support.x and support.y; got {type(support).__name__}. "
-                "For such a task take another algorithm."
-            )
+        expect_labels(owner, support)
         both: Any = params
         further = {name: leaf for name, leaf in both.items() if name != "params"} if "params" in both else {}
         weights = both["params"] if further else both

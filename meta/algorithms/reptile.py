@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import neo
+from meta.class_members import expect_labels
 from meta.inner_loop import InnerLoop
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
 from meta.problems import Classification, Problem, constant
@@ -107,6 +108,7 @@ class Reptile(MetaLearner):
 
 def minibatches(task: Task, count: int) -> list[Batch]:
     """The examples of a task, support and query, in `count` parts. Raises: ValueError where there are too few."""
+    expect_labels("Reptile", task.support)
     examples = len(task.support) + len(task.query)
     if max(len(task.support), len(task.query)) < count:
         raise ValueError(

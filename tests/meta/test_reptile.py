@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import neo
+import tasks
 from meta import Reptile, Step, TaskResult, meta_gradient
 from meta.algorithms.reptile import minibatches
 from tasks import Batch, Task
@@ -94,6 +95,12 @@ def test_more_steps_than_examples_are_refused():
     task = random_tasks(3, 1, torch.float32)[0]
     with pytest.raises(ValueError, match=r"inner_steps=10 minibatches are more than a task of 12 examples"):
         minibatches(task, 10)
+
+
+def test_tasks_without_labels_are_refused():
+    task = tasks.Bandit().sampler("train", shots=2, queries=2, seed=0).sample(0, 1)[0]
+    with pytest.raises(ValueError, match=r"Reptile: it learns from examples with labels.*got Arms"):
+        minibatches(task, 2)
 
 
 def test_one_inner_step_is_refused():

@@ -17,7 +17,7 @@ _ANSWERED = re.compile(r"LiteTensor|is_tensor_like")
 
 
 def tensor_questions(module: torch.nn.Module) -> list[str]:
-    """The lines of its classes and their bases, torch's own left out, as "net.py:12: if torch.is_tensor(x):"; [] without source."""
+    """The lines of its classes and bases, torch's left out: "net.py:12: if torch.is_tensor(x):"; [] without source."""
     found = []
     for kind in dict.fromkeys(base for part in module.modules() for base in type(part).__mro__):
         if kind.__module__.partition(".")[0] in ("torch", "builtins"):
