@@ -35,6 +35,7 @@ class Distillation(TrainingRule):
         per_class: synthetic images of each class, ≥ 1.
         inner_lr: every α_k to begin with, > 0; an evaluation with more steps goes on with the last.
         others: as TrainingRule has them.
+    Raises: ValueError in adapt() for tasks whose inputs are of another shape.
     """
 
     def __init__(
@@ -67,6 +68,12 @@ class Distillation(TrainingRule):
 
     def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
         learned: Any = params
+        given = tuple(support.x.shape[1:]) if hasattr(support, "x") else self.shape
+        if given != self.shape:
+            raise ValueError(
+                f"Distillation: the synthetic images are of shape={self.shape}, and the tasks' inputs of {given}; set "
+                "algorithm.shape to the latter."
+            )
         rates = torch.exp(learned["log_rates"])
         return self.inner.iterates(
             self.support_loss,

@@ -289,3 +289,11 @@ def test_every_task_starts_from_weights_of_its_own_and_those_of_an_update_may_sh
 def test_values_out_of_range_are_refused_by_name(build, sentence):
     with pytest.raises(ValueError, match=sentence):
         build()
+
+
+def test_distilled_images_of_another_shape_than_the_tasks_are_refused():
+    learner = Distillation(CLASSIFIER, classes=3, shape=(1, 4, 4))
+    with pytest.raises(
+        ValueError, match=r"shape=\(1, 4, 4\), and the tasks' inputs of \(6,\); set algorithm.shape"
+    ):
+        learner.adapt(learner.init(0), CLASSES.support, Step())
