@@ -84,8 +84,8 @@ def test_torch_module_builds_by_its_target_and_adapts():
 
 
 @pytest.mark.parametrize("policy", ["batch", "single", "support"])
-def test_policy_of_the_evaluation_is_none_of_the_buffers_of_a_torch_module(policy):
-    """Whose statistics normalise queries is asked of the evaluation; a torch module knows other policies."""
+def test_policy_of_the_evaluation_does_not_change_how_a_torch_module_is_trained(policy):
+    """Whose statistics normalise queries is asked of the evaluation alone."""
     config = composed(
         "train", "model=torch", "model.module=torch.nn.BatchNorm2d", f"evaluation.batch_norm={policy}"
     )
