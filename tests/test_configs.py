@@ -48,7 +48,16 @@ def test_choice_composes_and_resolves(group, choice):
     assert group in ("experiment", "sweep") or resolved[group]
 
 
-OF_NEO = [choice for choice in groups()["model"] if choice not in ("lora", "resnet18", "torch")]
+DEEP = {  # each of few weights
+    "resnet12": ["model.filters=[2,2,2,2]"],
+    "wrn28_10": ["model.depth=10", "model.width=1"],
+    "vit": ["model.width=6", "model.depth=1"],
+}
+OF_NEO = [
+    choice
+    for choice in groups()["model"]
+    if choice not in ("lora", "resnet18", "torch") and not choice.startswith(tuple(DEEP))
+]
 
 
 @pytest.mark.parametrize("choice", OF_NEO)
@@ -66,6 +75,24 @@ def test_algorithm_builds_with_every_model(algorithm, choice):
     name, shape = ("linear0.weight", (4, 1)) if dense else ("conv0.weight", (4, 1, 3, 3))
     assert weights[name].shape == shape
     assert isinstance(experiment.trainer, Trainer)
+
+
+@pytest.mark.parametrize("choice", DEEP)
+@pytest.mark.parametrize("algorithm", ["anil", "maml_plus_plus", "protonet"])
+def test_few_shot_network_learns_with_a_head_and_as_an_embedding(algorithm, choice):
+    name = f"{choice}_embedding" if algorithm == "protonet" else choice
+    settings = ["task.ways=3", "task.queries=2", "evaluation.batch_norm=support", "device=cpu"]
+    experiment = Experiment(
+        composed("train", f"algorithm={algorithm}", f"model={name}", *settings, *DEEP[choice])
+    )
+    learner, start = experiment.learner, experiment.start()
+    assert torch.isfinite(experiment.expect_adaptation(start, experiment.sampler("val")).losses).all()
+    found = meta.meta_gradient(learner, start.params, experiment.sampler("train").sample(0, 1))
+    weights = found.gradient.get("params", found.gradient)
+    assert ("head.weight" in weights) == (algorithm != "protonet")
+    assert all(bool(torch.isfinite(gradient.data).all()) for gradient in weights.values())
+    norms = {key: weight for key, weight in start.params.get("params", {}).items() if ".norm" in f".{key}"}
+    assert all(len(norm) == learner.inner.steps + 1 for norm in norms.values())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")

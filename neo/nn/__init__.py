@@ -25,8 +25,10 @@ from neo.nn.module import Module, Sequential
 from neo.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from neo.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalMean, MaxPool
 from neo.nn.recurrent import GRU, LSTM, RNN
+from neo.nn.residual_networks import ResNet12, WideResNet
 from neo.nn.siren import Sine, Siren
 from neo.nn.torch_model import TorchModel, from_torch
+from neo.nn.vision_transformer import ViT
 
 __all__ = [
     "ELU",
@@ -67,6 +69,7 @@ __all__ = [
     "PReLU",
     "RMSNorm",
     "ReLU",
+    "ResNet12",
     "Residual",
     "Sequential",
     "SiLU",
@@ -78,6 +81,8 @@ __all__ = [
     "SpatialMean",
     "Tanh",
     "TorchModel",
+    "ViT",
+    "WideResNet",
     "draws",
     "from_torch",
     "functional_call",
