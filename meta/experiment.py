@@ -62,7 +62,9 @@ class Experiment:
     ) -> None:
         self.config, self.ranks, self.outputs, self._given_dataset = config, ranks, outputs, dataset
         self.device = ranks.device(resolve_device(config.device))
-        batch_norm.policy(config.evaluation.batch_norm)  # known before hours of training
+        word = config.evaluation.batch_norm
+        if word != OmegaConf.select(config, "model.buffers"):  # which the model has a sentence of its own for
+            batch_norm.policy(word)  # known before hours of training
 
     @cached_property
     def dataset(self) -> TaskSource:

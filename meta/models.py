@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
 
 from meta.imports import argument_names, expect_arguments, located, nearest
+from meta.pretrained import Pretrained
 from neo import LiteTensor
 from neo.nn import LoRA, TorchModel
 
-__all__ = ["ConfiguredModel", "lora_model", "torch_model"]
+__all__ = ["ConfiguredModel", "Preparation", "lora_model", "torch_model"]
 
 CARRIED = ("batch", "frozen")  # TorchModel's "updated" gives new statistics, which no algorithm carries along
 
@@ -62,7 +63,11 @@ def torch_model(
     verify: bool = True,
     channels: int | None = None,
     dtype: str | None = None,
+    weights: str | None = None,
+    strict: bool = True,
+    left_out: str | Sequence[str] = (),
     seed: int = 0,
+    prepared: Preparation | None = None,
 ) -> ConfiguredModel:
     """The model that a run's configuration names: prediction = model(params, x), x of the tasks' own shape.
 
@@ -82,7 +87,11 @@ def torch_model(
         verify: compare the first call with torch's, values and gradients.
         channels: images of one channel are given to the module as so many equal ones; None for as they are.
         dtype: of the parameters, and of floating-point inputs: "float64", say; None for the module's own.
+        weights: a local file whose weights and buffers the module is given once it is built; see meta.pretrained.
+        strict: whether that file must fit but for what is left out. False: what fits is taken.
+        left_out: patterns of names that the file does not give, the head's say: they begin as the module has them.
         seed: under which the module is built, with the buffers that it draws; the run's.
+        prepared: what else is done to the module, by those who know it.
     Raises: ValueError naming the key of the configuration, what came and what is there; what neo.nn.TorchModel raises.
     """
     if not isinstance(module, str) or not module:
@@ -99,8 +108,13 @@ def torch_model(
         raise ValueError(f"model.init={init!r} must be drawn or given.")
     wanted = None if dtype is None else floating(dtype)
     factory = functools.partial(built, module, dict(options or {}), training, wanted)
+    prepared = prepared or Preparation()
+    if weights is not None:
+        patterns = (left_out,) if isinstance(left_out, str) else tuple(left_out)
+        pretrained = Pretrained(weights, strict=strict, left_out=(*patterns, *prepared.left_out))
+        prepared = prepared._replace(before=pretrained.fill)
     return ConfiguredModel(
-        factory,
+        functools.partial(_prepared, factory, prepared),
         output=output,
         channels=channels,
         dtype=wanted,
@@ -109,6 +123,24 @@ def torch_model(
         verify=verify,
         seed=seed,
     )
+
+
+class Preparation(NamedTuple):
+    """What is done to a module once it is built: before(module), then after(module), which give a module.
+
+    left_out: names of weights that a file does not give.
+    """
+
+    left_out: tuple[str, ...] = ()
+    before: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+    after: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+
+
+def _prepared(factory: Callable[[], torch.nn.Module], prepared: Preparation) -> torch.nn.Module:
+    module = factory()
+    for step in (prepared.before, prepared.after):
+        module = module if step is None else step(module)
+    return module
 
 
 def lora_model(

@@ -56,7 +56,8 @@ DEEP = {  # each of few weights
 OF_NEO = [
     choice
     for choice in groups()["model"]
-    if choice not in ("lora", "resnet18", "torch") and not choice.startswith(tuple(DEEP))
+    if choice not in ("lora", "resnet18", "timm", "torch", "torchvision")
+    and not choice.startswith(tuple(DEEP))
 ]
 
 
