@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from meta import batch_norm
+from meta.constants import checksum_of_constants
 from meta.distributed import ALONE, Ranks
 from meta.divergence import expect_finite_results
 from meta.ensemble import Ensemble
@@ -309,6 +310,11 @@ class Experiment:
         assert isinstance(plain, dict)
         return {str(key): value for key, value in plain.items()}
 
+    def data(self) -> dict[str, Any]:
+        """What the run learns from: its data, and "model_constants", a checksum of weights that it never learns."""
+        constants = checksum_of_constants(getattr(self.learner, "model", None))
+        return self.dataset.describe() | ({} if constants is None else {"model_constants": constants})
+
     def about(self) -> dict[str, Any]:
         """What a checkpoint says of the run that it is of."""
         return {
@@ -321,7 +327,7 @@ class Experiment:
                 "task": self.config.task.seed,
                 "evaluation": self.config.evaluation.seed,
             },
-            "data": self.dataset.describe(),
+            "data": self.data(),
             "versions": versions(),
         }
 

@@ -8,6 +8,7 @@ from neo.nn.containers import Residual
 from neo.nn.convolution import Conv1d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from neo.nn.dropout import Dropout
 from neo.nn.embedding import Embedding
+from neo.nn.frozen import Frozen
 from neo.nn.functional_call import functional_call
 from neo.nn.layers import (
     ChannelsLast,
@@ -54,6 +55,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "Frozen",
     "GlobalMean",
     "GroupNorm",
     "InstanceNorm",
