@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from meta import batch_norm
+from meta.constants import checksum_of_constants
 from meta.distributed import ALONE, Ranks
 from meta.divergence import expect_finite_results
 from meta.ensemble import Ensemble
@@ -62,7 +63,9 @@ class Experiment:
     ) -> None:
         self.config, self.ranks, self.outputs, self._given_dataset = config, ranks, outputs, dataset
         self.device = ranks.device(resolve_device(config.device))
-        batch_norm.policy(config.evaluation.batch_norm)  # known before hours of training
+        word = config.evaluation.batch_norm
+        if word != OmegaConf.select(config, "model.buffers"):  # which the model has a sentence of its own for
+            batch_norm.policy(word)  # known before hours of training
 
     @cached_property
     def dataset(self) -> TaskSource:
@@ -310,6 +313,11 @@ class Experiment:
         assert isinstance(plain, dict)
         return {str(key): value for key, value in plain.items()}
 
+    def data(self) -> dict[str, Any]:
+        """What the run learns from: its data, and "model_constants", a checksum of weights that it never learns."""
+        constants = checksum_of_constants(getattr(self.learner, "model", None))
+        return self.dataset.describe() | ({} if constants is None else {"model_constants": constants})
+
     def about(self) -> dict[str, Any]:
         """What a checkpoint says of the run that it is of."""
         return {
@@ -322,7 +330,7 @@ class Experiment:
                 "task": self.config.task.seed,
                 "evaluation": self.config.evaluation.seed,
             },
-            "data": self.dataset.describe(),
+            "data": self.data(),
             "versions": versions(),
         }
 

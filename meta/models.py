@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
 
 from meta.imports import argument_names, expect_arguments, located, nearest
-from neo import LiteTensor
-from neo.nn import LoRA, TorchModel
+from meta.module_outputs import picked
+from meta.patterns import expect_patterns, matching
+from meta.pretrained import Pretrained
+from neo.nn import Frozen, LoRA, Module, TorchModel
 
-__all__ = ["ConfiguredModel", "lora_model", "torch_model"]
+__all__ = ["ConfiguredModel", "Preparation", "frozen_model", "lora_model", "torch_model"]
 
 CARRIED = ("batch", "frozen")  # TorchModel's "updated" gives new statistics, which no algorithm carries along
 
@@ -30,9 +32,11 @@ class ConfiguredModel(TorchModel):
         output: str | int | None,
         channels: int | None,
         dtype: torch.dtype | None,
+        pretrained: bool = False,
         **options: Any,
     ):
         self.output, self.channels, self.dtype = output, channels, dtype
+        self.pretrained = pretrained  # whether its constants are those of a file
         super().__init__(factory, **options)
 
     def __call__(
@@ -62,8 +66,13 @@ def torch_model(
     verify: bool = True,
     channels: int | None = None,
     dtype: str | None = None,
+    weights: str | None = None,
+    strict: bool = True,
+    left_out: str | Sequence[str] | None = None,
+    frozen: str | Sequence[str] | None = None,
     seed: int = 0,
-) -> ConfiguredModel:
+    prepared: Preparation | None = None,
+) -> ConfiguredModel | Frozen:
     """The model that a run's configuration names: prediction = model(params, x), x of the tasks' own shape.
 
     Args:
@@ -82,7 +91,12 @@ def torch_model(
         verify: compare the first call with torch's, values and gradients.
         channels: images of one channel are given to the module as so many equal ones; None for as they are.
         dtype: of the parameters, and of floating-point inputs: "float64", say; None for the module's own.
+        weights: a local file whose weights and buffers the module is given once it is built; see meta.pretrained.
+        strict: whether that file must fit but for what is left out. False: what fits is taken.
+        left_out: patterns of names that the file does not give, the head's say: they begin as the module has them.
+        frozen: patterns of the names of parameters that are constants, neither adapted nor meta-learned.
         seed: under which the module is built, with the buffers that it draws; the run's.
+        prepared: what else is done to the module, by those who know it.
     Raises: ValueError naming the key of the configuration, what came and what is there; what neo.nn.TorchModel raises.
     """
     if not isinstance(module, str) or not module:
@@ -99,16 +113,41 @@ def torch_model(
         raise ValueError(f"model.init={init!r} must be drawn or given.")
     wanted = None if dtype is None else floating(dtype)
     factory = functools.partial(built, module, dict(options or {}), training, wanted)
-    return ConfiguredModel(
-        factory,
+    prepared = prepared or Preparation()
+    if weights is not None:
+        patterns = (left_out,) if isinstance(left_out, str) else tuple(left_out or ())
+        pretrained = Pretrained(weights, strict=strict, left_out=(*patterns, *prepared.left_out))
+        prepared = prepared._replace(before=pretrained.fill)
+    model = ConfiguredModel(
+        functools.partial(_prepared, factory, prepared),
         output=output,
         channels=channels,
         dtype=wanted,
+        pretrained=weights is not None,
         buffers=buffers,
         init=init,
         verify=verify,
         seed=seed,
     )
+    return Frozen(model, names, seed=seed) if (names := frozen_names(frozen, model.params())) else model
+
+
+class Preparation(NamedTuple):
+    """What is done to a module once it is built: before(module), then after(module), which give a module.
+
+    left_out: names of weights that a file does not give.
+    """
+
+    left_out: tuple[str, ...] = ()
+    before: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+    after: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+
+
+def _prepared(factory: Callable[[], torch.nn.Module], prepared: Preparation) -> torch.nn.Module:
+    module = factory()
+    for step in (prepared.before, prepared.after):
+        module = module if step is None else step(module)
+    return module
 
 
 def lora_model(
@@ -117,16 +156,61 @@ def lora_model(
     layers: str | Sequence[str] | None,
     rank: int = 8,
     alpha: float = 8.0,
+    frozen: str | Sequence[str] | None = None,
+    seed: int = 0,
     **options: Any,
-) -> LoRA:
-    """torch_model(module, **options) with low-rank adapters on the weights that `layers` matches; see neo.nn.LoRA."""
-    model = torch_model(module, **options)
+) -> LoRA | Frozen:
+    """torch_model(module, **options) with low-rank adapters on the weights that `layers` matches; see neo.nn.LoRA.
+
+    frozen: patterns of the module's own parameters that are constants, "*" for all: adapters are always learned. Those
+        that the module has with requires_grad=False are constants without being named, and may have adapters.
+    """
+    constant: dict[str, None] = {}
+
+    def all_trained(module: torch.nn.Module) -> torch.nn.Module:
+        constant.update({name: None for name, one in module.named_parameters() if not one.requires_grad})
+        for one in module.parameters():
+            one.requires_grad_(one.is_floating_point())
+        return module
+
+    model = torch_model(module, seed=seed, prepared=Preparation(after=all_trained), **options)
+    assert isinstance(model, ConfiguredModel)
     if layers is None:
         raise ValueError(
             "model.layers must be a pattern of the names of weights, or a list: "
             f"{', '.join(name for name, weight in model.params().items() if weight.ndim > 1)}."
         )
-    return LoRA(model, layers, rank=rank, alpha=alpha)
+    adapted = LoRA(model, layers, rank=rank, alpha=alpha)
+    names = dict.fromkeys([*frozen_names(frozen, model.params()), *constant])
+    return Frozen(adapted, list(names), seed=seed) if names else adapted
+
+
+def frozen_model(
+    model: Module,
+    *,
+    frozen: str | Sequence[str] | None,
+    weights: str | None = None,
+    strict: bool = True,
+    left_out: str | Sequence[str] | None = None,
+    seed: int = 0,
+) -> Frozen:
+    """Any model of a configuration, Neo's own say, with parameters as constants, and weights of a file.
+
+    weights, strict, left_out: as torch_model has them: for all parameters, frozen or not, and not for what is left out.
+    """
+    start: Any = model.init(seed=seed)
+    names = frozen_names(frozen, start)
+    given = None
+    if weights is not None:
+        given = Pretrained(weights, strict=strict, left_out=left_out or ()).fitting(start)
+    return Frozen(model, names or (), given=given, seed=seed)
+
+
+def frozen_names(frozen: Any, params: Any) -> list[str]:
+    """The names that model.frozen matches; none without it. Raises: ValueError for a pattern that matches none."""
+    if frozen is None or frozen == () or frozen == []:
+        return []
+    return matching("the model", "frozen", expect_patterns("the model", "frozen", frozen), params, "model")
 
 
 def built(
@@ -158,31 +242,6 @@ def built(
     return module.train(training).to(dtype)
 
 
-def picked(out: Any, output: str | int | None) -> Any:
-    """The prediction in what forward gave. Raises: ValueError for one that is not there, or is no tensor."""
-    found = out
-    if isinstance(out, LiteTensor | torch.Tensor):
-        if output is not None:
-            raise ValueError(
-                f"model.output={output}: the module gives one tensor, of shape {tuple(out.shape)}; leave model.output "
-                "out."
-            )
-    elif output is None:
-        raise ValueError(
-            f"the module gives a {type(out).__name__} with {_said(out)}; say which is the prediction: "
-            f"model.output={next(iter(_names(out)), 0)}."
-        )
-    else:
-        for part in str(output).split("."):
-            found = _entry(found, part, output)
-    if not isinstance(found, LiteTensor | torch.Tensor):
-        raise ValueError(
-            f"model.output={output} is a {type(found).__name__}, and the prediction must be a tensor; it has "
-            f"{_said(found)}."
-        )
-    return found
-
-
 def floating(name: str) -> torch.dtype:
     """The dtype of a name. Raises: ValueError for one that is not of floating-point numbers."""
     dtype = getattr(torch, str(name), None)
@@ -211,32 +270,3 @@ def _expect_read(path: str, target: Any, keywords: Mapping[str, Any]) -> None:
         raise ValueError(
             f"model.options.{unread[0]} is read by nothing that {path} calls{nearest(unread[0], names)}"
         )
-
-
-def _entry(out: Any, part: str, output: str | int) -> Any:
-    if isinstance(out, Mapping) and part in out:
-        return out[part]
-    if part.lstrip("-").isdigit() and isinstance(out, Sequence) and not isinstance(out, str):
-        if -len(out) <= int(part) < len(out):
-            return out[int(part)]
-    elif part.isidentifier() and not isinstance(out, LiteTensor | torch.Tensor) and part in _names(out):
-        return getattr(out, part)
-    raise ValueError(
-        f"model.output={output}: there is no {part!r} in a {type(out).__name__}, which has {_said(out)}."
-    )
-
-
-def _names(out: Any) -> list[str]:
-    """What the outputs are called, of a mapping, a sequence, or an object with attributes."""
-    if isinstance(out, Mapping):
-        return [str(key) for key in out]
-    if hasattr(out, "_fields"):
-        return list(out._fields)
-    if isinstance(out, Sequence) and not isinstance(out, str):
-        return [str(index) for index in range(len(out))]
-    attributes: Any = getattr(out, "__dict__", None) or getattr(type(out), "__slots__", ())
-    return [name for name in attributes if not name.startswith("_")]
-
-
-def _said(out: Any) -> str:
-    return ", ".join(_names(out)) or "no outputs"

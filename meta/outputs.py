@@ -28,7 +28,7 @@ class FirstOutputs(Module):
 
 def first_outputs(model: Module, outputs: int) -> Module:
     """The model without the outputs behind the first `outputs`, with the same parameters."""
-    if isinstance(model, Sequential):  # which some batch-norm policies need it to stay
+    if isinstance(model, Sequential):  # which running statistics need it to stay
         return Sequential([*model.layers, ("first", Lambda(lambda x: x[:, :outputs]))])
     return FirstOutputs(model, outputs)
 

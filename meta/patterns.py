@@ -29,8 +29,10 @@ def expect_patterns(owner: str, key: str, given: Any) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def matching(owner: str, key: str, patterns: Sequence[str], names: Iterable[str]) -> list[str]:
-    """The names, in their order, that any of the patterns matches.
+def matching(
+    owner: str, key: str, patterns: Sequence[str], names: Iterable[str], group: str = "algorithm"
+) -> list[str]:
+    """The names, in their order, that any of the patterns matches. group: of the configuration, where the key stands.
 
     Raises: ValueError naming every pattern that matches none of them, and the parameters nearest to it.
     """
@@ -38,9 +40,7 @@ def matching(owner: str, key: str, patterns: Sequence[str], names: Iterable[str]
     unmatched = [one for one in patterns if not any(fnmatchcase(name, one) for name in names)]
     if unmatched:
         listed = "; ".join(f"{one!r} matches no parameter{_nearest(one, names)}" for one in unmatched)
-        raise ValueError(
-            f"{owner}: in algorithm.{key}, {listed}. The model's parameters: {_shortened(names)}."
-        )
+        raise ValueError(f"{owner}: in {group}.{key}, {listed}. The model's parameters: {_shortened(names)}.")
     return [name for name in names if any(fnmatchcase(name, one) for one in patterns)]
 
 

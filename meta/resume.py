@@ -128,10 +128,17 @@ def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
 
 def expect_same_data(experiment: Experiment, path: Path) -> None:
     """Raise CheckpointError where a checkpoint is of a run on other data than the experiment's."""
-    was, now = read_header(path)["data"], experiment.dataset.describe()
+    was, now = read_header(path)["data"], experiment.data()
     for key in ("dataset", "split", "checksum"):
         if was[key] != now[key]:
             raise CheckpointError(
                 f"{path} is of a run on other data: {key} was {was[key]!r}, here it is {now[key]!r}. Give the "
                 "data_dir that it was trained on."
             )
+    key = "model_constants"
+    if key in was and was[key] != now.get(key):
+        raise CheckpointError(
+            f"{path} is of a run whose model has other constants (frozen weights, running statistics): their checksum "
+            f"was {was[key][:12]}, here it is {str(now.get(key))[:12]}. Give the file that it was trained with, "
+            f"model.weights={experiment.config.model.get('weights')}."
+        )

@@ -48,7 +48,17 @@ def test_choice_composes_and_resolves(group, choice):
     assert group in ("experiment", "sweep") or resolved[group]
 
 
-OF_NEO = [choice for choice in groups()["model"] if choice not in ("lora", "resnet18", "torch")]
+DEEP = {  # each of few weights
+    "resnet12": ["model.filters=[2,2,2,2]"],
+    "wrn28_10": ["model.depth=10", "model.width=1"],
+    "vit": ["model.width=6", "model.depth=1"],
+}
+OF_NEO = [
+    choice
+    for choice in groups()["model"]
+    if choice not in ("lora", "resnet18", "timm", "torch", "torchvision")
+    and not choice.startswith(tuple(DEEP))
+]
 
 
 @pytest.mark.parametrize("choice", OF_NEO)
@@ -68,6 +78,24 @@ def test_algorithm_builds_with_every_model(algorithm, choice):
     assert isinstance(experiment.trainer, Trainer)
 
 
+@pytest.mark.parametrize("choice", DEEP)
+@pytest.mark.parametrize("algorithm", ["anil", "maml_plus_plus", "protonet"])
+def test_few_shot_network_learns_with_a_head_and_as_an_embedding(algorithm, choice):
+    name = f"{choice}_embedding" if algorithm == "protonet" else choice
+    settings = ["task.ways=3", "task.queries=2", "evaluation.batch_norm=support", "device=cpu"]
+    experiment = Experiment(
+        composed("train", f"algorithm={algorithm}", f"model={name}", *settings, *DEEP[choice])
+    )
+    learner, start = experiment.learner, experiment.start()
+    assert torch.isfinite(experiment.expect_adaptation(start, experiment.sampler("val")).losses).all()
+    found = meta.meta_gradient(learner, start.params, experiment.sampler("train").sample(0, 1))
+    weights = found.gradient.get("params", found.gradient)
+    assert ("head.weight" in weights) == (algorithm != "protonet")
+    assert all(bool(torch.isfinite(gradient.data).all()) for gradient in weights.values())
+    norms = {key: weight for key, weight in start.params.get("params", {}).items() if ".norm" in f".{key}"}
+    assert all(len(norm) == learner.inner.steps + 1 for norm in norms.values())
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
 def test_torch_module_builds_by_its_target_and_adapts():
     experiment = Experiment(composed("train", "model=resnet18", "task.ways=3", "task.queries=1"))
@@ -84,8 +112,8 @@ def test_torch_module_builds_by_its_target_and_adapts():
 
 
 @pytest.mark.parametrize("policy", ["batch", "single", "support"])
-def test_policy_of_the_evaluation_is_none_of_the_buffers_of_a_torch_module(policy):
-    """Whose statistics normalise queries is asked of the evaluation; a torch module knows other policies."""
+def test_policy_of_the_evaluation_does_not_change_how_a_torch_module_is_trained(policy):
+    """Whose statistics normalise queries is asked of the evaluation alone."""
     config = composed(
         "train", "model=torch", "model.module=torch.nn.BatchNorm2d", f"evaluation.batch_norm={policy}"
     )

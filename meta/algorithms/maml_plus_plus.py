@@ -39,7 +39,7 @@ from neo.typing import PyTree
 
 __all__ = ["MAMLPlusPlus", "multi_step_weights"]
 
-NORM = "norm*"  # what the batch norms of Neo's own models are called
+NORM = "norm*"  # what the norms of Neo's own models are called, within blocks too
 PLAIN = (
     ChannelsLast,
     Conv2d,
@@ -80,7 +80,8 @@ class MAMLPlusPlus(MAML):
             authors' code has inner_steps sets, a query being normalised by the set of the step just taken; here θ_k
             has its set on support and queries alike.
         norm: which parameters are scale and shift: a pattern of their names, or several, of which every one must match;
-            the default may match none in a sequence of layers without any norm, such as an MLP.
+            the default means norms within blocks too ("*.norm*"), and may match none in a sequence of layers without
+            any norm, such as an MLP.
         running_statistics: gather running mean and variance of batch norm for each number of inner steps, in the state,
             and use them in evaluation. False: batches are normalised by their own statistics at all times, as the
             authors' code does though it gathers running ones. Needs a neo.nn.Sequential.
@@ -257,6 +258,8 @@ class MAMLPlusPlus(MAML):
         """Names of what there is one of for each number of inner steps."""
         if not self.per_step_norm or (self.norm == (NORM,) and _without_norm(self.model)):
             return []
+        if self.norm == (NORM,) and (found := [name for name in params if ".norm" in f".{name}"]):
+            return found
         try:
             return matching("MAMLPlusPlus", "norm", self.norm, params)
         except ValueError as error:

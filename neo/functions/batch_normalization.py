@@ -20,6 +20,7 @@ from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
 from neo.autograd.tensor import LiteTensor
 from neo.errors import InPlaceError
+from neo.functions import chosen_statistics
 from neo.functions._tangents import total
 from neo.functions.activations import rectified
 from neo.functions.pooling import from_places, to_places
@@ -27,7 +28,7 @@ from neo.functions.registry import implements, raw
 from neo.kernels import batch_norm as batch_norm_kernels
 from neo.kernels import direct
 
-__all__ = ["batch_norm", "batch_norm_relu", "batch_norm_relu_max_pool"]
+__all__ = ["batch_norm", "batch_norm_as_called", "batch_norm_relu", "batch_norm_relu_max_pool"]
 
 MOST_PIECES = 256
 FEW_PIXELS = 256  # a channel's sum of so few loses nothing worth a second kernel
@@ -447,8 +448,19 @@ def batch_norm(
 
     training=True: by the statistics of the batch, biased variance. training=False: by running_mean and running_var.
     Neo never writes in place, so that running statistics are not updated; momentum is there for torch's signature.
+    A block of neo.functions.chosen_statistics around the call may choose other statistics.
     Raises: InPlaceError for running statistics with training=True; ValueError for a batch of one value a channel.
     """
+    if chosen_statistics.chosen():
+        call = chosen_statistics.Call(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return chosen_statistics.applied(call)
+    return batch_norm_as_called(x, running_mean, running_var, weight, bias, training, eps)
+
+
+def batch_norm_as_called(
+    x, running_mean=None, running_var=None, weight=None, bias=None, training=False, eps=1e-5
+):
+    """batch_norm by the statistics that its arguments name, whatever block is around."""
     if x.ndim < 2:
         raise NotImplementedError(
             f"batch_norm: expected an input (n, channels, *space), got shape {tuple(x.shape)}"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from neo.autograd._batched import in_transform
 from neo.errors import InPlaceError
-from neo.functions.batch_normalization import batch_norm
+from neo.functions.batch_normalization import batch_norm_as_called
 from neo.functions.layer_normalization import layer_normalize
 from neo.functions.registry import implements
 
@@ -27,11 +27,13 @@ def instance_norm(
 ):
     """Each channel of each sample of x brought to mean 0 and variance 1, then scaled and shifted."""
     if not use_input_stats:
-        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+        return batch_norm_as_called(x, running_mean, running_var, weight, bias, False, eps)
     if running_mean is not None or running_var is not None:
         raise InPlaceError("instance_norm: would update running statistics in place; pass None for them")
     n, c = x.shape[:2]
-    y = batch_norm(x.reshape((1, n * c, *x.shape[2:])), training=True, eps=eps).reshape(tuple(x.shape))
+    y = batch_norm_as_called(x.reshape((1, n * c, *x.shape[2:])), training=True, eps=eps).reshape(
+        tuple(x.shape)
+    )
     return _affine(y, weight, bias, (1, c) + (1,) * (x.ndim - 2))
 
 

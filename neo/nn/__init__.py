@@ -8,6 +8,7 @@ from neo.nn.containers import Residual
 from neo.nn.convolution import Conv1d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from neo.nn.dropout import Dropout
 from neo.nn.embedding import Embedding
+from neo.nn.frozen import Frozen
 from neo.nn.functional_call import functional_call
 from neo.nn.layers import (
     ChannelsLast,
@@ -25,8 +26,10 @@ from neo.nn.module import Module, Sequential
 from neo.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from neo.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalMean, MaxPool
 from neo.nn.recurrent import GRU, LSTM, RNN
+from neo.nn.residual_networks import ResNet12, WideResNet
 from neo.nn.siren import Sine, Siren
 from neo.nn.torch_model import TorchModel, from_torch
+from neo.nn.vision_transformer import ViT
 
 __all__ = [
     "ELU",
@@ -52,6 +55,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "Frozen",
     "GlobalMean",
     "GroupNorm",
     "InstanceNorm",
@@ -67,6 +71,7 @@ __all__ = [
     "PReLU",
     "RMSNorm",
     "ReLU",
+    "ResNet12",
     "Residual",
     "Sequential",
     "SiLU",
@@ -78,6 +83,8 @@ __all__ = [
     "SpatialMean",
     "Tanh",
     "TorchModel",
+    "ViT",
+    "WideResNet",
     "draws",
     "from_torch",
     "functional_call",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.functions import chosen_statistics
 from neo.functions.batch_normalization import batch_norm_relu, batch_norm_relu_max_pool
 from neo.nn import init
 from neo.nn.module import Module
@@ -18,7 +19,8 @@ class BatchNorm2d(Module):
     """y = γ (x − μ) / √(σ² + ε) + β with the mean and variance of the batch at hand, in training and in test alike.
 
     That is MAML's batch norm: no running statistics exist, so that a task is normalised by its own images. It makes
-    predictions depend on the other images of the batch (transduction). Ioffe and Szegedy 2015, arXiv:1502.03167.
+    predictions depend on the other images of the batch (transduction), unless a block around the call chooses others
+    (neo.functions.chosen_statistics). Ioffe and Szegedy 2015, arXiv:1502.03167.
 
     Args:
         scale: learn γ; False keeps it at 1, as the MAML paper's Omniglot network has it.
@@ -34,11 +36,6 @@ class BatchNorm2d(Module):
 
     def __call__(self, params: Any, x: Any) -> Any:
         return F.batch_norm(x, None, None, params.get("weight"), params["bias"], training=True, eps=self.eps)
-
-    def by_statistics_of(self, params: Any, reference: Any, x: Any) -> Any:
-        """x by the mean and variance of `reference` in place of its own; both (batch, channels, *space)."""
-        variance, mean = torch.var_mean(reference, dim=(0, *range(2, reference.ndim)), unbiased=False)
-        return self.by_statistics(params, mean, variance, x)
 
     def by_statistics(self, params: Any, mean: Any, variance: Any, x: Any) -> Any:
         """x by a given mean and variance (channels,), running ones say."""
@@ -66,10 +63,15 @@ class BatchNormReLU(BatchNorm2d):
         self.pool = pool
 
     def __call__(self, params: Any, x: Any) -> Any:
+        if chosen_statistics.chosen():
+            return self._rectified(super().__call__(params, x))
         if self.pool is None:
             return batch_norm_relu(x, params.get("weight"), params["bias"], self.eps)
         return batch_norm_relu_max_pool(x, params.get("weight"), params["bias"], self.pool, self.eps)
 
     def by_statistics(self, params: Any, mean: Any, variance: Any, x: Any) -> Any:
-        y = torch.relu(super().by_statistics(params, mean, variance, x))
+        return self._rectified(super().by_statistics(params, mean, variance, x))
+
+    def _rectified(self, x: Any) -> Any:
+        y = torch.relu(x)
         return y if self.pool is None else F.max_pool2d(y, self.pool)

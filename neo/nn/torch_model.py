@@ -14,6 +14,7 @@ from neo.autograd._batched import outside_vmap
 from neo.autograd.tensor import LiteTensor
 from neo.draws import draws, no_draws, rewinding, source
 from neo.errors import ConversionError
+from neo.functions import chosen_statistics
 from neo.functions.in_place import NeedsLifting
 from neo.functions.layouts import NotAView
 from neo.functions.registry import raw
@@ -206,17 +207,26 @@ class TorchModel(Module):
         if not self._verified:
             with self._lock:
                 if not self._verified:
-                    self._verified = self._verify(params, constants, args, kwargs)
-        draw_again = rewinding()
+                    with chosen_statistics.paused():
+                        self._verified = self._verify(params, constants, args, kwargs)
+        normalising = (
+            chosen_statistics.own_in_place_of_running()
+            if self.buffers in (None, "frozen")
+            else contextlib.nullcontext()
+        )
+        draw_again, normalise_again = rewinding(), chosen_statistics.rewinding_statistics()
         try:
-            out, new_state = self._run(params, constants, args, kwargs, seed)
+            with normalising:
+                out, new_state = self._run(params, constants, args, kwargs, seed)
         except NeedsLifting:
             self._lifts = True
             draw_again()
-            out, new_state = self._run(params, constants, args, kwargs, seed)
+            normalise_again()
+            return self(params, *args, state=state, seed=seed, **kwargs)
         except (NotFused, NotAView) as error:  # it takes another path than at the first call
             self._give_up(error)
             draw_again()
+            normalise_again()
             return self(params, *args, state=state, seed=seed, **kwargs)
         return (out, new_state) if self.buffers == "updated" else out
 

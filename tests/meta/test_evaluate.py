@@ -162,14 +162,17 @@ def test_policies_agree_where_there_is_no_batch_norm(sampler):
         torch.testing.assert_close(other, together)
 
 
-def test_support_policy_refuses_a_model_that_it_cannot_follow(sampler):
-    class Opaque(neo.nn.Module):
+def test_support_policy_refuses_a_model_whose_queries_meet_otherwise_than_in_batch_norm(sampler):
+    class Centred(neo.nn.Module):
         def __call__(self, params, x):
-            return x.flatten(1)[:, :WAYS]
+            x = x.sum((1, 2))[:, 12 : 12 + WAYS]
+            return x - x.mean(0)
 
     task = sampler.sample(0, 1)[0]
-    with pytest.raises(ValueError, match=r"batch_norm='support' .* Opaque is none .* expected 'single'"):
-        predictions("support", Opaque(), {}, task, task.query.x)
+    with pytest.raises(
+        ValueError, match=r"batch_norm='support' .* other means than F\.batch_norm.* 'single'"
+    ):
+        predictions("support", Centred(), {}, task, task.query.x)
 
 
 @pytest.mark.parametrize(
