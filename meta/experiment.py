@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Sequence
 from functools import cached_property
@@ -331,8 +332,10 @@ def build(node: DictConfig, **arguments: Any) -> Any:
         unwrapped.
     """
     expect_targets(node)
+    # hydra resolves what a node refers to in place: a list of config.task, say, that the model reads by oc.select.
+    root, key = copy.deepcopy(node._get_root()), str(node._get_full_key(None))
     try:
-        return instantiate(node, _convert_="all", **arguments)
+        return instantiate(OmegaConf.select(root, key) if key else root, _convert_="all", **arguments)
     except InstantiationException as error:
         if error.__cause__ is None:
             raise
