@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from meta import batch_norm
+from meta.data_sizes import fitted
 from meta.distributed import ALONE, Ranks
 from meta.divergence import expect_finite_results
 from meta.ensemble import Ensemble
@@ -90,7 +91,7 @@ class Experiment:
         if "training_classes" in argument_names(target):
             parts["training_classes"] = self._training_classes()
         if "model" in wanted:
-            model = build(self.config.model)
+            model = build(fitted(self.config.model, lambda: self.dataset))
             parts["model"] = model if self.outputs is None else first_outputs(model, self.outputs)
         learner: MetaLearner = build(self.config.algorithm, **parts)
         if not isinstance(learner, MetaLearner):

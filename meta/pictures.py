@@ -17,10 +17,20 @@ from meta.evaluate import Sampler
 from meta.problems import constant
 from meta.reinforcement import PolicyGradient
 from meta.trained import Trained
-from tasks import Batch, EpisodeSampler, KortewegDeVriesSampler, Task
+from tasks import Batch, EpisodeSampler, KortewegDeVriesSampler, TableSampler, Task
 from tasks.korteweg_de_vries import T, X
 
-__all__ = ["Picture", "characters", "completions", "distilled", "fits", "images", "paths", "waves"]
+__all__ = [
+    "Picture",
+    "characters",
+    "completions",
+    "distilled",
+    "fits",
+    "images",
+    "paths",
+    "predictions",
+    "waves",
+]
 
 
 class Picture(Protocol):
@@ -121,6 +131,20 @@ def fits(
         for slot, task in enumerate(sampler.sample(0, averaged))
     ]
     plots.fits(drawn, torch.stack(errors).mean(0), path, title=title, error=trained.problem.metric.label)
+
+
+def predictions(
+    trained: Trained, sampler: TableSampler, path: Path, *, title: str, steps: int | None, tasks: int = 50
+) -> None:
+    """Rows of a table: predictions of the queries before and after adaptation, against the targets."""
+    true, before, after = [], [], []
+    for slot, task in enumerate(sampler.sample(0, tasks)):
+        true.append(task.query.y)
+        before.append(constant(trained.adapt(task.support, 0, slot)(task.query.x)))
+        after.append(constant(trained.adapt(task.support, steps, slot)(task.query.x)))
+    targets, first, adapted = (torch.cat(one).double().cpu().numpy() for one in (true, before, after))
+    headed = _headed(title, sampler, len(true))
+    plots.predictions(targets, first, adapted, sampler.source.outputs, path, title=headed)
 
 
 def paths(

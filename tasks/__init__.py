@@ -26,6 +26,7 @@ from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
 from tasks.source import TaskSampler, TaskSource
 from tasks.splits import SPLITS, split_characters
+from tasks.table import Table, TableSampler
 from tasks.task import Batch, Task
 from tasks.tasksets import Tasksets, TasksetSampler
 from tasks.varied import VariedSampler
@@ -68,6 +69,8 @@ __all__ = [
     "Quadratics",
     "Sinusoid",
     "SinusoidSampler",
+    "Table",
+    "TableSampler",
     "Task",
     "TaskSampler",
     "TaskSource",

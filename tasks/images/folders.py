@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.errors import DataError
+from tasks.errors import DataError, shortened
 from tasks.images.arrays import ARRAYS, LABELS, array_file
-from tasks.images.listing import PARTS, Found, Listing, joined, shortened, together
+from tasks.images.listing import PARTS, Found, Listing, joined, together
 
 __all__ = ["class_folders", "find", "parts_of", "table"]
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from tasks import cache
-from tasks.errors import DataError
+from tasks.class_splits import expect_disjoint
+from tasks.errors import DataError, shortened
 from tasks.images import store
-from tasks.images.class_splits import expect_disjoint
-from tasks.images.listing import Found, Listing, fingerprint, shortened
+from tasks.images.listing import Found, Listing, fingerprint
 from tasks.images.store import Index
 from tasks.sampler import EpisodeSampler, Pool
 from tasks.varied import VariedSampler

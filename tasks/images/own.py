@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.class_splits import by_fractions, by_part, read_split
 from tasks.errors import DataError
 from tasks.images import folders
 from tasks.images.arrays import indexable
-from tasks.images.class_splits import by_fractions, by_part, read_split
 from tasks.images.image_set import ImageSet, stored
 from tasks.images.listing import Found, Listing
 

@@ -1,0 +1,66 @@
+"""Tasks that are no images in classes train, resume bit for bit, are evaluated and drawn, from their configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import meta
+from meta.cli.configs import composed
+from meta.evaluate_run import evaluate_run
+from meta.experiment import Experiment
+from meta.interruption import Stopped
+from meta.plots import canvas
+from meta.replay import replay_run
+from meta.resume import resumed_config
+from meta.run import Run
+from tests.meta.test_beyond_few_shot import SHORT
+from tests.meta.test_run import assert_same_run
+from tests.tasks import test_table as tables
+
+
+def table(place: Path) -> list[str]:
+    tables.written(place / "t.csv", tables.rows())
+    return [f"data_dir={place / 't.csv'}", "task.dataset.group=who", "task.dataset.outputs=[y,z]", "task.shots=3",
+            "task.queries=4", "task.layers=[data.inputs,4,data.outputs]"]  # fmt: skip
+
+
+MADE = {"table": table}
+
+
+@pytest.mark.parametrize("task", MADE)
+def test_task_trains_and_resumes_bit_for_bit(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(canvas, "FORMATS", {"png": canvas.FORMATS["png"]})
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    config = composed("train", [*SHORT, "trainer.meta_batch=2", f"task={task}", *MADE[task](tmp_path)])
+    result = Run(config, whole).train()
+    torch.manual_seed(5)
+    with pytest.raises(Stopped):
+        Run(config, halves, validated=lambda step, score: "half is enough for now").train()
+    Run(resumed_config(halves, {}), halves, resume=True).train()
+    assert_same_run(whole, halves)
+    score = f"test/{result['metric']}"
+    assert json.loads((halves / "result.json").read_text())[score] == result[score]
+    assert evaluate_run(whole, tasks=2, name="again")[score] == result[score]
+    assert (whole / "plots" / "tasks.png").is_file()
+    replay_run(whole, iteration=1, slot=1)
+    assert (whole / "plots" / "replay.png").is_file()
+
+
+def test_model_is_fitted_to_the_columns(tmp_path):
+    experiment = Experiment(composed("train", ["task=table", *table(tmp_path)]))
+    params = experiment.learner.init(seed=0)
+    assert (params["linear0.weight"].shape, params["linear1.weight"].shape) == ((4, 2), (2, 4))
+    task = experiment.sampler("train").sample(0, 1)
+    assert set(meta.meta_gradient(experiment.learner, params, task).gradient) == set(params)
+
+
+def test_size_that_the_data_do_not_have_is_refused():
+    config = composed("train", ["task=sinusoid", "+task.layers=[data.inputs,4,1]"])
+    with pytest.raises(
+        ValueError, match=r"model\._args_\[0\]=data\.inputs: the data of sinusoid say nothing of inputs"
+    ):
+        _ = Experiment(config).learner
