@@ -27,6 +27,7 @@ __all__ = [
     "distilled",
     "fits",
     "images",
+    "labelled",
     "paths",
     "predictions",
     "waves",
@@ -175,6 +176,48 @@ def paths(
                 ways.append(problem.run(stage, world).observations)
         drawn.append((task.query.goal, ways))
     plots.paths(drawn, path, title=title)
+
+
+def labelled(
+    trained: Trained,
+    sampler: EpisodeSampler,
+    path: Path,
+    *,
+    title: str,
+    steps: int | None,
+    tasks: int = 2,
+    queries: int = 8,
+) -> None:
+    """Images with several labels: queries with the labels that were predicted, and what is wrong with them.
+
+    Under each, the labels that it has, "+2" for a label too many, "−2" for one that is missing.
+    """
+    rows, captions = [], []
+    for slot, task in enumerate(sampler.sample(0, tasks)):
+        logits = constant(trained.adapt(task.support, steps, slot)(task.query.x))
+        places = (
+            torch.linspace(0, len(task.query) - 1, min(queries, len(task.query))).long().to(logits.device)
+        )
+        rows.append((f"task {slot + 1}", [_shown(image) for image in sampler.pixels(task.query.x)[places]]))
+        pairs = zip(task.query.y[places] > 0, logits[places] > 0, strict=True)
+        captions.append([_labels(true, predicted) for true, predicted in pairs])
+    headed = f"{_headed(title, sampler, len(rows))} (−: a label missed, +: one too many)"
+    plots.image_rows(rows, path, title=headed, captions=captions)
+
+
+def _labels(true: torch.Tensor, predicted: torch.Tensor) -> str:
+    """ "0 −1 +2": 0 was found, 1 was missed, 2 is not there."""
+    signs = (("", true & predicted), ("−", true & ~predicted), ("+", ~true & predicted))
+    return (
+        " ".join(f"{sign}{label}" for sign, which in signs for label in which.nonzero()[:, 0].tolist())
+        or "none"
+    )
+
+
+def _shown(image: torch.Tensor) -> torch.Tensor:
+    """(channels, height, width) → (height, width, 3), or (height, width) of what is not RGB; in [0, 1]."""
+    image = image.clamp(0, 1)
+    return image.permute(1, 2, 0) if len(image) == 3 else image.mean(0)
 
 
 def distilled(

@@ -15,7 +15,17 @@ from tasks.errors import DataError
 from tasks.function_tasks import FunctionSampler, FunctionTasks
 from tasks.glyphs import Glyphs
 from tasks.harmonic import Harmonic, HarmonicSampler
-from tasks.images import CUB, FC100, CifarFS, Images, ImageSet, MiniImagenet, TieredImagenet
+from tasks.images import (
+    CUB,
+    FC100,
+    CifarFS,
+    Images,
+    ImageSet,
+    MiniImagenet,
+    MultiLabelImages,
+    MultiLabelSampler,
+    TieredImagenet,
+)
 from tasks.korteweg_de_vries import Collocation, KortewegDeVries, KortewegDeVriesSampler
 from tasks.lines import Lines, LineSampler
 from tasks.mnist_batches import MNIST, MNISTSampler
@@ -62,6 +72,8 @@ __all__ = [
     "Lines",
     "MNISTSampler",
     "MiniImagenet",
+    "MultiLabelImages",
+    "MultiLabelSampler",
     "Navigation",
     "Omniglot",
     "PointMass",

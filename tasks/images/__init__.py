@@ -2,6 +2,7 @@
 
 from tasks.images.benchmarks import CUB, FC100, CifarFS, MiniImagenet, TieredImagenet, published_split
 from tasks.images.image_set import ImageSet
+from tasks.images.multi_label import MultiLabelImages, MultiLabelSampler
 from tasks.images.own import Images
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "ImageSet",
     "Images",
     "MiniImagenet",
+    "MultiLabelImages",
+    "MultiLabelSampler",
     "TieredImagenet",
     "published_split",
 ]

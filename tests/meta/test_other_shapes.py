@@ -20,6 +20,7 @@ from meta.run import Run
 from tests.meta.test_beyond_few_shot import SHORT
 from tests.meta.test_run import assert_same_run
 from tests.tasks import test_table as tables
+from tests.tasks.images import test_multi_label as multi_label_images
 
 
 def table(place: Path) -> list[str]:
@@ -28,7 +29,12 @@ def table(place: Path) -> list[str]:
             "task.queries=4", "task.layers=[data.inputs,4,data.outputs]"]  # fmt: skip
 
 
-MADE = {"table": table}
+def multi_label(place: Path) -> list[str]:
+    return [f"data_dir={multi_label_images.as_arrays(place)}", f"task.dataset.split={multi_label_images.split(place)}",
+            "task.dataset.size=8", "task.ways=3", "task.queries=2", "model.hidden=4"]  # fmt: skip
+
+
+MADE = {"table": table, "multi_label": multi_label}
 
 
 @pytest.mark.parametrize("task", MADE)
