@@ -17,7 +17,7 @@ from meta.evaluate import Sampler
 from meta.problems import constant
 from meta.reinforcement import PolicyGradient
 from meta.trained import Trained
-from tasks import Batch, EpisodeSampler, KortewegDeVriesSampler, TableSampler, Task
+from tasks import Batch, EpisodeSampler, KortewegDeVriesSampler, PixelSampler, TableSampler, Task
 from tasks.korteweg_de_vries import T, X
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "fits",
     "images",
     "labelled",
+    "masks",
     "paths",
     "predictions",
     "waves",
@@ -203,6 +204,19 @@ def labelled(
         captions.append([_labels(true, predicted) for true, predicted in pairs])
     headed = f"{_headed(title, sampler, len(rows))} (−: a label missed, +: one too many)"
     plots.image_rows(rows, path, title=headed, captions=captions)
+
+
+def masks(
+    trained: Trained, sampler: PixelSampler, path: Path, *, title: str, steps: int | None, tasks: int = 6
+) -> None:
+    """Images with masks: the first query of each task, its mask, and the one that was found; background is black."""
+    rows: dict[str, list[torch.Tensor]] = {"image": [], "mask": [], "found": []}
+    for slot, task in enumerate(sampler.sample(0, tasks)):
+        found = constant(trained.adapt(task.support, steps, slot)(task.query.x)).argmax(1)[0]
+        rows["image"].append(_shown(sampler.pixels(task.query.x[:1])[0]))
+        rows["mask"].append(task.query.y[0] / sampler.ways)
+        rows["found"].append(found / sampler.ways)
+    plots.image_rows([*rows.items()], path, title=_headed(title, sampler, len(rows["image"])))
 
 
 def _labels(true: torch.Tensor, predicted: torch.Tensor) -> str:

@@ -24,6 +24,8 @@ from tasks.images import (
     MiniImagenet,
     MultiLabelImages,
     MultiLabelSampler,
+    PixelSampler,
+    Segmentation,
     TieredImagenet,
 )
 from tasks.korteweg_de_vries import Collocation, KortewegDeVries, KortewegDeVriesSampler
@@ -37,7 +39,7 @@ from tasks.sinusoid import Sinusoid, SinusoidSampler
 from tasks.source import TaskSampler, TaskSource
 from tasks.splits import SPLITS, split_characters
 from tasks.table import Table, TableSampler
-from tasks.task import Batch, Task
+from tasks.task import Batch, PixelBatch, Task
 from tasks.tasksets import Tasksets, TasksetSampler
 from tasks.varied import VariedSampler
 
@@ -76,9 +78,12 @@ __all__ = [
     "MultiLabelSampler",
     "Navigation",
     "Omniglot",
+    "PixelBatch",
+    "PixelSampler",
     "PointMass",
     "QuadraticSampler",
     "Quadratics",
+    "Segmentation",
     "Sinusoid",
     "SinusoidSampler",
     "Table",

@@ -70,6 +70,8 @@ class EpisodeSampler:
         shots + queries.
     """
 
+    LEAST_WAYS = 2
+
     def __init__(
         self,
         dataset: ClassedImages,
@@ -92,7 +94,7 @@ class EpisodeSampler:
                 f"EpisodeSampler: unknown part {part!r} of {dataset.name}; expected one of {', '.join(dataset.parts)}."
             )
         self.dataset, self.part, self.rotations = dataset, part, rotations
-        self.ways = _at_least(2, "ways", ways)
+        self.ways = _at_least(self.LEAST_WAYS, "ways", ways)
         self.shots = _at_least(1, "shots", shots)
         self.queries = _at_least(1, "queries", queries)
         self.seed = _integer("seed", seed)

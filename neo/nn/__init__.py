@@ -20,7 +20,7 @@ from neo.nn.layers import (
     SpatialMean,
 )
 from neo.nn.lora import LoRA
-from neo.nn.models import MLP, Conv4
+from neo.nn.models import MLP, Conv4, FullyConvolutional
 from neo.nn.module import Module, Sequential
 from neo.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from neo.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalMean, MaxPool
@@ -52,6 +52,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "FullyConvolutional",
     "GlobalMean",
     "GroupNorm",
     "InstanceNorm",

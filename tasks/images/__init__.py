@@ -4,6 +4,7 @@ from tasks.images.benchmarks import CUB, FC100, CifarFS, MiniImagenet, TieredIma
 from tasks.images.image_set import ImageSet
 from tasks.images.multi_label import MultiLabelImages, MultiLabelSampler
 from tasks.images.own import Images
+from tasks.images.segmentation import PixelSampler, Segmentation
 
 __all__ = [
     "CUB",
@@ -14,6 +15,8 @@ __all__ = [
     "MiniImagenet",
     "MultiLabelImages",
     "MultiLabelSampler",
+    "PixelSampler",
+    "Segmentation",
     "TieredImagenet",
     "published_split",
 ]

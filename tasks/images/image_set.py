@@ -144,10 +144,12 @@ def stored(
     skip_damaged: bool,
     cache_dir: str | Path | None,
     settings: Sequence[object] = (),
+    may_repeat: bool = False,
 ) -> tuple[np.ndarray, Index]:
     """The images that were found: from the cache, or read once, and then from there.
 
     settings: what else found.read() depends on.
+    may_repeat: nothing is said of images that are the same.
     Raises: ValueError for a size or number of channels out of range; see store.write for what else.
     """
     if channels not in (None, 1, 3) or (size is not None and size < 1):
@@ -158,7 +160,7 @@ def stored(
     workers = min(32, os.cpu_count() or 1)
 
     def in_memory(listing: Listing) -> tuple[np.ndarray, Index]:
-        return _told(name, *store.gathered(listing, size, channels, skip_damaged, workers))
+        return _told(name, *store.gathered(listing, size, channels, skip_damaged, workers), may_repeat)
 
     if found.files is None:
         return in_memory(found.read())
@@ -191,13 +193,13 @@ def stored(
             raise DataError(
                 f"{name}: {folder / stem}.npy is not as it was written; is something else writing there?"
             )
-    return _told(name, *kept)
+    return _told(name, *kept, may_repeat)
 
 
-def _told(name: str, images: np.ndarray, index: Index) -> tuple[np.ndarray, Index]:
+def _told(name: str, images: np.ndarray, index: Index, may_repeat: bool) -> tuple[np.ndarray, Index]:
     if index.left_out:
         log.warning("%s: left out %d images: %s", name, len(index.left_out), shortened(index.left_out))
-    if index.duplicates:
+    if index.duplicates and not may_repeat:
         log.warning(
             "%s: %d images are the same as another of their class, and so may be in a support and a query set at once",
             name, index.duplicates,

@@ -21,6 +21,7 @@ from tests.meta.test_beyond_few_shot import SHORT
 from tests.meta.test_run import assert_same_run
 from tests.tasks import test_table as tables
 from tests.tasks.images import test_multi_label as multi_label_images
+from tests.tasks.images import test_segmentation as pixels
 
 
 def table(place: Path) -> list[str]:
@@ -34,7 +35,12 @@ def multi_label(place: Path) -> list[str]:
             "task.dataset.size=8", "task.ways=3", "task.queries=2", "model.hidden=4"]  # fmt: skip
 
 
-MADE = {"table": table, "multi_label": multi_label}
+def segmentation(place: Path) -> list[str]:
+    return [f"data_dir={pixels.as_folder(place / 'data')}", "task.dataset.size=8", "task.shots=2", "task.queries=2",
+            "task.dataset.fractions=[0.4,0.3,0.3]", "model.hidden=4"]  # fmt: skip
+
+
+MADE = {"table": table, "multi_label": multi_label, "segmentation": segmentation}
 
 
 @pytest.mark.parametrize("task", MADE)
