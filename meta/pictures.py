@@ -17,7 +17,15 @@ from meta.evaluate import Sampler
 from meta.problems import constant
 from meta.reinforcement import PolicyGradient
 from meta.trained import Trained
-from tasks import Batch, EpisodeSampler, KortewegDeVriesSampler, PixelSampler, TableSampler, Task
+from tasks import (
+    Batch,
+    EpisodeSampler,
+    KortewegDeVriesSampler,
+    PixelSampler,
+    TableSampler,
+    Task,
+    TokenSampler,
+)
 from tasks.korteweg_de_vries import T, X
 
 __all__ = [
@@ -31,6 +39,7 @@ __all__ = [
     "masks",
     "paths",
     "predictions",
+    "sequences",
     "waves",
 ]
 
@@ -204,6 +213,29 @@ def labelled(
         captions.append([_labels(true, predicted) for true, predicted in pairs])
     headed = f"{_headed(title, sampler, len(rows))} (−: a label missed, +: one too many)"
     plots.image_rows(rows, path, title=headed, captions=captions)
+
+
+def sequences(
+    trained: Trained,
+    sampler: TokenSampler,
+    path: Path,
+    *,
+    title: str,
+    steps: int | None,
+    tasks: int = 2,
+    queries: int = 10,
+) -> None:
+    """Classified sequences of tokens: some queries of each task as words, right or wrong; "?" is an unknown word."""
+    blocks = []
+    for slot, (task, predicted) in enumerate(_classified(trained, sampler, steps, tasks)):
+        right = float((predicted == task.query.y).float().mean())
+        places = torch.linspace(0, len(task.query) - 1, min(queries, len(task.query))).long().tolist()
+        lines = [
+            (sampler.text(task.query.x[at].tolist()), int(task.query.y[at]), int(predicted[at]))
+            for at in places
+        ]
+        blocks.append((f"task {slot + 1}: {right:.0%} of {len(task.query)} queries right", lines))
+    plots.texts(blocks, path, title=_headed(title, sampler, len(blocks)))
 
 
 def masks(

@@ -41,6 +41,7 @@ from tasks.splits import SPLITS, split_characters
 from tasks.table import Table, TableSampler
 from tasks.task import Batch, PixelBatch, Task
 from tasks.tasksets import Tasksets, TasksetSampler
+from tasks.tokens import Tokens, TokenSampler
 from tasks.varied import VariedSampler
 
 __all__ = [
@@ -94,6 +95,8 @@ __all__ = [
     "TasksetSampler",
     "Tasksets",
     "TieredImagenet",
+    "TokenSampler",
+    "Tokens",
     "VariedSampler",
     "split_characters",
 ]

@@ -71,6 +71,7 @@ class EpisodeSampler:
     """
 
     LEAST_WAYS = 2
+    ITEMS = "images"  # what errors call them
 
     def __init__(
         self,
@@ -238,7 +239,7 @@ class EpisodeSampler:
             supply = f"{len(self._numbers)} x {self._rotations} rotations"
             raise ValueError(
                 f"EpisodeSampler: ways={self.ways} is more than the {self.classes} classes of {self.dataset.name} "
-                f"{self.part} ({supply}); choose ways from 2 to {self.classes}."
+                f"{self.part} ({supply}); choose ways from {self.LEAST_WAYS} to {self.classes}."
             )
         wanted, least = self._images_needed(), int(counts.min())
         if wanted <= least:
@@ -253,8 +254,8 @@ class EpisodeSampler:
             has = ", ".join(few[:SHOWN]) + (f" and {len(few) - SHOWN} more have fewer" if few[SHOWN:] else "")
             remedy = ", or leave these classes out"
         raise ValueError(
-            f"EpisodeSampler: shots={self.shots} and queries={self.queries} need {wanted} images of each class, and "
-            f"{has}; choose shots + queries up to {least}{remedy}."
+            f"EpisodeSampler: shots={self.shots} and queries={self.queries} need {wanted} {self.ITEMS} of each class, "
+            f"and {has}; choose shots + queries up to {least}{remedy}."
         )
 
     def _images_needed(self) -> int:

@@ -48,7 +48,7 @@ def test_choice_composes_and_resolves(group, choice):
     assert group in ("experiment", "sweep") or resolved[group]
 
 
-OF_NEO = [choice for choice in groups()["model"] if choice not in ("lora", "resnet18", "torch")]
+OF_NEO = [choice for choice in groups()["model"] if choice not in ("lora", "resnet18", "tokens", "torch")]
 
 
 @pytest.mark.parametrize("choice", OF_NEO)

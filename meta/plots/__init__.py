@@ -10,6 +10,7 @@ from meta.plots.navigation import paths
 from meta.plots.predictions import predictions
 from meta.plots.protocols import protocols
 from meta.plots.regression import fits
+from meta.plots.texts import texts
 from meta.plots.xray import xray
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "predictions",
     "protocols",
     "tasks",
+    "texts",
     "xray",
 ]

@@ -26,6 +26,7 @@ from neo.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from neo.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalMean, MaxPool
 from neo.nn.recurrent import GRU, LSTM, RNN
 from neo.nn.siren import Sine, Siren
+from neo.nn.tokens import TokenEncoder
 from neo.nn.torch_model import TorchModel, from_torch
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "Softplus",
     "SpatialMean",
     "Tanh",
+    "TokenEncoder",
     "TorchModel",
     "draws",
     "from_torch",

@@ -165,7 +165,7 @@ class _Masks:
             image = image.resize((self.size, self.size), Image.Resampling.NEAREST)
         array = np.asarray(image)
         inside = array.any(-1) if array.ndim == 3 else array != 0
-        return inside.astype(np.uint8) * 255
+        return np.where(inside, np.uint8(255), np.uint8(0))
 
 
 def _pairs(place: Path) -> tuple[Listing, list[Path]]:

@@ -20,6 +20,7 @@ from meta.run import Run
 from tests.meta.test_beyond_few_shot import SHORT
 from tests.meta.test_run import assert_same_run
 from tests.tasks import test_table as tables
+from tests.tasks import test_tokens as texts
 from tests.tasks.images import test_multi_label as multi_label_images
 from tests.tasks.images import test_segmentation as pixels
 
@@ -40,7 +41,12 @@ def segmentation(place: Path) -> list[str]:
             "task.dataset.fractions=[0.4,0.3,0.3]", "model.hidden=4"]  # fmt: skip
 
 
-MADE = {"table": table, "multi_label": multi_label, "segmentation": segmentation}
+def tokens(place: Path) -> list[str]:
+    return [f"data_dir={texts.as_table(place)}", "task.ways=2", "task.shots=1", "task.queries=2", "model.size=8",
+            "task.dataset.fractions=[0.4,0.3,0.3]", "model.blocks=1"]  # fmt: skip
+
+
+MADE = {"table": table, "multi_label": multi_label, "segmentation": segmentation, "tokens": tokens}
 
 
 @pytest.mark.parametrize("task", MADE)
