@@ -8,6 +8,7 @@
 """
 
 from tasks.bandit import Arms, Bandit
+from tasks.columns import Columns
 from tasks.completion import Completion, CompletionSampler
 from tasks.dataset import CharacterSet
 from tasks.environment import Environment, EnvironmentSampler, Episodes
@@ -55,6 +56,7 @@ __all__ = [
     "CharacterSet",
     "CifarFS",
     "Collocation",
+    "Columns",
     "Completion",
     "CompletionSampler",
     "DataError",

@@ -14,6 +14,7 @@ import torch
 
 from tasks import token_files
 from tasks.class_splits import by_fractions, read_split
+from tasks.columns import TEXT_COLUMNS, as_pairs
 from tasks.errors import DataError, shortened
 from tasks.sampler import EpisodeSampler, Pool
 from tasks.streams import PARTS
@@ -36,14 +37,14 @@ class Tokens:
     Args:
         data: a .csv or .tsv of texts (or of numbers with spaces between) and labels; an .npz of `tokens` (n, length),
             `labels` (n,) and, where there is one, `mask` (n, length), 0 where there is no token; or an indexable of
-            (text or sequence, label).
+            (text or sequence, label), or of mappings, as those of the `datasets` library.
         words: how texts are cut: "whitespace" or "characters".
         lowercase: whether texts are, first.
         length: tokens of a sequence: shorter ones are padded, longer ones cut, with a warning. None: the longest one's.
         vocabulary: words that are known, the most frequent so many, ≥ 1; None: all.
         least_count: times that a word must come up in the training classes to be known, ≥ 1. From 2 on training meets
             unknown words, as the test will.
-        text_column, label_column: of a table; None: text, sentence, tokens ... and label, class, intent ...
+        text_column, label_column: of a table, or of mappings; None: text, sentence, tokens ... and label, class ...
         split, fractions, seed: as tasks.Images has them.
     Raises: DataError where the data are missing, damaged or not as described; ValueError naming the argument.
     """
@@ -78,7 +79,8 @@ class Tokens:
             found, labels = token_files.read(place, text_column=text_column, label_column=label_column, **how)
             self.source = str(place)
         elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-            found, labels = token_files.indexed(data, **how)
+            pairs = as_pairs(data, text_column, label_column, TEXT_COLUMNS, ("text_column", "label_column"))
+            found, labels = token_files.indexed(pairs, **how)
             self.source = type(data).__name__
         else:
             raise DataError(

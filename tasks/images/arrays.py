@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tasks.errors import DataError
+from tasks.errors import DataError, shortened
 from tasks.images.listing import Found, Listing, Stored
 
 __all__ = ["ARRAYS", "LABELS", "array_file", "array_listing", "indexable", "joined_labels"]
@@ -98,6 +98,14 @@ def _listed(data: Any) -> Listing:
     labels = getattr(data, "targets", None)  # torchvision's: without decoding an image
     labels = [data[i][1] for i in range(len(data))] if labels is None else list(labels)
     if names is not None and all(isinstance(label, int | np.integer) for label in labels):
+        outside = [
+            f"element {i} has {label}" for i, label in enumerate(labels) if not 0 <= label < len(names)
+        ]
+        if outside:
+            raise DataError(
+                f"images: {type(data).__name__} has names of {len(names)} classes, and {shortened(outside)}; leave out "
+                "what has no label."
+            )
         labels = [names[label] for label in labels]
     where = type(data).__name__
     return Listing([Stored(_First(data), i, where) for i in range(len(labels))], [str(one) for one in labels])
