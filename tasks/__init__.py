@@ -43,6 +43,7 @@ from tasks.table import Table, TableSampler
 from tasks.task import Batch, PixelBatch, Task
 from tasks.tasksets import Tasksets, TasksetSampler
 from tasks.tokens import Tokens, TokenSampler
+from tasks.unbalanced import UnbalancedSampler
 from tasks.varied import VariedSampler
 
 __all__ = [
@@ -99,6 +100,7 @@ __all__ = [
     "TieredImagenet",
     "TokenSampler",
     "Tokens",
+    "UnbalancedSampler",
     "VariedSampler",
     "split_characters",
 ]

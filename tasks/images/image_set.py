@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from tasks.images import store
 from tasks.images.listing import Found, Listing, fingerprint
 from tasks.images.store import Index
 from tasks.sampler import EpisodeSampler, Pool
+from tasks.unbalanced import UnbalancedSampler
 from tasks.varied import VariedSampler
 
 __all__ = ["ImageSet", "stored"]
@@ -82,13 +84,23 @@ class ImageSet:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         varied: bool = False,
+        dirichlet: int | None = None,
         device: str | torch.device = "cpu",
     ) -> EpisodeSampler:
         """The N-way K-shot tasks of one part ("train", "val" or "test"); see EpisodeSampler.
 
         varied: ways and queries are the most and shots the least of tasks that differ; see VariedSampler.
+        dirichlet: queries are unbalanced; see UnbalancedSampler.
+        Raises: ValueError where both are asked for; what the sampler raises.
         """
-        return (VariedSampler if varied else EpisodeSampler)(
+        if varied and dirichlet is not None:
+            raise ValueError(
+                f"{self.name}: varied=true draws sizes of its own, and dirichlet={dirichlet} cannot share out its "
+                "queries; leave out one of them."
+            )
+        kind = VariedSampler if varied else EpisodeSampler
+        make = kind if dirichlet is None else functools.partial(UnbalancedSampler, dirichlet=dirichlet)
+        return make(
             self,
             part,
             ways=ways,

@@ -17,10 +17,12 @@ from meta.plots import canvas
 from meta.replay import replay_run
 from meta.resume import resumed_config
 from meta.run import Run
+from tasks import UnbalancedSampler
 from tests.meta.test_beyond_few_shot import SHORT
 from tests.meta.test_run import assert_same_run
 from tests.tasks import test_table as tables
 from tests.tasks import test_tokens as texts
+from tests.tasks.images import made as image_files
 from tests.tasks.images import test_multi_label as multi_label_images
 from tests.tasks.images import test_segmentation as pixels
 
@@ -74,6 +76,24 @@ def test_model_is_fitted_to_the_columns(tmp_path):
     assert (params["linear0.weight"].shape, params["linear1.weight"].shape) == ((4, 2), (2, 4))
     task = experiment.sampler("train").sample(0, 1)
     assert set(meta.meta_gradient(experiment.learner, params, task).gradient) == set(params)
+
+
+def test_unbalanced_queries_come_from_the_configuration(tmp_path):
+    folder = image_files.as_folder(tmp_path / "data", image_files.images())
+    settings = [
+        f"data_dir={folder}",
+        "task.dataset.size=8",
+        "task.dataset.fractions=[0.4,0.3,0.3]",
+        "task.ways=2",
+    ]
+    for balance in (["task.dirichlet=2"], ["task.test_dirichlet=2"]):
+        experiment = Experiment(composed("train", ["task=images", *settings, "task.queries=2", *balance]))
+        unbalanced = [isinstance(experiment.sampler(part), UnbalancedSampler) for part in ("train", "test")]
+        assert unbalanced == [balance[0].startswith("task.dirichlet"), True]
+        found = meta.meta_gradient(
+            experiment.learner, experiment.learner.init(0), experiment.sampler("test").sample(0, 2)
+        )
+        assert all(bool(one.data.isfinite().all()) for one in found.gradient.values())
 
 
 def test_size_that_the_data_do_not_have_is_refused():
