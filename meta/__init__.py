@@ -37,7 +37,15 @@ from meta.meta_batch import MetaGradient, meta_gradient
 from meta.online import OnlineLearner
 from meta.parallel import Batched, Workers
 from meta.physics_informed import PhysicsInformed
-from meta.problems import Classification, Metric, Problem, Regression, Supervised
+from meta.problems import (
+    Classification,
+    Metric,
+    MultiLabel,
+    PixelClassification,
+    Problem,
+    Regression,
+    Supervised,
+)
 from meta.reinforcement import PolicyGradient
 from meta.tables import metrics, results
 from meta.trained import Trained
@@ -73,8 +81,10 @@ __all__ = [
     "MetaSGD",
     "Metric",
     "Mixed",
+    "MultiLabel",
     "OnlineLearner",
     "PhysicsInformed",
+    "PixelClassification",
     "PolicyGradient",
     "Predictor",
     "Problem",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from meta import batch_norm
 from meta.constants import checksum_of_constants
+from meta.data_sizes import fitted
 from meta.distributed import ALONE, Ranks
 from meta.divergence import expect_finite_results
 from meta.ensemble import Ensemble
@@ -92,7 +94,7 @@ class Experiment:
         if "training_classes" in argument_names(target):
             parts["training_classes"] = self._training_classes()
         if "model" in wanted:
-            model = build(self.config.model)
+            model = build(fitted(self.config.model, lambda: self.dataset))
             parts["model"] = model if self.outputs is None else first_outputs(model, self.outputs)
         learner: MetaLearner = build(self.config.algorithm, **parts)
         if not isinstance(learner, MetaLearner):
@@ -342,8 +344,10 @@ def build(node: DictConfig, **arguments: Any) -> Any:
         unwrapped.
     """
     expect_targets(node)
+    # hydra resolves what a node refers to in place: a list of config.task, say, that the model reads by oc.select.
+    root, key = copy.deepcopy(node._get_root()), str(node._get_full_key(None))
     try:
-        return instantiate(node, _convert_="all", **arguments)
+        return instantiate(OmegaConf.select(root, key) if key else root, _convert_="all", **arguments)
     except InstantiationException as error:
         if error.__cause__ is None:
             raise

@@ -15,11 +15,16 @@ from tasks import Batch
 
 __all__ = [
     "ACCURACY",
+    "F1",
+    "LABEL_ACCURACY",
+    "MEAN_IOU",
     "MSE",
     "OWN_METRICS",
     "RETURN",
     "Classification",
     "Metric",
+    "MultiLabel",
+    "PixelClassification",
     "Problem",
     "Regression",
     "Supervised",
@@ -75,7 +80,14 @@ class Metric:
 ACCURACY = Metric("accuracy", "query accuracy", higher_is_better=True, fraction=True)
 MSE = Metric("mse", "query error, mean squared", higher_is_better=False, is_loss=True)
 RETURN = Metric("return", "mean return of the query episodes", higher_is_better=True)
-OWN_METRICS = {metric.name: metric for metric in (ACCURACY, MSE, RETURN)}
+LABEL_ACCURACY = Metric(
+    "label_accuracy", "labels of a query that are right", higher_is_better=True, fraction=True
+)
+F1 = Metric("f1", "F1 of a query's labels", higher_is_better=True, fraction=True)
+MEAN_IOU = Metric(
+    "mean_iou", "intersection over union, mean of classes", higher_is_better=True, fraction=True
+)
+OWN_METRICS = {metric.name: metric for metric in (ACCURACY, MSE, RETURN, LABEL_ACCURACY, F1, MEAN_IOU)}
 
 
 def metric_of(about: Mapping[str, Any]) -> Metric:
@@ -129,7 +141,7 @@ class Supervised(Problem):
 
     @abstractmethod
     def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """(examples,) float32, whose mean is reported; not differentiated."""
+        """(examples,) float32, whose mean is reported, or () of the whole set; not differentiated."""
 
 
 class Classification(Supervised):
@@ -180,6 +192,63 @@ class Regression(Supervised):
 
     def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return ((prediction - y) ** 2).flatten(1).mean(1)
+
+
+class MultiLabel(Supervised):
+    """Sigmoid cross-entropy of logits (n, labels) and targets alike, 0 or 1 in float: mean over examples and labels.
+
+    Args:
+        score: of each example, where a label is predicted if its logit is above 0. "accuracy": the share of labels that
+            are right, of labels that are rare high without learning anything; "f1": 2 |P ∩ Y| / (|P| + |Y|) of the
+            predicted labels P and the true ones Y, 1 where both are empty.
+    Raises: ValueError for another score, and where shapes differ.
+    """
+
+    def __init__(self, score: str = "f1"):
+        if score not in ("accuracy", "f1"):
+            raise ValueError(f"MultiLabel: score must be 'accuracy' or 'f1', got {score!r}")
+        self.metric = F1 if score == "f1" else LABEL_ACCURACY
+
+    def loss(self, prediction: Any, y: torch.Tensor) -> Any:
+        if prediction.shape != y.shape:
+            raise ValueError(
+                f"MultiLabel: logits must have the shape of the targets {tuple(y.shape)}, got "
+                f"{tuple(prediction.shape)}; give the model an output for each label."
+            )
+        return F.binary_cross_entropy_with_logits(prediction, y)
+
+    def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        predicted, true = prediction > 0, y > 0.5
+        if self.metric is LABEL_ACCURACY:
+            return (predicted == true).to(torch.float32).mean(1)
+        both, either = (predicted & true).sum(1), predicted.sum(1) + true.sum(1)
+        return torch.where(either > 0, 2 * both / either.clamp(min=1), 1.0).to(torch.float32)
+
+
+class PixelClassification(Supervised):
+    """Cross-entropy on logits (n, classes, height, width) and labels (n, height, width), mean over all pixels.
+
+    The score is of a whole set: the mean over classes of |P ∩ Y| / |P ∪ Y|, where P are the pixels taken for a class
+    and Y those that are of it, in all images together; classes that are in neither do not count. Shaban et al. 2017,
+    arXiv:1709.03410, section 5, of each task.
+    """
+
+    metric = MEAN_IOU
+
+    def loss(self, prediction: Any, y: torch.Tensor) -> Any:
+        if prediction.ndim != 4 or prediction.shape[2:] != y.shape[1:]:
+            raise ValueError(
+                f"PixelClassification: logits must be (n, classes, height, width) beside labels {tuple(y.shape)}, got "
+                f"{tuple(prediction.shape)}; the model must give as many pixels as it takes."
+            )
+        return F.cross_entropy(prediction, y)
+
+    def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        taken = prediction.argmax(1)
+        classes = [(taken == label, y == label) for label in range(prediction.shape[1])]
+        both = torch.stack([(one & other).sum() for one, other in classes])
+        either = torch.stack([(one | other).sum() for one, other in classes])
+        return (both / either.clamp(min=1)).sum() / (either > 0).sum()
 
 
 def constant(tensor: Any) -> Any:

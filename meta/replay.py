@@ -235,14 +235,17 @@ def bits(leaves: Any) -> str:
 
 
 class _Chosen:
-    """A sampler of some tasks, whatever the iteration and the slots; of another sampler, if that shows its images."""
+    """A sampler of some tasks, whatever the iteration and the slots; all else that it has is another sampler's."""
 
     def __init__(self, tasks: Sequence[Task], part: str, sampler: Any) -> None:
-        self.tasks, self.part = tasks, part
+        self.tasks, self.part, self.sampler = tasks, part, sampler
         self.pixels = getattr(sampler, "pixels", lambda x: x)
 
     def sample(self, iteration: int, slots: int | Sequence[int]) -> Any:
         return self.tasks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["sampler"], name)
 
 
 def _draw(experiment: Experiment, trained: Trained, sampler: _Chosen, path: Path, title: str) -> None:

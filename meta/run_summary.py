@@ -107,7 +107,8 @@ def _data(experiment: Experiment) -> str:
     said = f"{about['dataset']}, split {about['split']}"
     counts = {part: about[part] for part in ("train", "val", "test") if isinstance(about.get(part), int)}
     if counts:
-        said += f": {' / '.join(map(str, counts.values()))} classes to {' / '.join(counts)}"
+        kind = about.get("parts_of", "classes")
+        said += f": {' / '.join(map(str, counts.values()))} {kind} to {' / '.join(counts)}"
     if "images_per_class" in about:
         said += f", {about['images_per_class']} images each"
     return said

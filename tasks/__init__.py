@@ -8,6 +8,7 @@
 """
 
 from tasks.bandit import Arms, Bandit
+from tasks.columns import Columns
 from tasks.completion import Completion, CompletionSampler
 from tasks.dataset import CharacterSet
 from tasks.environment import Environment, EnvironmentSampler, Episodes
@@ -15,7 +16,19 @@ from tasks.errors import DataError
 from tasks.function_tasks import FunctionSampler, FunctionTasks
 from tasks.glyphs import Glyphs
 from tasks.harmonic import Harmonic, HarmonicSampler
-from tasks.images import CUB, FC100, CifarFS, Images, ImageSet, MiniImagenet, TieredImagenet
+from tasks.images import (
+    CUB,
+    FC100,
+    CifarFS,
+    Images,
+    ImageSet,
+    MiniImagenet,
+    MultiLabelImages,
+    MultiLabelSampler,
+    PixelSampler,
+    Segmentation,
+    TieredImagenet,
+)
 from tasks.korteweg_de_vries import Collocation, KortewegDeVries, KortewegDeVriesSampler
 from tasks.lines import Lines, LineSampler
 from tasks.mnist_batches import MNIST, MNISTSampler
@@ -26,8 +39,11 @@ from tasks.sampler import EpisodeSampler
 from tasks.sinusoid import Sinusoid, SinusoidSampler
 from tasks.source import TaskSampler, TaskSource
 from tasks.splits import SPLITS, split_characters
-from tasks.task import Batch, Task
+from tasks.table import Table, TableSampler
+from tasks.task import Batch, PixelBatch, Task
 from tasks.tasksets import Tasksets, TasksetSampler
+from tasks.tokens import Tokens, TokenSampler
+from tasks.unbalanced import UnbalancedSampler
 from tasks.varied import VariedSampler
 
 __all__ = [
@@ -41,6 +57,7 @@ __all__ = [
     "CharacterSet",
     "CifarFS",
     "Collocation",
+    "Columns",
     "Completion",
     "CompletionSampler",
     "DataError",
@@ -61,19 +78,29 @@ __all__ = [
     "Lines",
     "MNISTSampler",
     "MiniImagenet",
+    "MultiLabelImages",
+    "MultiLabelSampler",
     "Navigation",
     "Omniglot",
+    "PixelBatch",
+    "PixelSampler",
     "PointMass",
     "QuadraticSampler",
     "Quadratics",
+    "Segmentation",
     "Sinusoid",
     "SinusoidSampler",
+    "Table",
+    "TableSampler",
     "Task",
     "TaskSampler",
     "TaskSource",
     "TasksetSampler",
     "Tasksets",
     "TieredImagenet",
+    "TokenSampler",
+    "Tokens",
+    "UnbalancedSampler",
     "VariedSampler",
     "split_characters",
 ]

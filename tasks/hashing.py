@@ -61,6 +61,11 @@ def unit(words: torch.Tensor) -> torch.Tensor:
     return ((words >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24
 
 
+def fraction(key: int, value: int) -> float:
+    """The word number `value` of the stream `key` as k / 2**24 in [0, 1), from its upper 24 bits."""
+    return (derive(key, value) >> 40) * 2.0**-24
+
+
 def _word(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 

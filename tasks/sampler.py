@@ -70,6 +70,9 @@ class EpisodeSampler:
         shots + queries.
     """
 
+    LEAST_WAYS = 2
+    ITEMS = "images"  # what errors call them
+
     def __init__(
         self,
         dataset: ClassedImages,
@@ -92,7 +95,7 @@ class EpisodeSampler:
                 f"EpisodeSampler: unknown part {part!r} of {dataset.name}; expected one of {', '.join(dataset.parts)}."
             )
         self.dataset, self.part, self.rotations = dataset, part, rotations
-        self.ways = _at_least(2, "ways", ways)
+        self.ways = _at_least(self.LEAST_WAYS, "ways", ways)
         self.shots = _at_least(1, "shots", shots)
         self.queries = _at_least(1, "queries", queries)
         self.seed = _integer("seed", seed)
@@ -236,7 +239,7 @@ class EpisodeSampler:
             supply = f"{len(self._numbers)} x {self._rotations} rotations"
             raise ValueError(
                 f"EpisodeSampler: ways={self.ways} is more than the {self.classes} classes of {self.dataset.name} "
-                f"{self.part} ({supply}); choose ways from 2 to {self.classes}."
+                f"{self.part} ({supply}); choose ways from {self.LEAST_WAYS} to {self.classes}."
             )
         wanted, least = self._images_needed(), int(counts.min())
         if wanted <= least:
@@ -251,8 +254,8 @@ class EpisodeSampler:
             has = ", ".join(few[:SHOWN]) + (f" and {len(few) - SHOWN} more have fewer" if few[SHOWN:] else "")
             remedy = ", or leave these classes out"
         raise ValueError(
-            f"EpisodeSampler: shots={self.shots} and queries={self.queries} need {wanted} images of each class, and "
-            f"{has}; choose shots + queries up to {least}{remedy}."
+            f"EpisodeSampler: shots={self.shots} and queries={self.queries} need {wanted} {self.ITEMS} of each class, "
+            f"and {has}; choose shots + queries up to {least}{remedy}."
         )
 
     def _images_needed(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import optree
 import torch
@@ -32,6 +32,9 @@ class Batch:
                 f"Batch: x and y must agree in their leading axes, got x {tuple(self.x.shape)} and "
                 f"y {tuple(self.y.shape)}. Give one target for each example."
             )
+        self._expect_one_device()
+
+    def _expect_one_device(self) -> None:
         if self.x.device != self.y.device:
             raise ValueError(
                 f"Batch: x and y must be on one device, got x on {self.x.device} and y on {self.y.device}. "
@@ -44,15 +47,38 @@ class Batch:
         # A float target (n, 1) and a meta-batch of scalars (tasks, n) look alike; targets carry a feature axis here.
         return self.y.ndim >= (3 if self.y.dtype.is_floating_point else 2)
 
-    def __getitem__(self, index: int | slice) -> Batch:
-        return Batch(self.x[index], self.y[index])
+    def __getitem__(self, index: int | slice) -> Self:
+        return type(self)(self.x[index], self.y[index])
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def to(self, device: str | torch.device) -> Batch:
+    def to(self, device: str | torch.device) -> Self:
         """The same batch on another device."""
-        return Batch(self.x.to(device), self.y.to(device))
+        return type(self)(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelBatch(Batch):
+    """Images with a label for each pixel.
+
+    x: (n, channels, height, width) float32, or (meta_batch, n, channels, height, width) for a meta-batch.
+    y: int64 labels (n, height, width) or (meta_batch, n, height, width), in [0, classes).
+    Raises: ValueError where x and y disagree in images or pixels, or are on two devices.
+    """
+
+    def __post_init__(self) -> None:
+        if self.x.ndim not in (4, 5) or self.y.shape != (*self.x.shape[:-3], *self.x.shape[-2:]):
+            raise ValueError(
+                f"PixelBatch: x must be (n, channels, height, width) and y (n, height, width), got x "
+                f"{tuple(self.x.shape)} and y {tuple(self.y.shape)}. Give one label for each pixel."
+            )
+        self._expect_one_device()
+
+    @property
+    def batched(self) -> bool:
+        """True when the leading axis counts tasks."""
+        return self.x.ndim == 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,4 +206,5 @@ def register(cls: type, *names: str) -> None:
 
 
 register(Batch, "x", "y")
+register(PixelBatch, "x", "y")
 register(Task, "support", "query", "classes")

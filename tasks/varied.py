@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tasks.hashing import derive
+from tasks.hashing import derive, fraction
 from tasks.sampler import ROTATIONS, ClassedImages, EpisodeSampler
 from tasks.task import Batch, Task
 
@@ -70,7 +70,7 @@ class VariedSampler(EpisodeSampler):
         """The classes of a task, the order of their images, the classes' keys."""
         self._iteration(iteration)  # refuses negative ones, as _slots does
         least = min(LEAST_WAYS, self.ways)
-        ways = least + int(_fraction(self._task_key(iteration, slot), 2) * (self.ways - least + 1))
+        ways = least + int(fraction(self._task_key(iteration, slot), 2) * (self.ways - least + 1))
         task_keys = derive(derive(self._key, iteration), self._slots([slot]))
         return self._ranked(task_keys, ways, len(self._image_numbers))
 
@@ -83,7 +83,7 @@ class VariedSampler(EpisodeSampler):
         # Classes that are turned ones of the data have as many images.
         counts = [self._sizes[number % len(self._sizes)] for number in classes.tolist()]
         key = derive(self._task_key(iteration, slot), 3)
-        uniform = [_fraction(key, i) for i in range(ways + 1)]
+        uniform = [fraction(key, i) for i in range(ways + 1)]
         shots, queries = drawn_sizes(counts, uniform, self.shots, self.queries)
 
         def chosen(rows: torch.Tensor) -> torch.Tensor:
@@ -123,8 +123,3 @@ def drawn_sizes(
         for weight, count in zip(weights, counts, strict=True)
     ]
     return shots, queries
-
-
-def _fraction(key: int, purpose: int) -> float:
-    """In [0, 1)."""
-    return (derive(key, purpose) >> 40) * 2.0**-24

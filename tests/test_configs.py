@@ -56,7 +56,7 @@ DEEP = {  # each of few weights
 OF_NEO = [
     choice
     for choice in groups()["model"]
-    if choice not in ("lora", "resnet18", "timm", "torch", "torchvision")
+    if choice not in ("lora", "resnet18", "timm", "tokens", "torch", "torchvision")
     and not choice.startswith(tuple(DEEP))
 ]
 
@@ -356,6 +356,14 @@ def test_task_brings_its_model_and_problem():
     config = composed("train", "task=sinusoid")
     assert (config.model._target_, config.task.problem._target_) == ("neo.nn.MLP", "meta.Regression")
     assert composed("train", "task=sinusoid", "model=conv4").model._target_ == "neo.nn.Conv4"
+
+
+def test_building_leaves_references_as_they_are():
+    """hydra resolves lists that another node reads, in place, and a checkpoint would then be of another task."""
+    config = composed("train", "task=sinusoid", "+task.layers=[1,'${task.queries}',1]")
+    before = OmegaConf.to_container(config, resolve=False)
+    assert build(config.model).init(0)["linear0.weight"].shape == (10, 1)
+    assert OmegaConf.to_container(config, resolve=False) == before
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])

@@ -116,7 +116,7 @@ def minibatches(task: Task, count: int) -> list[Batch]:
             "inner_steps, or more task.queries."
         )
     return [
-        Batch(
+        type(task.support)(
             torch.cat([task.support.x[start::count], task.query.x[start::count]]),
             torch.cat([task.support.y[start::count], task.query.y[start::count]]),
         )

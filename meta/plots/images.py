@@ -21,17 +21,23 @@ def image_rows(
     title: str,
     columns: Sequence[str] = (),
     limits: tuple[float, float] | None = (0.0, 1.0),
+    captions: Sequence[Sequence[str]] = (),
 ) -> None:
-    """Rows of grey images, each with its name on the left.
+    """Rows of images, each with its name on the left.
 
     Args:
-        rows: (name, images (height, width)), the most in the first; a NaN, a pixel nobody knows, is drawn in colour.
+        rows: (name, images), the most in the first. Images are grey, (height, width), where a NaN, a pixel nobody
+            knows, is drawn in colour, or RGB in [0, 1], (height, width, 3).
         path: of the PNG; PDF and SVG go beside it.
         columns: titles above the first row.
         limits: what is drawn black and white; None: each image's own least and largest.
+        captions: of each row, what is written under its images.
     """
     width = len(rows[0][1])
-    figure = Figure(figsize=(max(4.0, 1.1 * width + 1), 1.25 * len(rows) + 0.6), layout="constrained")
+    figure = Figure(
+        figsize=(max(4.0, 1.1 * width + 1), (1.6 if captions else 1.25) * len(rows) + 0.6),
+        layout="constrained",
+    )
     heading(figure, title, 10)
     low, high = limits or (None, None)
     grid = figure.subplots(len(rows), width, squeeze=False)
@@ -49,4 +55,6 @@ def image_rows(
                 axes.set_ylabel(name, fontsize=9)
             if number == 0 and columns:
                 axes.set_title(columns[place], fontsize=9)
+            if captions:
+                axes.set_xlabel(captions[number][place], fontsize=7)
     save(figure, path)

@@ -21,13 +21,14 @@ from neo.nn.layers import (
     SpatialMean,
 )
 from neo.nn.lora import LoRA
-from neo.nn.models import MLP, Conv4
+from neo.nn.models import MLP, Conv4, FullyConvolutional
 from neo.nn.module import Module, Sequential
 from neo.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from neo.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalMean, MaxPool
 from neo.nn.recurrent import GRU, LSTM, RNN
 from neo.nn.residual_networks import ResNet12, WideResNet
 from neo.nn.siren import Sine, Siren
+from neo.nn.tokens import TokenEncoder
 from neo.nn.torch_model import TorchModel, from_torch
 from neo.nn.vision_transformer import ViT
 
@@ -56,6 +57,7 @@ __all__ = [
     "Embedding",
     "Flatten",
     "Frozen",
+    "FullyConvolutional",
     "GlobalMean",
     "GroupNorm",
     "InstanceNorm",
@@ -82,6 +84,7 @@ __all__ = [
     "Softplus",
     "SpatialMean",
     "Tanh",
+    "TokenEncoder",
     "TorchModel",
     "ViT",
     "WideResNet",

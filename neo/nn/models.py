@@ -9,6 +9,7 @@ from typing import Any
 from neo.functions import chosen_statistics
 from neo.functions.fused import conv_block
 from neo.nn.batch_norm import BatchNorm2d, BatchNormReLU
+from neo.nn.convolution import ConvTranspose2d
 from neo.nn.layers import (
     ChannelsLast,
     Conv2d,
@@ -21,7 +22,7 @@ from neo.nn.layers import (
 from neo.nn.module import Module, Sequential
 from neo.typing import Params
 
-__all__ = ["MLP", "Conv4"]
+__all__ = ["MLP", "Conv4", "FullyConvolutional"]
 
 BLOCK_PARAMS = ("conv{}.weight", "conv{}.bias", "norm{}.weight", "norm{}.bias")
 
@@ -124,6 +125,44 @@ class Conv4(Sequential):
                 break
             x, done = block, done + 2 if done else 3
         return self.run(params, x, first=done)
+
+
+class FullyConvolutional(Sequential):
+    """Logits for each pixel: x (n, channels, height, width) → (n, ways + 1, height, width), class 0 the background.
+
+    Three 3x3 convolutions with batch norm and ReLU, of which the second and third halve the image, two transposed ones
+    that double it again, and a 1x1 convolution. After Long, Shelhamer, Darrell 2015, arXiv:1411.4038, without what is
+    skipped there.
+
+    Args:
+        ways: classes of a task besides the background, ≥ 1.
+        channels: of the images.
+        hidden: filters of each convolution.
+    Raises: ValueError for images whose height or width is no multiple of 4.
+    """
+
+    def __init__(self, ways: int, channels: int = 3, hidden: int = 32):
+        if min(ways, channels, hidden) < 1:
+            raise ValueError(
+                f"FullyConvolutional: ways, channels and hidden must be at least 1, got {ways}, {channels}, {hidden}"
+            )
+        layers: list[tuple[str, Module]] = []
+        for i, stride in enumerate((1, 2, 2)):
+            inputs = channels if i == 0 else hidden
+            layers.append((f"conv{i}", Conv2d(inputs, hidden, stride=stride, padding=1)))
+            layers.append((f"norm{i}", BatchNormReLU(hidden)))
+        for i in range(2):
+            layers.append((f"up{i}", ConvTranspose2d(hidden, hidden, 4, stride=2, padding=1)))
+            layers.append((f"norm{3 + i}", BatchNormReLU(hidden)))
+        super().__init__([*layers, ("head", Conv2d(hidden, ways + 1, kernel=1))])
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        if x.ndim != 4 or x.shape[2] % 4 or x.shape[3] % 4:
+            raise ValueError(
+                f"FullyConvolutional: expected images (n, channels, height, width) of a height and width that 4 "
+                f"divides, got {tuple(x.shape)}"
+            )
+        return super().__call__(params, x)
 
 
 def _expect(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -2,7 +2,9 @@
 
 from tasks.images.benchmarks import CUB, FC100, CifarFS, MiniImagenet, TieredImagenet, published_split
 from tasks.images.image_set import ImageSet
+from tasks.images.multi_label import MultiLabelImages, MultiLabelSampler
 from tasks.images.own import Images
+from tasks.images.segmentation import PixelSampler, Segmentation
 
 __all__ = [
     "CUB",
@@ -11,6 +13,10 @@ __all__ = [
     "ImageSet",
     "Images",
     "MiniImagenet",
+    "MultiLabelImages",
+    "MultiLabelSampler",
+    "PixelSampler",
+    "Segmentation",
     "TieredImagenet",
     "published_split",
 ]

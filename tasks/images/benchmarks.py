@@ -15,11 +15,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
 
-from tasks.errors import DataError
+from tasks.class_splits import Parts, by_part, parse_split
+from tasks.errors import DataError, shortened
 from tasks.images import archives, folders
-from tasks.images.class_splits import Parts, by_part, parse_split
 from tasks.images.image_set import ImageSet, stored
-from tasks.images.listing import Found, Listing, shortened
+from tasks.images.listing import Found, Listing
 
 __all__ = ["CUB", "FC100", "CifarFS", "MiniImagenet", "TieredImagenet", "published_split"]
 

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.errors import DataError
-from tasks.images.arrays import ARRAYS, LABELS, array_file
-from tasks.images.listing import PARTS, Found, Listing, joined, shortened, together
+from tasks.errors import DataError, shortened
+from tasks.images.arrays import ARRAYS, LABELS, array_file, joined_labels
+from tasks.images.listing import PARTS, Found, Listing, joined, together
 
 __all__ = ["class_folders", "find", "parts_of", "table"]
 
@@ -22,30 +22,38 @@ LABEL_COLUMNS = ("label", "class", "class_name", "category", "target")
 PART_COLUMNS = ("split", "part", "partition")
 
 
-def find(data: Path, path_column: str | None = None, label_column: str | None = None) -> Found:
+def find(
+    data: Path,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    separator: str | None = None,
+) -> Found:
     """What there is in a folder, or in a file of a table or of arrays.
 
     A folder is read as class folders, <class>/<any name>.png, in folders below them too; or, where it has all of train,
     val and test (a folder, a table or arrays each), as those parts; or as its only table or arrays, where it has no
     folders but images/.
 
+    separator: images have several labels each, which in a table lie between such separators and in arrays are 0 or 1
+        (images, labels); the class of an image is then all of them, joined.
+
     Raises: DataError where nothing like that is there, a class is empty or in two parts, or a table cannot be read.
     """
     if data.is_dir():
         parts = _parts(data)
         if parts:
-            return _joined(parts, path_column, label_column)
+            return _joined(parts, path_column, label_column, separator)
         alone = _only_file(data)
-        return class_folders(data) if alone is None else find(alone, path_column, label_column)
+        return class_folders(data) if alone is None else find(alone, path_column, label_column, separator)
     if not data.is_file():
         raise DataError(
             f"images: there is no {data}; name a folder of class folders, a table or arrays: data_dir=..."
         )
     kind = data.suffix.lower()
     if kind in TABLES:
-        return table(data, path_column=path_column, label_column=label_column)
+        return table(data, path_column=path_column, label_column=label_column, separator=separator)
     if kind in ARRAYS:
-        return array_file(data)
+        return array_file(data, separator)
     raise DataError(
         f"images: {data} is no folder, and none of {', '.join((*TABLES, *ARRAYS))}; name one of these: data_dir=..."
     )
@@ -74,7 +82,12 @@ def class_folders(folder: Path, wanted: Callable[[str], bool] = lambda name: Tru
 
 
 def table(
-    file: Path, *, path_column: str | None = None, label_column: str | None = None, folder: Path | None = None
+    file: Path,
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    folder: Path | None = None,
+    separator: str | None = None,
 ) -> Found:
     """A .csv or .tsv with a header: a column of paths, one of labels, and where there is one, `split` with the parts.
 
@@ -108,7 +121,10 @@ def table(
             f"images: {len(missing)} of {len(paths)} images of {file} are not there: {shortened(missing)}. Paths are "
             f"relative to {place}."
         )
-    every = Listing(paths, [row[label_key].strip() for row in rows])
+    labels = [row[label_key].strip() for row in rows]
+    if separator is not None:
+        labels = [joined_labels(one.split(separator), separator) for one in labels]
+    every = Listing(paths, labels)
     files = [file, *paths]
     if part_key is None:
         return Found(files, lambda: every)

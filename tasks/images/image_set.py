@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -14,12 +15,13 @@ import numpy as np
 import torch
 
 from tasks import cache
-from tasks.errors import DataError
+from tasks.class_splits import expect_disjoint
+from tasks.errors import DataError, shortened
 from tasks.images import store
-from tasks.images.class_splits import expect_disjoint
-from tasks.images.listing import Found, Listing, fingerprint, shortened
+from tasks.images.listing import Found, Listing, fingerprint
 from tasks.images.store import Index
 from tasks.sampler import EpisodeSampler, Pool
+from tasks.unbalanced import UnbalancedSampler
 from tasks.varied import VariedSampler
 
 __all__ = ["ImageSet", "stored"]
@@ -82,13 +84,23 @@ class ImageSet:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         varied: bool = False,
+        dirichlet: int | None = None,
         device: str | torch.device = "cpu",
     ) -> EpisodeSampler:
         """The N-way K-shot tasks of one part ("train", "val" or "test"); see EpisodeSampler.
 
         varied: ways and queries are the most and shots the least of tasks that differ; see VariedSampler.
+        dirichlet: queries are unbalanced; see UnbalancedSampler.
+        Raises: ValueError where both are asked for; what the sampler raises.
         """
-        return (VariedSampler if varied else EpisodeSampler)(
+        if varied and dirichlet is not None:
+            raise ValueError(
+                f"{self.name}: varied=true draws sizes of its own, and dirichlet={dirichlet} cannot share out its "
+                "queries; leave out one of them."
+            )
+        kind = VariedSampler if varied else EpisodeSampler
+        make = kind if dirichlet is None else functools.partial(UnbalancedSampler, dirichlet=dirichlet)
+        return make(
             self,
             part,
             ways=ways,
@@ -144,10 +156,12 @@ def stored(
     skip_damaged: bool,
     cache_dir: str | Path | None,
     settings: Sequence[object] = (),
+    may_repeat: bool = False,
 ) -> tuple[np.ndarray, Index]:
     """The images that were found: from the cache, or read once, and then from there.
 
     settings: what else found.read() depends on.
+    may_repeat: nothing is said of images that are the same.
     Raises: ValueError for a size or number of channels out of range; see store.write for what else.
     """
     if channels not in (None, 1, 3) or (size is not None and size < 1):
@@ -158,7 +172,7 @@ def stored(
     workers = min(32, os.cpu_count() or 1)
 
     def in_memory(listing: Listing) -> tuple[np.ndarray, Index]:
-        return _told(name, *store.gathered(listing, size, channels, skip_damaged, workers))
+        return _told(name, *store.gathered(listing, size, channels, skip_damaged, workers), may_repeat)
 
     if found.files is None:
         return in_memory(found.read())
@@ -191,13 +205,13 @@ def stored(
             raise DataError(
                 f"{name}: {folder / stem}.npy is not as it was written; is something else writing there?"
             )
-    return _told(name, *kept)
+    return _told(name, *kept, may_repeat)
 
 
-def _told(name: str, images: np.ndarray, index: Index) -> tuple[np.ndarray, Index]:
+def _told(name: str, images: np.ndarray, index: Index, may_repeat: bool) -> tuple[np.ndarray, Index]:
     if index.left_out:
         log.warning("%s: left out %d images: %s", name, len(index.left_out), shortened(index.left_out))
-    if index.duplicates:
+    if index.duplicates and not may_repeat:
         log.warning(
             "%s: %d images are the same as another of their class, and so may be in a support and a query set at once",
             name, index.duplicates,

@@ -11,12 +11,10 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from tasks.errors import DataError
+from tasks.errors import DataError, shortened
+from tasks.streams import PARTS
 
-__all__ = ["PARTS", "Found", "Listing", "Stored", "fingerprint", "joined", "load", "shortened", "together"]
-
-PARTS = ("train", "val", "test")
-SHOWN = 5  # names in an error
+__all__ = ["PARTS", "Found", "Listing", "Stored", "fingerprint", "joined", "load", "together"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +128,6 @@ def together(listings: dict[str, Listing]) -> Listing:
         part_of,
         [*twice.values()],
     )
-
-
-def shortened(names: Sequence[str], shown: int = SHOWN) -> str:
-    """ "a, b, c, d, e and 7 more"."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def _is_encoded(value: Any) -> bool:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.class_splits import by_fractions, by_part, read_split
+from tasks.columns import IMAGE_COLUMNS, as_pairs
 from tasks.errors import DataError
 from tasks.images import folders
 from tasks.images.arrays import indexable
-from tasks.images.class_splits import by_fractions, by_part, read_split
 from tasks.images.image_set import ImageSet, stored
 from tasks.images.listing import Found, Listing
 
@@ -22,7 +23,7 @@ class Images(ImageSet):
     Args:
         data: a folder of class folders, <class>/<any name>.jpg; a .csv or .tsv of paths and labels; a .npz, .npy or
             .safetensors of uint8 images with labels; a folder with train, val and test, each one of these; or any
-            indexable of (image, label), as a torchvision data set.
+            indexable of (image, label), as a torchvision data set, or of mappings, as those of the `datasets` library.
         size: pixels, height and width that images are scaled to (Lanczos; the shape of an image is not kept); None: as
             they are, which must be one size.
         channels: 3 (RGB) or 1 (grey), which images are converted to; None: as they are, which must be one kind.
@@ -34,7 +35,8 @@ class Images(ImageSet):
         skip_damaged: leave out images that cannot be decoded. False: an error that names all of them.
         cache_dir: where the array is kept; by default `neo-cache` beside the data, or the user's cache folder if that
             place is read-only. What has no file, an indexable, is read anew at every start, into memory.
-        path_column, label_column: of a table; None: path, image, filename ... and label, class ...
+        path_column, label_column: of a table, or of mappings, where path_column names the images; None: path, image,
+            filename ... and label, class ...
     Raises: DataError where the data are missing, damaged, mixed or not as described, before anything is trained.
     Cost: a few milliseconds an image the first time, on all cores, in memory that does not grow with their number; then
         one checksum of the array.
@@ -58,7 +60,8 @@ class Images(ImageSet):
             place = Path(data).expanduser().absolute()
             found, source = folders.find(place, path_column, label_column), str(place)
         elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-            place, found, source = Path(), indexable(data), type(data).__name__
+            pairs = as_pairs(data, path_column, label_column, IMAGE_COLUMNS, ("path_column", "label_column"))
+            place, found, source = Path(), indexable(pairs), type(data).__name__
         else:
             raise DataError(
                 f"images: data must be a path or an indexable of (image, label), got {type(data).__name__}."

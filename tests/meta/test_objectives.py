@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from meta.problems import ACCURACY, MSE, Classification, Metric, Regression, metric_of
+from meta.problems import (
+    ACCURACY,
+    MSE,
+    Classification,
+    Metric,
+    MultiLabel,
+    PixelClassification,
+    Regression,
+    metric_of,
+)
 from tasks import Batch
 
 
@@ -28,6 +37,41 @@ def test_regression_loss_is_the_mean_of_the_scores():
 def test_regression_refuses_shapes_that_would_broadcast():
     with pytest.raises(ValueError, match=r"targets \(6, 1\), got \(6, 5\); give the model"):
         Regression().loss(torch.zeros(6, 5), torch.zeros(6, 1))
+
+
+def test_sigmoid_loss_and_scores_of_several_labels():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    y = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]], dtype=torch.float64)
+    chance = torch.sigmoid(logits)
+    expected = -(y * chance.log() + (1 - y) * (1 - chance).log()).mean()
+    torch.testing.assert_close(MultiLabel().loss(logits, y), expected)
+    said = torch.tensor([[1, -1, -1], [-1, -1, -1], [1, 1, 1], [1, -1, 1], [1, -1, -1]], dtype=torch.float64)
+    # |P ∩ Y|, |P|, |Y|: 1, 1, 2; nothing of nothing; all; 0 of 2; 0 of 1 that should be none
+    torch.testing.assert_close(MultiLabel().score(said, y), torch.tensor([2 / 3, 1.0, 1.0, 0.0, 0.0]))
+    right = torch.tensor([2 / 3, 1.0, 1.0, 0.0, 2 / 3])
+    torch.testing.assert_close(MultiLabel("accuracy").score(said, y), right)
+    assert (MultiLabel().metric.name, MultiLabel("accuracy").metric.name) == ("f1", "label_accuracy")
+    with pytest.raises(
+        ValueError, match=r"targets \(5, 3\), got \(5, 1\); give the model an output for each label"
+    ):
+        MultiLabel().loss(logits[:, :1], y)
+    with pytest.raises(ValueError, match="score must be 'accuracy' or 'f1', got 'recall'"):
+        MultiLabel("recall")
+
+
+def test_pixels_are_scored_class_by_class_over_the_whole_set():
+    y = torch.tensor([[[0, 1], [1, 1]], [[0, 0], [0, 0]]])
+    taken = torch.tensor([[[0, 1], [0, 0]], [[0, 1], [0, 0]]])
+    logits = torch.nn.functional.one_hot(taken, 4).permute(0, 3, 1, 2).double()
+    problem = PixelClassification()
+    loss, score = problem.loss(logits, y), problem.score(logits, y)
+    # Class 0: 4 pixels of both, 6 + 5 − 4 of either; class 1: 1 of both, 2 + 3 − 1 of either; 2 and 3 are nowhere.
+    assert float(score) == pytest.approx((4 / 7 + 1 / 4) / 2)
+    flat = torch.nn.functional.cross_entropy(logits.permute(0, 2, 3, 1).reshape(-1, 4), y.flatten())
+    torch.testing.assert_close(loss, flat)
+    with pytest.raises(ValueError, match="the model must give as many pixels as it takes"):
+        problem.loss(logits[..., :1], y)
 
 
 def test_more_accuracy_and_less_error_are_better_and_nan_never_is():

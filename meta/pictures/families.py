@@ -20,7 +20,18 @@ from meta.trained import Trained
 from tasks import Batch, EpisodeSampler, KortewegDeVriesSampler, Task
 from tasks.korteweg_de_vries import T, X
 
-__all__ = ["Picture", "characters", "completions", "distilled", "fits", "images", "paths", "waves"]
+__all__ = [
+    "Picture",
+    "characters",
+    "classified",
+    "completions",
+    "distilled",
+    "fits",
+    "headed",
+    "images",
+    "paths",
+    "waves",
+]
 
 
 class Picture(Protocol):
@@ -46,8 +57,8 @@ def characters(
     tasks: int = 2,
 ) -> None:
     """Classified drawings: support and queries of each class, right or wrong; 1 is ink. See plots.tasks."""
-    pictured = list(_classified(trained, sampler, steps, tasks))
-    plots.tasks(pictured, path, title=_headed(title, sampler, len(pictured)))
+    pictured = list(classified(trained, sampler, steps, tasks))
+    plots.tasks(pictured, path, title=headed(title, sampler, len(pictured)))
 
 
 def images(
@@ -66,12 +77,12 @@ def images(
 
     pictured = [
         (Task(shown(task.support), shown(task.query)), predicted)
-        for task, predicted in _classified(trained, sampler, steps, tasks)
+        for task, predicted in classified(trained, sampler, steps, tasks)
     ]
-    plots.tasks(pictured, path, title=_headed(title, sampler, len(pictured)), ink=False)
+    plots.tasks(pictured, path, title=headed(title, sampler, len(pictured)), ink=False)
 
 
-def _classified(
+def classified(
     trained: Trained, sampler: Sampler, steps: int | None, tasks: int
 ) -> Iterator[tuple[Task, torch.Tensor]]:
     """Test tasks with the labels predicted for their queries, (n,)."""
@@ -80,7 +91,7 @@ def _classified(
         yield task, prediction.argmax(1)
 
 
-def _headed(title: str, sampler: Sampler, tasks: int) -> str:
+def headed(title: str, sampler: Sampler, tasks: int) -> str:
     part = {"train": "training"}.get(getattr(sampler, "part", "test"), "test")
     return f"{title}: {part} {'task' if tasks == 1 else 'tasks'} after adaptation"
 
