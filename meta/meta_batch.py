@@ -14,6 +14,7 @@ from meta.carried import Carried
 from meta.distributed import ALONE, Ranks
 from meta.learner import MetaLearner, Step, TaskResult, seed_of
 from meta.parallel import Batched, Workers
+from meta.precision import computing
 from neo import LiteTensor, pytree
 from neo.draws import SeededCalls
 from neo.typing import PyTree
@@ -178,7 +179,8 @@ class MetaBatch:
         return self._seeded(seed, lambda: self._result(params, task, step))
 
     def _result(self, params: PyTree, task: Any, step: Step) -> _Result:
-        found = self.learner.task_gradient(params, task, step)
+        with computing(self.learner, params):
+            found = self.learner.task_gradient(params, task, step)
         if not isinstance(found, TaskResult):
             raise TypeError(
                 f"{self.owner}.task_gradient must return meta.TaskResult(gradient, loss, score), got "

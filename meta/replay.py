@@ -18,6 +18,7 @@ from meta.files import write_json
 from meta.finished_run import FinishedRun, NotWritten, expect_name
 from meta.learner import Step, TaskResult, as_predictor
 from meta.metrics_file import plain
+from meta.precision import computing
 from meta.problems import constant
 from meta.resume import expect_own, expect_version
 from meta.trained import Trained
@@ -88,9 +89,9 @@ def replay(experiment: Experiment, state: State, slot: int) -> Replayed:
     result = batch.alone(state.params, task, step)
 
     def scored() -> list[task_results.Step]:
-        predictor = as_predictor(trainer.learner.adapt(state.params, task.support, step))
-        stages = predictor.trajectory or (predictor,)
-        pairs = query_losses(experiment.problem, stages, task.query)
+        with computing(trainer.learner, state.params):
+            predictor = as_predictor(trainer.learner.adapt(state.params, task.support, step))
+            pairs = query_losses(experiment.problem, predictor.trajectory or (predictor,), task.query)
         return [task_results.Step(_number(score), math.nan, _number(loss)) for loss, score in pairs]
 
     return Replayed(experiment.trained(state), task, step, result, SeededCalls()(step.seed, scored))

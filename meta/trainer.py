@@ -15,6 +15,7 @@ from meta.evaluate import Evaluation, Sampler
 from meta.learner import MetaLearner
 from meta.meta_batch import MetaBatch, MetaGradient
 from meta.parallel import Workers
+from meta.precision import cast
 from meta.sizes import parse_size
 from meta.xray import expect_unrolled, track
 from neo.guards import settle
@@ -91,6 +92,7 @@ class Trainer:
             changes nothing. It keeps the memory of one meta-batch. Not yet run on a GPU.
         memory: the most that a run may take, "2GB". The trainer only looks whether it is an amount: scripts/train.py
             chooses by it before the run is built, as meta.planning.settled does.
+        dtype: of the meta-parameters, and so of the carried state and the optimiser's; None: as the learner draws them.
     Raises: ValueError naming the argument.
     """
 
@@ -115,11 +117,12 @@ class Trainer:
         ranks: Ranks = ALONE,
         capture: bool = False,
         memory: str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.memory = None if memory is None else parse_size(memory, "trainer.memory")
         self.learner, self.optimizer, self.seed = learner, optimizer, seed
         self.metric = metric or learner.problem.metric.name
-        self.workers, self.ranks, self.capture = workers, ranks, capture
+        self.workers, self.ranks, self.capture, self.dtype = workers, ranks, capture, dtype
         self.iterations = _at_least(1, "iterations", iterations)
         self.meta_batch = _at_least(1, "meta_batch", meta_batch)
         self.log_every = _at_least(1, "log_every", log_every)
@@ -128,6 +131,11 @@ class Trainer:
         self.val_tasks = _at_least(1, "val_tasks", val_tasks)
         self.xray_every = _at_least(0, "xray_every", xray_every)
         self.xray_tasks = _at_least(1, "xray_tasks", xray_tasks)
+        if self.xray_every and learner.autocast is not None:
+            raise ValueError(
+                f"Trainer: xray_every={xray_every} looks into the inner loop in float32, and the run computes in "
+                f"{learner.autocast}; set trainer.xray_every=0, or precision=float32."
+            )
         if self.xray_every:
             try:
                 expect_unrolled(learner)
@@ -141,6 +149,8 @@ class Trainer:
     def start(self, device: str | torch.device = "cpu") -> State:
         """The state before the first step: a pure function of the seed."""
         params = self.learner.init(self.seed, device)
+        if self.dtype is not None:
+            params = cast(params, self.dtype)
         return State(0, params, self.optimizer.init(params), self.learner.init_state(params))
 
     def steps(

@@ -14,7 +14,7 @@ from meta import run_summary
 from meta.distributed import Ranks
 from meta.experiment import Experiment
 from meta.resume import resumed_config
-from meta.run_summary import Pace, peak_memory
+from meta.run_summary import Pace
 from tests.meta.runs import train
 from tests.meta.test_run import tiny
 
