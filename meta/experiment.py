@@ -130,7 +130,7 @@ class Experiment:
             ranks=self.ranks,
             **({} if self.precision.dtype is None else {"dtype": self.precision.dtype}),
         )
-        self.ranks.expect_work(trainer.meta_batch)
+        self.ranks.expect_work(trainer.tasks_per_update)
         return trainer
 
     @cached_property
@@ -296,6 +296,7 @@ class Experiment:
             "test_tasks": evaluation["tasks"],
         }
         trained = {key: self.config.trainer[key] for key in ("meta_batch", "iterations")}
+        trained |= {key: value for key in ("accumulate",) if (value := self.config.trainer.get(key, 1)) != 1}
         source = {"dataset": self.dataset.name, "split": self.dataset.split}
         return settings | algorithm | problem | named | trained | tested | source
 

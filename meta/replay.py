@@ -79,9 +79,10 @@ def replay(experiment: Experiment, state: State, slot: int) -> Replayed:
     Raises: ValueError for a slot that no meta-batch has; what the learner raises.
     """
     trainer = experiment.trainer
-    if not 0 <= slot < trainer.meta_batch:
+    if not 0 <= slot < trainer.tasks_per_update:
         raise ValueError(
-            f"slot={slot} must be from 0 to {trainer.meta_batch - 1}: a meta-batch has {trainer.meta_batch}."
+            f"slot={slot} must be from 0 to {trainer.tasks_per_update - 1}: an update takes {trainer.tasks_per_update} "
+            "tasks."
         )
     task = experiment.sampler("train").sample(state.step, [slot])[0]
     batch = trainer.batch(state)

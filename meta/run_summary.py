@@ -34,7 +34,9 @@ SHOWN = (
 def summary(experiment: Experiment, state: State, folder: Path, resumed: bool) -> str:
     """Some aligned lines about a run that is about to take its next step; its logger has been started."""
     trainer = experiment.trainer
-    steps = f"{trainer.iterations} iterations of {trainer.meta_batch} tasks"
+    steps = f"{trainer.iterations} iterations of {trainer.tasks_per_update} tasks"
+    if trainer.accumulate > 1:
+        steps += f", {trainer.accumulate} meta-batches of {trainer.meta_batch}"
     if resumed:
         steps += f"; resumed after {state.step}, {trainer.iterations - state.step} are left"
     lines = {

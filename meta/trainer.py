@@ -64,8 +64,8 @@ class Trainer:
     """θ ← step(θ, meta-gradient of the meta-batch of this step), `iterations` times; Finn et al. 2017, Algorithm 2.
 
     Knows nothing of which algorithm, model or tasks it runs. Step s (from 1) takes the tasks of iteration s − 1, slots
-    0 to meta_batch − 1, and what is drawn at random in a task is drawn from the seed of its meta.Step, so that a state,
-    its sampler and the run's seed determine all that follows.
+    0 to accumulate · meta_batch − 1, and what is drawn at random in a task is drawn from the seed of its meta.Step, so
+    that a state, its sampler and the run's seed determine all that follows.
 
     Args:
         learner: supplies each task's gradient.
@@ -73,6 +73,9 @@ class Trainer:
         seed: of the run: of the initial meta-parameters and of the tasks' random draws.
         iterations: meta-updates in all, ≥ 1.
         meta_batch: tasks of one meta-update, ≥ 1.
+        accumulate: meta-batches whose mean gradient an update takes, ≥ 1: bit for bit the update of one meta-batch that
+            is as many times as large (with tasks in one call, up to rounding), in the memory of one.
+        patience: validations in a row without a better score after which meta.Run ends, ≥ 0; 0: none do.
         log_every: steps between two logs, ≥ 1; the last step is logged too.
         checkpoint_every: steps between two checkpoints, ≥ 1; the last state is kept too.
         val_every: steps between two validations, ≥ 0; 0 for none. Validation runs with the first log that is due at
@@ -108,6 +111,8 @@ class Trainer:
         checkpoint_every: int = 100,
         val_every: int = 100,
         val_tasks: int = 100,
+        accumulate: int = 1,
+        patience: int = 0,
         xray_every: int = 0,
         xray_tasks: int = 8,
         keep: int = 3,
@@ -125,10 +130,17 @@ class Trainer:
         self.workers, self.ranks, self.capture, self.dtype = workers, ranks, capture, dtype
         self.iterations = _at_least(1, "iterations", iterations)
         self.meta_batch = _at_least(1, "meta_batch", meta_batch)
+        self.accumulate = _at_least(1, "accumulate", accumulate)
         self.log_every = _at_least(1, "log_every", log_every)
         self.checkpoint_every = _at_least(1, "checkpoint_every", checkpoint_every)
         self.val_every = _at_least(0, "val_every", val_every)
         self.val_tasks = _at_least(1, "val_tasks", val_tasks)
+        self.patience = _at_least(0, "patience", patience)
+        if self.patience and not self.val_every:
+            raise ValueError(
+                f"Trainer: patience={patience} counts validations, and val_every=0 leaves none; choose "
+                "trainer.val_every ≥ 1, or trainer.patience=0."
+            )
         self.xray_every = _at_least(0, "xray_every", xray_every)
         self.xray_tasks = _at_least(1, "xray_tasks", xray_tasks)
         if self.xray_every and learner.autocast is not None:
@@ -145,6 +157,10 @@ class Trainer:
                 ) from None
         self.keep = _at_least(1, "keep", keep)
         self.keep_best = _at_least(0, "keep_best", keep_best)
+
+    @property
+    def tasks_per_update(self) -> int:
+        return self.accumulate * self.meta_batch
 
     def start(self, device: str | torch.device = "cpu") -> State:
         """The state before the first step: a pure function of the seed."""
@@ -163,7 +179,13 @@ class Trainer:
         batch = batch or self.batch(state)
         for step in range(state.step + 1, self.iterations + 1):
             found = batch.over_ranks(
-                state.params, sampler, step - 1, self.meta_batch, state.state, self.ranks
+                state.params,
+                sampler,
+                step - 1,
+                self.meta_batch,
+                state.state,
+                self.ranks,
+                self.accumulate,
             )
             params, inner = self.optimizer.step(state.params, found.gradient, state.optimizer)
             state = State(step, params, inner, state.state if found.state is None else found.state)

@@ -93,8 +93,11 @@ class Plan:
         return self.measured["peaks"]["trained"] + self._not_tried() - at_once * self.own.bytes(self.tried)
 
     def seconds(self, row: Row | None = None, steps: int | None = None, workers: int | None = None) -> float:
-        """Of a meta-step."""
-        found, (row, steps, workers) = self.measured, self._given(row, steps, workers)
+        """Of a meta-step: of all meta-batches that its update takes."""
+        return self.measured.get("accumulate", 1) * self._seconds(*self._given(row, steps, workers))
+
+    def _seconds(self, row: Row, steps: int, workers: int) -> float:
+        found = self.measured
         if found["batched"]:
             return row.seconds(steps)
         alone = found["meta_batch"] * row.seconds(steps)
@@ -163,6 +166,7 @@ def plan(config: DictConfig, exact_only: bool = False, own_only: bool = False) -
     tried = min(int(steps), FEW) if wanted else int(steps or 0)
     found = _probe({"config": plain, "whole": tried if wanted else None, "estimators": wanted})
     found["meta_batch"] = int(config.trainer.meta_batch)
+    found["accumulate"] = int(config.trainer.get("accumulate", 1))
     if wanted:
         rows = [_row(one, given) for one, given in zip(wanted, found["rows"], strict=True)]
         mixed = next((row for one, row in zip(wanted, rows, strict=True) if _is_plain_mixed(one)), None)
