@@ -7,6 +7,7 @@ plots/                      learning_curve and tasks, each as .png, .pdf and .sv
 test.safetensors            every test task's results, after each inner step: meta.task_results
 result.json                 the test score and its protocol, at the end
 stopped.json                in its place: why the run was stopped before its end
+result-*.json, test-*.safetensors   the same at an earlier end, of a run that was then made longer
 """
 
 from __future__ import annotations
@@ -186,6 +187,7 @@ class Run:
         drop_unfinished(self.folder)
         (self.folder / STOPPED).unlink(missing_ok=True)
         checkpoints.tidy(state.step)
+        self._set_aside_result()
         if not self.resume:
             write_json(self.folder / record.FILE, self.record or {})
             checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
@@ -299,6 +301,17 @@ class Run:
         about = checkpoint.read_header(path)
         self.record = about.get("record")
         return state, float(about["seconds"])
+
+    def _set_aside_result(self) -> None:
+        """What a finished run that is made longer has found at its earlier end is kept, as result-<iterations>.json and
+        test-<iterations>.safetensors: it is no longer what the run has come to."""
+        result = self.folder / "result.json"
+        if not result.exists():
+            return
+        iterations = json.loads(result.read_text(encoding="utf-8"))["iterations"]
+        for path in (self.folder / "test.safetensors", result):
+            if path.exists():
+                path.replace(path.with_stem(f"{path.stem}-{iterations:08d}"))
 
     def _logged_until(self, step: int) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl that a run which goes on after a step keeps."""
