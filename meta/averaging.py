@@ -27,7 +27,7 @@ import torch
 from neo import LiteTensor, autograd, pytree
 from neo.typing import PyTree
 
-__all__ = ["blocks", "mean"]
+__all__ = ["blocks", "mean", "pieces"]
 
 
 def blocks(slots: range) -> list[range]:
@@ -45,6 +45,16 @@ def blocks(slots: range) -> list[range]:
         found.append(range(first, first + size))
         first += size
     return found
+
+
+def pieces(slots: range, most: int) -> list[range]:
+    """Nodes of the tree that make up `slots`, in order, of no more than `most` slots each, ≥ 1."""
+    length = 1 << (most.bit_length() - 1)
+    return [
+        range(first, min(first + length, block.stop))
+        for block in blocks(slots)
+        for first in range(block.start, block.stop, length)
+    ]
 
 
 def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:

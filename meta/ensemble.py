@@ -28,6 +28,7 @@ class Ensemble(MetaLearner):
 
     def __init__(self, learner: MetaLearner, iterations: Sequence[int]) -> None:
         self.learner, self.problem, self.iterations = learner, learner.problem, list(iterations)
+        self.autocast = learner.autocast
 
     def init_state(self, params: PyTree) -> PyTree:
         members: Any = params

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from meta import batch_norm as normalisation
 from meta.distributed import ALONE, Ranks
 from meta.learner import MetaLearner, Predictor, Step, as_predictor, seed_of
 from meta.parallel import Workers
+from meta.precision import computing
 from meta.problems import Problem, constant
 from neo import pytree
 from neo.draws import SeededCalls, replay
@@ -122,9 +124,11 @@ def evaluate(
         step = Step(iteration, slot, seed_of(seed, 0, slot), False, inner_steps, state)
 
         def judged() -> list[tuple[Any, Any]]:
-            predictor = as_predictor(learner.adapt(params, task.support, step))
-            stages = predictor.trajectory if record and predictor.trajectory else (predictor,)
-            return query_losses(problem, [predict_by(stage, task.support) for stage in stages], task.query)
+            with computing(learner, params):
+                predictor = as_predictor(learner.adapt(params, task.support, step))
+                stages = predictor.trajectory if record and predictor.trajectory else (predictor,)
+                predictors = [predict_by(stage, task.support) for stage in stages]
+                return query_losses(problem, predictors, task.query)
 
         losses, scores = zip(*seeded(step.seed, judged, dropout=False), strict=True)
         return _stacked(scores), _stacked(losses)
@@ -173,19 +177,26 @@ def adapted(
 ) -> Predictor:
     """What evaluate() scores for one task: the predictor, with the same Step and random draws."""
     step = Step(iteration, slot, seed_of(seed, 0, slot), False, inner_steps, state)
-    with neo.nn.draws(step.seed, dropout=False):
-        return _drawing(as_predictor(learner.adapt(params, support, step)), step.seed)
+
+    def within() -> ExitStack:
+        stack = ExitStack()
+        stack.enter_context(neo.nn.draws(step.seed, dropout=False))
+        stack.enter_context(computing(learner, params))
+        return stack
+
+    with within():
+        return _within(as_predictor(learner.adapt(params, support, step)), within)
 
 
-def _drawing(predictor: Predictor, seed: int) -> Predictor:
-    """The predictor, drawing from a seed wherever it is called."""
+def _within(predictor: Predictor, within: Callable[[], AbstractContextManager[Any]]) -> Predictor:
+    """The predictor, in a context wherever it is called."""
 
     def predict(x: Any) -> Any:
-        with neo.nn.draws(seed, dropout=False):
+        with within():
             return predictor(x)
 
     stages = predictor.trajectory
-    trajectory = None if stages is None else [_drawing(stage, seed) for stage in stages]
+    trajectory = None if stages is None else [_within(stage, within) for stage in stages]
     return Predictor(predict, predictor.params, trajectory)
 
 

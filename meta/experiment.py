@@ -30,6 +30,7 @@ from meta.model_fit import misfit, unsuited
 from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
 from meta.pictures import Picture
+from meta.precision import SamplerOf, precision_of
 from meta.problems import Problem
 from meta.targets import expect_targets
 from meta.titles import run_title
@@ -68,6 +69,7 @@ class Experiment:
         word = config.evaluation.batch_norm
         if word != OmegaConf.select(config, "model.buffers"):  # which the model has a sentence of its own for
             batch_norm.policy(word)  # known before hours of training
+        self.precision = precision_of(config.get("precision", "float32"))  # an earlier run has none
 
     @cached_property
     def dataset(self) -> TaskSource:
@@ -94,7 +96,10 @@ class Experiment:
         if "training_classes" in argument_names(target):
             parts["training_classes"] = self._training_classes()
         if "model" in wanted:
-            model = build(fitted(self.config.model, lambda: self.dataset))
+            model = build(
+                fitted(self.config.model, lambda: self.dataset),
+                **self.precision.model_options(self.config.model),
+            )
             parts["model"] = model if self.outputs is None else first_outputs(model, self.outputs)
         learner: MetaLearner = build(self.config.algorithm, **parts)
         if not isinstance(learner, MetaLearner):
@@ -102,6 +107,8 @@ class Experiment:
                 f"algorithm._target_={self.config.algorithm._target_} must be a meta.MetaLearner, got "
                 f"{type(learner).__name__}."
             )
+        if self.precision.autocast is not None:
+            learner.autocast = self.precision.autocast
         return learner
 
     def _training_classes(self) -> int:
@@ -129,8 +136,9 @@ class Experiment:
             metric=self.problem.metric.name,
             workers=self.workers,
             ranks=self.ranks,
+            **({} if self.precision.dtype is None else {"dtype": self.precision.dtype}),
         )
-        self.ranks.expect_work(trainer.meta_batch)
+        self.ranks.expect_work(trainer.tasks_per_update)
         return trainer
 
     @cached_property
@@ -170,7 +178,7 @@ class Experiment:
                 "task.varied=true gives tasks of different sizes, which batched=true cannot compute in one call; leave "
                 "out one of them."
             )
-        return sampler
+        return sampler if self.precision.dtype is None else SamplerOf(sampler, self.precision.dtype)
 
     def title(self, sampler: TaskSampler) -> str:
         """What pictures of this run are headed by."""
@@ -182,7 +190,7 @@ class Experiment:
         source = self.config.get("init_from")
         if source is None:
             return None
-        return warm_start(source, self.learner.init(self.config.seed, self.device))
+        return warm_start(source, self.trainer.start(self.device).params)
 
     def start(self) -> State:
         """The state before the first step: a pure function of the seed, and of the run that init_from names."""
@@ -299,6 +307,7 @@ class Experiment:
             "test_tasks": evaluation["tasks"],
         }
         trained = {key: self.config.trainer[key] for key in ("meta_batch", "iterations")}
+        trained |= {key: value for key in ("accumulate",) if (value := self.config.trainer.get(key, 1)) != 1}
         source = {"dataset": self.dataset.name, "split": self.dataset.split}
         return settings | algorithm | problem | named | trained | tested | source
 

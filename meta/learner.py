@@ -106,6 +106,7 @@ class MetaLearner(ABC):
 
     model: Module  # whose init() serves, unless init is overridden; of learners that have one
     problem: Problem = Classification()  # losses and score
+    autocast: torch.dtype | None = None  # under which torch.autocast it works on a task: meta.precision
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         """The meta-parameters to start from: a pure function of seed."""

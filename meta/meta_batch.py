@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 import neo
-from meta.averaging import blocks, mean
+from meta.averaging import blocks, mean, pieces
 from meta.carried import Carried
 from meta.distributed import ALONE, Ranks
 from meta.learner import MetaLearner, Step, TaskResult, seed_of
 from meta.parallel import Batched, Workers
+from meta.precision import computing
 from neo import LiteTensor, pytree
 from neo.draws import SeededCalls
 from neo.typing import PyTree
@@ -97,8 +98,11 @@ class MetaBatch:
         meta_batch: int,
         state: PyTree,
         ranks: Ranks = ALONE,
+        accumulate: int = 1,
     ) -> MetaGradient:
-        """Of slots 0 to meta_batch − 1, a share from each rank; every rank gets the mean of all.
+        """Of slots 0 to accumulate · meta_batch − 1, a share from each rank; every rank gets the mean of all.
+
+        No more than meta_batch tasks are drawn, and with batched=true held, at a time: over all ranks.
 
         Bit for bit the same on any number of ranks, for the sums have one order (meta.averaging); with tasks in one
         call (meta.parallel.Batched) up to rounding.
@@ -106,15 +110,22 @@ class MetaBatch:
         Cost: a rank computes meta_batch / size tasks, and receives `size` times the bytes of the parameters where
             meta_batch / size is a power of two, up to 2 log₂(meta_batch / size) times that otherwise.
         """
-        if ranks.size == 1:
+        total = accumulate * meta_batch
+        if total == meta_batch and ranks.size == 1:
             tasks = sampler.sample(iteration, meta_batch)
             return self.decoded(self.gradient(params, tasks, iteration, range(meta_batch), state))
-        ranks.expect_work(meta_batch)
-        shares = [blocks(ranks.share(meta_batch, rank)) for rank in range(ranks.size)]
-        found = [
-            self.gradient(params, sampler.sample(iteration, block), iteration, block, state)
-            for block in shares[ranks.index]
-        ]
+        ranks.expect_work(total)
+        most = max(meta_batch // ranks.size, 1) if accumulate > 1 else total
+
+        def of_slots(slots: range) -> MetaGradient:
+            if len(slots) <= most:
+                return self.gradient(params, sampler.sample(iteration, slots), iteration, slots, state)
+            return self._joined(map(of_slots, pieces(slots, most)), map(len, pieces(slots, most)))
+
+        if ranks.size == 1:
+            return self.decoded(of_slots(range(total)))
+        shares = [blocks(ranks.share(total, rank)) for rank in range(ranks.size)]
+        found = [of_slots(block) for block in shares[ranks.index]]
         like = found[0]
 
         def template(block: range) -> MetaGradient:
@@ -125,18 +136,8 @@ class MetaBatch:
             return MetaGradient(like.gradient, column(like.loss), column(like.score), like.state, metrics)
 
         everything = ranks.gather(found, [[template(block) for block in share] for share in shares])
-        parts = [part for of_rank in everything for part in of_rank]
-        sizes = [len(block) for share in shares for block in share]
-        gradient, carried = self._mean(((part.gradient, part.state) for part in parts), sizes)
-        return self.decoded(
-            MetaGradient(
-                gradient,
-                torch.cat([part.loss for part in parts]),
-                torch.cat([part.score for part in parts]),
-                carried,
-                {name: torch.cat([part.metrics[name] for part in parts]) for name in like.metrics},
-            )
-        )
+        parts = (part for of_rank in everything for part in of_rank)
+        return self.decoded(self._joined(parts, [len(block) for share in shares for block in share]))
 
     def gradient(
         self, params: PyTree, tasks: Task, iteration: int, slots: Sequence[int], state: PyTree
@@ -178,7 +179,8 @@ class MetaBatch:
         return self._seeded(seed, lambda: self._result(params, task, step))
 
     def _result(self, params: PyTree, task: Any, step: Step) -> _Result:
-        found = self.learner.task_gradient(params, task, step)
+        with computing(self.learner, params):
+            found = self.learner.task_gradient(params, task, step)
         if not isinstance(found, TaskResult):
             raise TypeError(
                 f"{self.owner}.task_gradient must return meta.TaskResult(gradient, loss, score), got "
@@ -258,6 +260,20 @@ class MetaBatch:
                 )
         columns = {name: torch.stack([reported[name] for reported in metrics]) for name in names}
         return MetaGradient(gradient, torch.stack(losses), torch.stack(scores), carried, columns)
+
+    def _joined(self, parts: Iterable[MetaGradient], sizes: Iterable[int]) -> MetaGradient:
+        """Of blocks of slots, in their order, that of all; taken one by one."""
+        columns: list[tuple[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]]] = []
+
+        def trees() -> Iterator[tuple[PyTree, Any]]:
+            for gradient, loss, score, carried, metrics in parts:
+                columns.append((loss, score, metrics))
+                yield gradient, carried
+
+        gradient, carried = self._mean(trees(), sizes)
+        losses, scores, reported = zip(*columns, strict=True)
+        metrics = {name: torch.cat([one[name] for one in reported]) for name in reported[0]}
+        return MetaGradient(gradient, torch.cat(losses), torch.cat(scores), carried, metrics)
 
     def _mean(
         self, parts: Iterable[tuple[PyTree, list[torch.Tensor] | None]], sizes: Iterable[int]

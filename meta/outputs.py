@@ -40,7 +40,8 @@ def outputs_to_look_at(trained: Trained, sampler: TaskSampler) -> int | None:
 
     Raises: ValueError where it has fewer.
     """
-    if not isinstance(trained.problem, Classification) or isinstance(sampler, VariedSampler):
+    drawn_by = getattr(sampler, "drawn_by", sampler)  # of meta.precision.SamplerOf
+    if not isinstance(trained.problem, Classification) or isinstance(drawn_by, VariedSampler):
         return None
     task = sampler.sample(0, 1)[0]
     # A support set need not have an example of every class.

@@ -38,6 +38,7 @@ RESUMABLE = (
     "trainer.iterations",
     "trainer.keep",
     "trainer.keep_best",
+    "trainer.patience",
     "trainer.xray_every",
     "trainer.xray_tasks",
     "workers",

@@ -18,6 +18,7 @@ from meta.files import write_json
 from meta.finished_run import FinishedRun, NotWritten, expect_name
 from meta.learner import Step, TaskResult, as_predictor
 from meta.metrics_file import plain
+from meta.precision import computing
 from meta.problems import constant
 from meta.resume import expect_own, expect_version
 from meta.trained import Trained
@@ -78,9 +79,10 @@ def replay(experiment: Experiment, state: State, slot: int) -> Replayed:
     Raises: ValueError for a slot that no meta-batch has; what the learner raises.
     """
     trainer = experiment.trainer
-    if not 0 <= slot < trainer.meta_batch:
+    if not 0 <= slot < trainer.tasks_per_update:
         raise ValueError(
-            f"slot={slot} must be from 0 to {trainer.meta_batch - 1}: a meta-batch has {trainer.meta_batch}."
+            f"slot={slot} must be from 0 to {trainer.tasks_per_update - 1}: an update takes {trainer.tasks_per_update} "
+            "tasks."
         )
     task = experiment.sampler("train").sample(state.step, [slot])[0]
     batch = trainer.batch(state)
@@ -88,9 +90,9 @@ def replay(experiment: Experiment, state: State, slot: int) -> Replayed:
     result = batch.alone(state.params, task, step)
 
     def scored() -> list[task_results.Step]:
-        predictor = as_predictor(trainer.learner.adapt(state.params, task.support, step))
-        stages = predictor.trajectory or (predictor,)
-        pairs = query_losses(experiment.problem, stages, task.query)
+        with computing(trainer.learner, state.params):
+            predictor = as_predictor(trainer.learner.adapt(state.params, task.support, step))
+            pairs = query_losses(experiment.problem, predictor.trajectory or (predictor,), task.query)
         return [task_results.Step(_number(score), math.nan, _number(loss)) for loss, score in pairs]
 
     return Replayed(experiment.trained(state), task, step, result, SeededCalls()(step.seed, scored))

@@ -117,11 +117,11 @@ def resumed_config(folder: Path, overrides: Mapping[str, Any]) -> DictConfig:
     length = "trainer.iterations"
     after = _resolved(config)
     for key in sorted(before) if length in overrides else ():
-        if key.startswith(("algorithm.", "optimizer.")) and before[key] != after.get(key):
+        if before[key] != after.get(key) and not (key in overrides or may_change(key)):
             raise CheckpointError(
                 f"{length}={after[length]} makes {key} {after[key]}, and it was {before[key]} in the past steps of the "
                 f"run in {folder}; resume it with {length}={before[length]}. A run that is to be made longer begins "
-                f"with a number for {key}."
+                f"with a number for {key}; a new run with init_from={folder} goes on from what this one has learned."
             )
     return config
 

@@ -7,6 +7,7 @@ plots/                      learning_curve and tasks, each as .png, .pdf and .sv
 test.safetensors            every test task's results, after each inner step: meta.task_results
 result.json                 the test score and its protocol, at the end
 stopped.json                in its place: why the run was stopped before its end
+result-*.json, test-*.safetensors   the same at an earlier end, of a run that was then made longer
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from omegaconf import DictConfig
 from meta import checkpoint, record, run_summary, task_results
 from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
+from meta.early_stopping import Patience
 from meta.evaluate import Evaluation
 from meta.experiment import Experiment, device_name, versions
 from meta.files import drop_unfinished, lock_dir, write_json
 from meta.interruption import STOPPED, Interrupted, Interruptions, Stopped
-from meta.metrics_file import Metrics, plain
+from meta.metrics_file import Metrics, plain, read_metrics
 from meta.outcome import draw
 from meta.plausibility import LossWatch
 from meta.progress import Progress
@@ -88,9 +90,9 @@ class Run:
 
         Raises: BlockingIOError for a folder that another process is writing; CheckpointError where it cannot be
             resumed; TrainingError; RankError; TypeError or ValueError for a learner whose results have the wrong form;
-            Interrupted at SIGINT or SIGTERM to any rank, and Stopped where `validated` gave a reason, with a
-            checkpoint of the step that it ended at; OSError naming the file that could not be written. What the run has
-            written by then stays, and can be resumed.
+            Interrupted at SIGINT or SIGTERM to any rank, and Stopped where `validated` or trainer.patience gave a
+            reason, with a checkpoint of the step that it ended at; OSError naming the file that could not be written.
+            What the run has written by then stays, and can be resumed.
         """
         with self.interruptions, contextlib.ExitStack() as stack:
             if self.ranks.first:
@@ -155,6 +157,7 @@ class Run:
         about = {**experiment.about(), "record": self.record}
         began = time.monotonic() - spent_s
         best = self._best_so_far(state.step)
+        patience = Patience(trainer.patience, self.metric, self._logged_until(state.step))
 
         def seconds() -> float:
             return time.monotonic() - began
@@ -171,7 +174,8 @@ class Run:
                 best = result.mean
                 checkpoints.save_best(state, about)
             if result is not None:
-                reason = self.validated(state.step, result.mean)
+                impatient = patience.told(state.step, result.mean)
+                reason = self.validated(state.step, result.mean) or impatient
                 self.reason = reason if state.step < trainer.iterations else None
             due = state.step % trainer.checkpoint_every == 0 or state.step == trainer.iterations
             if due or checkpoints.among_best(about):
@@ -183,6 +187,7 @@ class Run:
         drop_unfinished(self.folder)
         (self.folder / STOPPED).unlink(missing_ok=True)
         checkpoints.tidy(state.step)
+        self._set_aside_result()
         if not self.resume:
             write_json(self.folder / record.FILE, self.record or {})
             checkpoints.save(state, described(None))  # so that a run can be resumed from its first moment on
@@ -296,6 +301,23 @@ class Run:
         about = checkpoint.read_header(path)
         self.record = about.get("record")
         return state, float(about["seconds"])
+
+    def _set_aside_result(self) -> None:
+        """What a finished run that is made longer has found at its earlier end is kept, as result-<iterations>.json and
+        test-<iterations>.safetensors: it is no longer what the run has come to."""
+        result = self.folder / "result.json"
+        if not result.exists():
+            return
+        iterations = json.loads(result.read_text(encoding="utf-8"))["iterations"]
+        for path in (self.folder / "test.safetensors", result):
+            if path.exists():
+                path.replace(path.with_stem(f"{path.stem}-{iterations:08d}"))
+
+    def _logged_until(self, step: int) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl that a run which goes on after a step keeps."""
+        path = self.folder / "metrics.jsonl"
+        lines = read_metrics(path) if self.resume and path.exists() else []
+        return [line for line in lines if line["step"] <= step]
 
     def _best_so_far(self, step: int) -> float:
         """The best validation score up to a step; one found later, by a run that was then killed, does not count."""

@@ -33,8 +33,10 @@ SHOWN = (
 
 def summary(experiment: Experiment, state: State, folder: Path, resumed: bool) -> str:
     """Some aligned lines about a run that is about to take its next step; its logger has been started."""
-    trainer, ranks = experiment.trainer, experiment.ranks
-    steps = f"{trainer.iterations} iterations of {trainer.meta_batch} tasks"
+    trainer = experiment.trainer
+    steps = f"{trainer.iterations} iterations of {trainer.tasks_per_update} tasks"
+    if trainer.accumulate > 1:
+        steps += f", {trainer.accumulate} meta-batches of {trainer.meta_batch}"
     if resumed:
         steps += f"; resumed after {state.step}, {trainer.iterations - state.step} are left"
     lines = {
@@ -42,7 +44,7 @@ def summary(experiment: Experiment, state: State, folder: Path, resumed: bool) -
         "tasks": _tasks(experiment),
         "model": _model(experiment, state),
         **({"init": experiment.warm_start.said} if not resumed and experiment.warm_start else {}),
-        "device": device_name(experiment.device) + (f", {ranks.size} ranks" if ranks.size > 1 else ""),
+        "device": _device(experiment),
         "run": steps,
         "folder": str(folder),
     }
@@ -100,6 +102,12 @@ def peak_memory(device: torch.device) -> str:
 
 def _mebibytes(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
+
+
+def _device(experiment: Experiment) -> str:
+    ranks, precision = experiment.ranks.size, experiment.precision.name
+    said = device_name(experiment.device) + (f", {ranks} ranks" if ranks > 1 else "")
+    return said if precision == "float32" else f"{said}, {precision}"
 
 
 def _data(experiment: Experiment) -> str:

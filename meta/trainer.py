@@ -15,6 +15,7 @@ from meta.evaluate import Evaluation, Sampler
 from meta.learner import MetaLearner
 from meta.meta_batch import MetaBatch, MetaGradient
 from meta.parallel import Workers
+from meta.precision import cast
 from meta.sizes import parse_size
 from meta.xray import expect_unrolled, track
 from neo.guards import settle
@@ -63,8 +64,8 @@ class Trainer:
     """θ ← step(θ, meta-gradient of the meta-batch of this step), `iterations` times; Finn et al. 2017, Algorithm 2.
 
     Knows nothing of which algorithm, model or tasks it runs. Step s (from 1) takes the tasks of iteration s − 1, slots
-    0 to meta_batch − 1, and what is drawn at random in a task is drawn from the seed of its meta.Step, so that a state,
-    its sampler and the run's seed determine all that follows.
+    0 to accumulate · meta_batch − 1, and what is drawn at random in a task is drawn from the seed of its meta.Step, so
+    that a state, its sampler and the run's seed determine all that follows.
 
     Args:
         learner: supplies each task's gradient.
@@ -72,6 +73,9 @@ class Trainer:
         seed: of the run: of the initial meta-parameters and of the tasks' random draws.
         iterations: meta-updates in all, ≥ 1.
         meta_batch: tasks of one meta-update, ≥ 1.
+        accumulate: meta-batches whose mean gradient an update takes, ≥ 1: bit for bit the update of one meta-batch that
+            is as many times as large (with tasks in one call, up to rounding), in the memory of one.
+        patience: validations in a row without a better score after which meta.Run ends, ≥ 0; 0: none do.
         log_every: steps between two logs, ≥ 1; the last step is logged too.
         checkpoint_every: steps between two checkpoints, ≥ 1; the last state is kept too.
         val_every: steps between two validations, ≥ 0; 0 for none. Validation runs with the first log that is due at
@@ -91,6 +95,7 @@ class Trainer:
             changes nothing. It keeps the memory of one meta-batch. Not yet run on a GPU.
         memory: the most that a run may take, "2GB". The trainer only looks whether it is an amount: scripts/train.py
             chooses by it before the run is built, as meta.planning.settled does.
+        dtype: of the meta-parameters, and so of the carried state and the optimiser's; None: as the learner draws them.
     Raises: ValueError naming the argument.
     """
 
@@ -106,6 +111,8 @@ class Trainer:
         checkpoint_every: int = 100,
         val_every: int = 100,
         val_tasks: int = 100,
+        accumulate: int = 1,
+        patience: int = 0,
         xray_every: int = 0,
         xray_tasks: int = 8,
         keep: int = 3,
@@ -115,19 +122,32 @@ class Trainer:
         ranks: Ranks = ALONE,
         capture: bool = False,
         memory: str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.memory = None if memory is None else parse_size(memory, "trainer.memory")
         self.learner, self.optimizer, self.seed = learner, optimizer, seed
         self.metric = metric or learner.problem.metric.name
-        self.workers, self.ranks, self.capture = workers, ranks, capture
+        self.workers, self.ranks, self.capture, self.dtype = workers, ranks, capture, dtype
         self.iterations = _at_least(1, "iterations", iterations)
         self.meta_batch = _at_least(1, "meta_batch", meta_batch)
+        self.accumulate = _at_least(1, "accumulate", accumulate)
         self.log_every = _at_least(1, "log_every", log_every)
         self.checkpoint_every = _at_least(1, "checkpoint_every", checkpoint_every)
         self.val_every = _at_least(0, "val_every", val_every)
         self.val_tasks = _at_least(1, "val_tasks", val_tasks)
+        self.patience = _at_least(0, "patience", patience)
+        if self.patience and not self.val_every:
+            raise ValueError(
+                f"Trainer: patience={patience} counts validations, and val_every=0 leaves none; choose "
+                "trainer.val_every ≥ 1, or trainer.patience=0."
+            )
         self.xray_every = _at_least(0, "xray_every", xray_every)
         self.xray_tasks = _at_least(1, "xray_tasks", xray_tasks)
+        if self.xray_every and learner.autocast is not None:
+            raise ValueError(
+                f"Trainer: xray_every={xray_every} looks into the inner loop in float32, and the run computes in "
+                f"{learner.autocast}; set trainer.xray_every=0, or precision=float32."
+            )
         if self.xray_every:
             try:
                 expect_unrolled(learner)
@@ -138,9 +158,15 @@ class Trainer:
         self.keep = _at_least(1, "keep", keep)
         self.keep_best = _at_least(0, "keep_best", keep_best)
 
+    @property
+    def tasks_per_update(self) -> int:
+        return self.accumulate * self.meta_batch
+
     def start(self, device: str | torch.device = "cpu") -> State:
         """The state before the first step: a pure function of the seed."""
         params = self.learner.init(self.seed, device)
+        if self.dtype is not None:
+            params = cast(params, self.dtype)
         return State(0, params, self.optimizer.init(params), self.learner.init_state(params))
 
     def steps(
@@ -153,7 +179,13 @@ class Trainer:
         batch = batch or self.batch(state)
         for step in range(state.step + 1, self.iterations + 1):
             found = batch.over_ranks(
-                state.params, sampler, step - 1, self.meta_batch, state.state, self.ranks
+                state.params,
+                sampler,
+                step - 1,
+                self.meta_batch,
+                state.state,
+                self.ranks,
+                self.accumulate,
             )
             params, inner = self.optimizer.step(state.params, found.gradient, state.optimizer)
             state = State(step, params, inner, state.state if found.state is None else found.state)

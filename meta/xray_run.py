@@ -15,10 +15,9 @@ from meta.files import atomic_write, write_json
 from meta.finished_run import FinishedRun, NotWritten, expect_name
 from meta.learner import Step, seed_of
 from meta.parallel import Workers
+from meta.precision import cast
 from meta.xray import SAFE, expect_unrolled, report, windows_of, xray
 from meta.xray.report import csv_table, expect_cosine, markdown
-from neo import LiteTensor, pytree
-from neo.typing import PyTree
 
 __all__ = ["xray_run"]
 
@@ -75,7 +74,7 @@ def xray_run(
         (trained.iteration, experiment.config.seed) if part == "train" else (0, trained.evaluation_seed)
     )
     params, state, drawn = (
-        _cast(tree, DTYPES[dtype])
+        cast(tree, DTYPES[dtype])
         for tree in (trained.params, trained.state, sampler.sample(iteration, tasks))
     )
     steps = (
@@ -132,18 +131,6 @@ def _expect_arguments(
             f"seed={overrides['evaluation.seed']} chooses among val and test tasks, and part=train takes those of the "
             "run's next meta-update; leave one out."
         )
-
-
-def _cast(tree: PyTree, dtype: torch.dtype) -> PyTree:
-    """Floating-point leaves in another dtype."""
-
-    def cast(leaf: Any) -> Any:
-        if isinstance(leaf, LiteTensor):
-            return LiteTensor(leaf.data.to(dtype)) if leaf.data.is_floating_point() else leaf
-        return leaf.to(dtype) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
-
-    cast_tree: PyTree = pytree.tree_map(cast, tree)
-    return cast_tree
 
 
 def _title(result: Mapping[str, Any]) -> str:

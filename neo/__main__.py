@@ -15,6 +15,7 @@ from pathlib import Path
 __all__ = [
     "bench",
     "evaluate",
+    "export",
     "main",
     "new",
     "paired",
@@ -28,7 +29,19 @@ __all__ = [
 
 HERE = Path(__file__).absolute().parents[1]
 PACKAGES = ("meta", "tasks")
-COMMANDS = ("train", "plan", "evaluate", "paired", "report", "xray", "replay", "reproduce", "new", "bench")
+COMMANDS = (
+    "train",
+    "plan",
+    "evaluate",
+    "paired",
+    "report",
+    "xray",
+    "replay",
+    "reproduce",
+    "export",
+    "new",
+    "bench",
+)
 
 
 def prefer_own_packages() -> None:
@@ -81,6 +94,10 @@ def replay() -> None:
 
 def reproduce() -> None:
     _run("reproduce")
+
+
+def export() -> None:
+    _run("export")
 
 
 def new() -> None:

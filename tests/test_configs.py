@@ -20,7 +20,7 @@ from meta.experiment import Experiment, build
 from meta.trainer import Trainer
 from tests.meta.runs import train
 
-COMMANDS = ("train", "evaluate", "xray", "replay", "reproduce", "mnist", "compare")
+COMMANDS = ("train", "evaluate", "export", "xray", "replay", "reproduce", "mnist", "compare")
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
 
 

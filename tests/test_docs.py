@@ -14,6 +14,7 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 import neo.functions
+from meta.cli import dry_run
 from meta.cli.overrides import check, parse
 from neo.functions import registry
 
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {
     f"scripts/{name}.py": name
-    for name in ("train", "evaluate", "xray", "replay", "reproduce", "mnist", "bench")
+    for name in ("train", "evaluate", "export", "xray", "replay", "reproduce", "mnist", "bench")
 } | {"scripts/plan.py": "train"}  # with a configuration each
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -94,7 +95,7 @@ def test_readme_has_snippets() -> None:
 
 @pytest.mark.parametrize(("config_name", "arguments"), commands())
 def test_command_has_keys_and_choices_that_exist(config_name: str, arguments: list[str]) -> None:
-    parsed = get_args_parser().parse_args(arguments)
+    parsed = get_args_parser().parse_args([one for one in arguments if one != dry_run.FLAG])
     check(config_name, parse(parsed.overrides), parsed.multirun)
 
 

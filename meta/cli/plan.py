@@ -45,7 +45,8 @@ def _parts(found: Plan) -> list[str]:
     steps = "" if found.steps is None else f", {_counted(found.steps, 'inner step')}"
     beside = f", {_counted(found.workers, 'task')} at a time" if found.has_workers else ""
     title = found.own.title_at(found.steps or 0)
-    said = f"{found.seconds():.3g} s a meta-step of {_counted(int(found.measured['meta_batch']), 'task')}"
+    tasks = int(found.measured["meta_batch"] * found.measured.get("accumulate", 1))
+    said = f"{found.seconds():.3g} s a meta-step of {_counted(tasks, 'task')}"
     lines = [f"{title}{steps}{beside}: peak of {where} {format_size(found.peak())}, {said}"]
     about = {
         "process": "Python, torch and Neo, before anything is built",

@@ -2,6 +2,8 @@
 
 Everything in conf/train.yaml and its groups can be overridden. To continue a run that was stopped:
 python scripts/train.py resume=RUN_DIR
+To know what a run would be, take one step of it, and write nothing:
+python scripts/train.py --dry-run task=omniglot
 On several processes, which share each meta-batch: torchrun --nproc-per-node=4 scripts/train.py task=omniglot seed=1
 
 -m sweeps: python scripts/train.py -m algorithm.inner_lr=0.1,0.4 seed=0,1,2
@@ -13,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from meta.cli import command, folders, sweeps
 from meta.cli.configs import composed
+from meta.cli.dry_run import FLAG, DryRun
 from meta.cli.overrides import ConfigError, value_of
 from meta.cli.value_types import quoted
 from meta.distributed import Ranks, launched
@@ -203,7 +207,12 @@ def _resume(folder: Path) -> str:
 
 
 def main() -> None:
-    command.run("train", job, before, in_ranks=True)
+    if FLAG in sys.argv[1:]:
+        sys.argv = [one for one in sys.argv if one != FLAG]
+        dry_run = DryRun(_expect_free)
+        command.run("train", dry_run.job, dry_run.before, in_ranks=True)
+    else:
+        command.run("train", job, before, in_ranks=True)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,11 @@ class Plan:
         return self.measured["peaks"]["trained"] + self._not_tried() - at_once * self.own.bytes(self.tried)
 
     def seconds(self, row: Row | None = None, steps: int | None = None, workers: int | None = None) -> float:
-        """Of a meta-step."""
-        found, (row, steps, workers) = self.measured, self._given(row, steps, workers)
+        """Of a meta-step: of all meta-batches that its update takes."""
+        return self.measured.get("accumulate", 1) * self._seconds(*self._given(row, steps, workers))
+
+    def _seconds(self, row: Row, steps: int, workers: int) -> float:
+        found = self.measured
         if found["batched"]:
             return row.seconds(steps)
         alone = found["meta_batch"] * row.seconds(steps)
@@ -143,28 +146,32 @@ class Plan:
         return levels * found["parameters"] + (found["meta_batch"] - found["tried"]) * found["task"]
 
 
-def plan(config: DictConfig, exact_only: bool = False) -> Plan:
+def plan(config: DictConfig, exact_only: bool = False, own_only: bool = False) -> Plan:
     """Measure one dry task of a configuration in a process of its own, by each estimator and few inner steps.
 
     Args:
         config: conf/train.yaml, composed.
         exact_only: leave out approximate estimators but the configuration's own.
+        own_only: leave out all but that, and what it is foretold from.
     Raises: ValueError for what a run of it would refuse, and where the system does not tell what a process takes.
     Cost: some twenty tasks, and the start of a process.
     """
     algorithm: Any = config.algorithm
     steps = algorithm.get("inner_steps")
     wanted = _estimators(algorithm, exact_only) if "meta_gradient" in algorithm else []
+    if own_only:  # segments are foretold from mixed mode without any
+        wanted = wanted[:1] + [one for one in wanted[1:] if "each" in wanted[0] and _is_plain_mixed(one)]
     device = resolve_device(str(config.device))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     tried = min(int(steps), FEW) if wanted else int(steps or 0)
     found = _probe({"config": plain, "whole": tried if wanted else None, "estimators": wanted})
     found["meta_batch"] = int(config.trainer.meta_batch)
+    found["accumulate"] = int(config.trainer.get("accumulate", 1))
     if wanted:
         rows = [_row(one, given) for one, given in zip(wanted, found["rows"], strict=True)]
-        mixed = next(row for row in rows if row.name == "mixed" and not row.settings)
+        mixed = next((row for one, row in zip(wanted, rows, strict=True) if _is_plain_mixed(one)), None)
         rows = [
-            _in_segments(row, mixed, one) if "each" in one else row
+            _in_segments(row, mixed, one) if "each" in one and mixed else row
             for one, row in zip(wanted, rows, strict=True)
         ]
     else:
@@ -198,6 +205,10 @@ def _estimators(algorithm: Any, exact_only: bool) -> list[dict[str, Any]]:
         if other == "mixed":
             wanted.append(segments(None))
     return wanted
+
+
+def _is_plain_mixed(asked: Mapping[str, Any]) -> bool:
+    return asked["name"] == "mixed" and not asked["settings"]
 
 
 def _row(asked: Mapping[str, Any], given: Mapping[str, Any]) -> Row:

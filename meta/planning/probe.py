@@ -116,6 +116,7 @@ class Probe:
         config.evaluation.inner_steps = None if steps is None else min(steps, TESTED)
         config.evaluation.tasks = min(config.evaluation.tasks, max(2 * self.workers, 2))
         config.trainer.update(iterations=3, meta_batch=tried, log_every=1, val_every=0, checkpoint_every=3)
+        config.trainer.update(accumulate=1, patience=0)
         run = DryRun(config, self.folder)
         run.experiment = Experiment(config, dataset=self.dataset)
         self.found |= {"tried": tried, "peaks": run.peaks(self.meter)}

@@ -49,6 +49,11 @@ def check(config: DictConfig, overrides: Sequence[Override]) -> None:
             f"hydra.sweeper.pruner={settings.pruner} stops a trial by its validation score; it needs "
             f"hydra.sweeper.objectives=[score], got [{','.join(wanted)}]."
         )
+    if config.trainer.patience:
+        raise ConfigError(
+            f"trainer.patience={config.trainer.patience} stops runs without a result, which a search takes for no use; "
+            "leave it out, and stop trials with hydra.sweeper.pruner=patient, median ..."
+        )
     if config.trainer.val_every == 0 and any(name == "score" or name.startswith("val/") for name in wanted):
         raise ConfigError(
             "the search looks for the best validation score, and trainer.val_every=0 leaves none; choose "

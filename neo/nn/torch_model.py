@@ -159,6 +159,11 @@ class TorchModel(Module):
         """
         return dict(self._constants)
 
+    @property
+    def tied(self) -> dict[str, str]:
+        """Of tensors that the module has under several names, each further name → the first, by which params has it."""
+        return dict(self._blueprint.tied)
+
     def params(self) -> Params:
         """The module's own weights."""
         return {name: LiteTensor(weight) for name, weight in self._blueprint.parameters.items()}

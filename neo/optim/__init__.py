@@ -12,7 +12,7 @@ from neo.optim.nadam import NadamState, nadam
 from neo.optim.radam import radam
 from neo.optim.rmsprop import RMSpropState, rmsprop
 from neo.optim.rprop import RpropState, rprop
-from neo.optim.schedule import constant, cosine, exponential_decay, step_decay, warmup
+from neo.optim.schedule import constant, cosine, exponential_decay, step_decay, warmup, warmup_cosine
 from neo.optim.sgd import MomentumState, momentum, nesterov, sgd
 
 __all__ = [
@@ -52,4 +52,5 @@ __all__ = [
     "sgd",
     "step_decay",
     "warmup",
+    "warmup_cosine",
 ]

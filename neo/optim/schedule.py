@@ -15,7 +15,7 @@ from neo import pytree
 from neo.optim.base import Rate, Schedule
 from neo.optim.recipe import remakeable
 
-__all__ = ["constant", "cosine", "exponential_decay", "step_decay", "warmup"]
+__all__ = ["constant", "cosine", "exponential_decay", "step_decay", "warmup", "warmup_cosine"]
 
 
 @remakeable
@@ -69,6 +69,21 @@ def warmup(steps: int, then: Rate | Schedule, start: float = 0.0) -> Schedule:
         return follow(step - steps)
 
     return schedule
+
+
+@remakeable
+def warmup_cosine(
+    rate: Rate, steps: int, warmup_steps: int, start: float = 0.0, final: float = 0.0
+) -> Schedule:
+    """warmup from start · rate to rate, then cosine to final · rate, over `steps` steps in all.
+
+    Raises: ValueError where the warm-up leaves none of them.
+    """
+    if not warmup_steps < steps:
+        raise ValueError(
+            f"warmup_cosine: expected warmup_steps below the {steps} steps in all, got {warmup_steps}"
+        )
+    return warmup(warmup_steps, cosine(rate, steps - warmup_steps, final), start)
 
 
 def _scaled(rate: Any, factor: float) -> Any:

@@ -22,6 +22,7 @@ from meta.loggers import Logger
 from meta.metrics_file import read_metrics
 from meta.outcome import sentence
 from meta.resume import resumed_config
+from meta.tables import results
 from tests.meta.runs import train
 
 TINY = [
@@ -315,6 +316,44 @@ def test_diverging_run_keeps_what_it_has_written(tmp_path):
         train(tiny("optimizer.lr=1e30", "trainer.checkpoint_every=1"), tmp_path)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")][:1] == [1]
     assert read_header(Checkpoints(tmp_path / "checkpoints").last())["step"] >= 1
+
+
+@pytest.mark.slow
+def test_finished_run_made_longer_is_the_longer_run(tmp_path):
+    """Also where it ended between two validations; that end stays in its log, and its result under its own name."""
+    often = ("trainer.log_every=2", "trainer.iterations=6")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(tiny(*often), whole)
+    train(tiny(*often, "trainer.iterations=3"), run)
+    short = (run / "result.json").read_bytes()
+    with pytest.raises(Stopped):
+        train(
+            resumed_config(run, {"trainer.iterations": 6}),
+            run,
+            resume=True,
+            validated=lambda step, score: "enough",
+        )
+    assert not (run / "result.json").exists()
+    assert results(run)["status"].tolist() == ["stopped"]
+    train(resumed_config(run, {}), run, resume=True)
+    assert [line for line in numbers(run) if line["step"] != 3] == numbers(whole)
+    for name, tensor in tensors(whole).items():
+        assert torch.equal(tensor, tensors(run)[name]), name
+    ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (run, whole))
+    assert ours["test/loss"] == theirs["test/loss"]
+    assert ours["protocol"] == theirs["protocol"]
+    assert (run / "result-00000003.json").read_bytes() == short
+    assert (run / "test-00000003.safetensors").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["adam_cosine", "adam_warmup"])
+def test_a_schedule_over_the_length_of_a_run_keeps_it_from_being_made_longer(optimizer, tmp_path):
+    rate = ["optimizer.lr.warmup_steps=1"] if optimizer == "adam_warmup" else []
+    with pytest.raises(Stopped):
+        train(tiny(f"optimizer={optimizer}", *rate), tmp_path, validated=lambda step, score: "enough")
+    said = r"trainer\.iterations=8 makes optimizer\.lr\.steps 8, and it was 4 .* a new run with init_from="
+    with pytest.raises(CheckpointError, match=said):
+        resumed_config(tmp_path, {"trainer.iterations": 8})
 
 
 SINUSOID = [

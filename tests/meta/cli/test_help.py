@@ -113,7 +113,7 @@ def test_help_is_printed_and_nothing_is_run_or_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["evaluate", "xray", "replay", "reproduce", "mnist", "bench"])
+@pytest.mark.parametrize("name", ["evaluate", "export", "xray", "replay", "reproduce", "mnist", "bench"])
 def test_every_command_says_what_it_does(tmp_path, name):
     done = call(tmp_path, name, "--help")
     assert done.code == 0, done.stderr

@@ -9,7 +9,17 @@ import torch
 from torch.optim import lr_scheduler
 
 import neo
-from neo.optim import adam, constant, cosine, exponential_decay, momentum, sgd, step_decay, warmup
+from neo.optim import (
+    adam,
+    constant,
+    cosine,
+    exponential_decay,
+    momentum,
+    sgd,
+    step_decay,
+    warmup,
+    warmup_cosine,
+)
 
 PAIRS: dict[str, tuple[Callable[[int], float], Callable, int]] = {
     "constant": (constant(0.3), lambda o: lr_scheduler.ConstantLR(o, 1.0), 50),
@@ -39,6 +49,14 @@ def test_schedule_equals_torchs_over_50_steps(name: str) -> None:
         assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-15)
         optimizer.step()
         scheduler.step()
+
+
+def test_warmup_cosine_is_both_in_so_many_steps_in_all() -> None:
+    both, then = warmup_cosine(0.3, 50, 10, 0.2, 0.1), warmup(10, cosine(0.3, 40, 0.1), 0.2)
+    assert [both(step) for step in range(60)] == [then(step) for step in range(60)]
+    assert both(50) == pytest.approx(0.03)
+    with pytest.raises(ValueError, match="expected warmup_steps below the 10 steps in all, got 10"):
+        warmup_cosine(0.3, 10, 10)
 
 
 def test_schedules_go_on_after_their_last_step() -> None:
