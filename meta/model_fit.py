@@ -1,4 +1,4 @@
-"""Whether a model takes a task's inputs and gives what its targets ask for: asked where a first call has failed."""
+"""Whether a model takes a task's inputs and gives what its targets ask for: asked before training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import neo
-from meta.learner import MetaLearner
-from meta.problems import Problem, constant
+from meta.learner import MetaLearner, ModelPredictor
+from meta.problems import Classification, Problem, constant
 
-__all__ = ["misfit"]
+__all__ = ["Looking", "misfit", "too_many_outputs"]
 
 REMEDY = "Set these values to fit, or choose another model=..."
 
@@ -50,6 +50,45 @@ def misfit(
     except Exception:
         return None
     return None
+
+
+class Looking:
+    """A learner, which remembers the predictor that it adapted last."""
+
+    def __init__(self, learner: MetaLearner) -> None:
+        self.learner = learner
+        self.predictor: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.learner, name)
+
+    def adapt(self, *arguments: Any) -> Any:
+        self.predictor = found = self.learner.adapt(*arguments)
+        return found
+
+
+def too_many_outputs(
+    predictor: Any, problem: Problem, task: Any, ways: int | None, config: DictConfig
+) -> str | None:
+    """Why a classifier's head does not fit, though its predictions can be scored: it has more outputs than classes.
+
+    They would take their share of every softmax, and of a loss that is reduced by the number of outputs. None where it
+    fits, and for a predictor that is no model's own prediction.
+
+    Args:
+        ways: of the training tasks; None where they have no number of their own.
+    Cost: one prediction of a support set.
+    """
+    if ways is None or not isinstance(problem, Classification) or not isinstance(predictor, ModelPredictor):
+        return None
+    with neo.nn.draws(None):
+        prediction = constant(predictor(task.support.x))
+    if prediction.ndim != 2 or prediction.shape[1] <= ways:
+        return None
+    return (
+        f"{_named(config)} has {prediction.shape[1]} outputs, and the tasks have {ways} classes: set its number of "
+        f"outputs to {ways}, which a configuration says as ${{task.ways}}."
+    )
 
 
 def _named(config: DictConfig) -> str:
