@@ -9,13 +9,13 @@ import torch
 
 from neo.nn import Frozen, TorchModel
 
-__all__ = ["checksum_of_constants"]
+__all__ = ["checksum_of_constants", "constants_of"]
 
 
-def checksum_of_constants(model: Any) -> str | None:
-    """SHA-256 of a model's constants, whatever is wrapped around it: names, dtypes, shapes and numbers.
+def constants_of(model: Any) -> dict[str, torch.Tensor]:
+    """What is frozen in a model, or given to it by a file as a constant, whatever is wrapped around it.
 
-    None where it has none that are frozen or given. Buffers that a module makes for itself are a function of its code.
+    Buffers that a module makes for itself are a function of its code, and not among them.
     """
     found: dict[str, torch.Tensor] = {}
     while model is not None:
@@ -24,6 +24,12 @@ def checksum_of_constants(model: Any) -> str | None:
         elif isinstance(model, TorchModel) and getattr(model, "pretrained", False):
             found |= model.state
         model = getattr(model, "model", None)
+    return found
+
+
+def checksum_of_constants(model: Any) -> str | None:
+    """SHA-256 of constants_of(model): names, dtypes, shapes and numbers; None where there are none."""
+    found = constants_of(model)
     if not found:
         return None
     digest = hashlib.sha256()

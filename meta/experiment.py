@@ -26,7 +26,7 @@ from meta.evaluate import Evaluation, evaluate
 from meta.imports import accepted, argument_names, expect_known_arguments, located
 from meta.learner import MetaLearner
 from meta.loggers import Loggers
-from meta.model_fit import misfit, unsuited
+from meta.model_fit import Looking, misfit, too_many_outputs, unsuited
 from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
 from meta.pictures import Picture
@@ -38,7 +38,7 @@ from meta.trained import Trained
 from meta.trainer import State, Trainer
 from meta.warm_start import WarmStart, warm_start
 from neo.typing import PyTree
-from tasks import TaskSampler, TaskSource, VariedSampler
+from tasks import EpisodeSampler, TaskSampler, TaskSource, VariedSampler
 
 __all__ = ["Experiment", "resolve_device", "versions"]
 
@@ -269,9 +269,10 @@ class Experiment:
 
         Raises: ValueError for a model that does not fit the tasks, saying both shapes; what the learner raises.
         """
+        looking: Any = Looking(self.learner)
         try:
-            return evaluate(
-                self.learner,
+            found = evaluate(
+                looking,
                 state.params,
                 sampler,
                 1,
@@ -289,6 +290,16 @@ class Experiment:
             if reason is None:
                 raise
             raise ValueError(reason) from error
+        train = self.sampler("train")
+        ways = (
+            train.ways if isinstance(train, EpisodeSampler) and not isinstance(train, VariedSampler) else None
+        )
+        reason = too_many_outputs(
+            looking.predictor, self.problem, sampler.sample(0, [0])[0], ways, self.config
+        )
+        if reason is not None:
+            raise ValueError(reason)
+        return found
 
     def protocol(self) -> dict[str, Any]:
         """How the numbers of this run came about, flat: all that tasks, algorithm and evaluation were set to.

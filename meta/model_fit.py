@@ -1,4 +1,4 @@
-"""Whether model, algorithm and tasks fit together: asked where a first call has failed."""
+"""Whether model, algorithm and tasks fit together: asked before training."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import neo
-from meta.learner import MetaLearner
-from meta.problems import Problem, constant
+from meta.learner import MetaLearner, ModelPredictor
+from meta.problems import Classification, Problem, constant
 from tasks import Batch, Task
 
-__all__ = ["misfit", "unsuited"]
+__all__ = ["Looking", "misfit", "too_many_outputs", "unsuited"]
 
 REMEDY = "Set these values to fit, or choose another model=..."
 
@@ -67,6 +67,45 @@ def unsuited(task: Any, config: DictConfig, failure: Exception) -> str | None:
     return (
         f"algorithm._target_={algorithm} does not go with the tasks of {source}: it needs .{failure.name} of "
         f"{type(failure.obj).__name__}, which has none. Choose another algorithm=... or task=..."
+    )
+
+
+class Looking:
+    """A learner, which remembers the predictor that it adapted last."""
+
+    def __init__(self, learner: MetaLearner) -> None:
+        self.learner = learner
+        self.predictor: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.learner, name)
+
+    def adapt(self, *arguments: Any) -> Any:
+        self.predictor = found = self.learner.adapt(*arguments)
+        return found
+
+
+def too_many_outputs(
+    predictor: Any, problem: Problem, task: Any, ways: int | None, config: DictConfig
+) -> str | None:
+    """Why a classifier's head does not fit, though its predictions can be scored: it has more outputs than classes.
+
+    They would take their share of every softmax, and of a loss that is reduced by the number of outputs. None where it
+    fits, and for a predictor that is no model's own prediction.
+
+    Args:
+        ways: of the training tasks; None where they have no number of their own.
+    Cost: one prediction of a support set.
+    """
+    if ways is None or not isinstance(problem, Classification) or not isinstance(predictor, ModelPredictor):
+        return None
+    with neo.nn.draws(None):
+        prediction = constant(predictor(task.support.x))
+    if prediction.ndim != 2 or prediction.shape[1] <= ways:
+        return None
+    return (
+        f"{_named(config)} has {prediction.shape[1]} outputs, and the tasks have {ways} classes: set its number of "
+        f"outputs to {ways}, which a configuration says as ${{task.ways}}."
     )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from meta.imports import nearest
+from meta.imports import located, nearest
 from meta.models import Preparation, built, torch_model
 from neo.nn import Module
 from tasks._torchvision import import_torchvision
@@ -72,8 +71,7 @@ def timm_model(
         raise ValueError("model=timm needs timm, which is not installed; pip install timm.")
     with contextlib.suppress(ImportError):
         import_torchvision()  # which timm imports, and which needs care over a CPU build of torch
-    timm: Any = importlib.import_module("timm")
-    _expect_name("timm", name, timm.list_models())
+    _expect_name("timm", name, located("timm.list_models", "model._target_")())
     if "pretrained" in (options or {}):
         raise ValueError(
             "model.options.pretrained would download weights, which Neo does not; give a local file, "

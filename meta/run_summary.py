@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from meta.constants import constants_of
 from meta.experiment import Experiment, device_name
 from meta.trainer import State
 from neo import pytree
@@ -142,6 +143,8 @@ def _model(experiment: Experiment, state: State) -> str:
     numbers = sum(leaf.numel() for leaf in pytree.leaves(state.params))
     said = f"{config.algorithm._target_}, {numbers:,} meta-parameters"
     if hasattr(experiment.learner, "model"):
+        held = sum(one.numel() for one in constants_of(experiment.learner.model).values())
+        said += f", {held:,} numbers of its model constant" if held else ""
         said = f"{config.model.get('module') or config.model._target_} by {said}"
     return said
 

@@ -96,7 +96,9 @@ def pretrained(mine) -> dict[str, torch.Tensor]:
 def test_frozen_parts_of_a_pretrained_module_stay_as_they_are(mine, pretrained):
     settings = ["model.weights=w.pth", "model.left_out=head.*", "model.frozen=body.*", "model.buffers=frozen"]
     run = ["trainer.iterations=2", "hydra.run.dir=run"]
-    done(mine, "train", *OWN, *settings, "algorithm=maml", *run)
+    said = done(mine, "train", *OWN, *settings, "algorithm=maml", *run)
+    numbers = sum(one.numel() for name, one in pretrained.items() if name.startswith("body."))
+    assert f"51 meta-parameters, {numbers} numbers of its model constant" in said
     trained = meta_load(mine, "run")
     assert [*trained.params] == ["head.weight", "head.bias"]
     body = {name: one for name, one in pretrained.items() if name.startswith("body.")}

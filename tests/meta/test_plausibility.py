@@ -82,6 +82,10 @@ def test_a_sinusoid_takes_its_own_inner_rate_in_every_algorithm():
             ["model.ways=2"],
             r"predictions \(6, 2\) .*do not fit the targets of these tasks, \(6,\) torch.int64",
         ),
+        (
+            ["model.ways=4"],
+            r"model\.ways=4 .*has 4 outputs, and the tasks have 3 classes: set its number of outputs to 3",
+        ),
         (["algorithm.inner_lr=-1"], "MAML: inner_lr must be a finite number of 0 or more, got -1"),
     ],
 )
