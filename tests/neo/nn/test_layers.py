@@ -118,7 +118,8 @@ CASES["BatchNorm1d-rows"] = Case(
 )
 # Those that other tests hold against torch: test_nn.py, test_fused.py, test_siren.py, test_lora.py.
 ELSEWHERE = {"BatchNormReLU", "ChannelsLast", "Conv4", "Lambda", "MLP", "MaxPool2d", "Module", "Sequential"}
-ELSEWHERE |= {"LoRA", "Sine", "Siren", "SpatialMean", "TorchModel"}
+ELSEWHERE |= {"FullyConvolutional", "LoRA", "TokenEncoder"}
+ELSEWHERE |= {"Sine", "Siren", "SpatialMean", "TorchModel"}
 
 
 def test_every_layer_is_held_against_torch():

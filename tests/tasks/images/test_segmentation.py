@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import neo
 import tasks
 
 CLASSES = {f"class{number}": 5 + number % 2 for number in range(10)}
@@ -117,27 +116,3 @@ def test_images_and_masks_that_do_not_fit_are_named(tmp_path):
 def test_labels_of_pixels_have_the_shape_of_the_images():
     with pytest.raises(ValueError, match=r"PixelBatch: x must be .* got x \(2, 3, 4, 4\) and y \(2, 4, 5\)"):
         tasks.PixelBatch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 5, dtype=torch.int64))
-
-
-def test_fully_convolutional_model_agrees_with_torch():
-    model = neo.nn.FullyConvolutional(2, channels=3, hidden=4)
-    params = {name: one.data.double() for name, one in model.init(0).items()}
-    x = torch.randn(5, 3, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    F = torch.nn.functional
-    y = x
-    for i in range(5):
-        name = f"conv{i}" if i < 3 else f"up{i - 3}"
-        weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-        y = (
-            F.conv2d(y, weight, bias, stride=1 if i == 0 else 2, padding=1)
-            if i < 3
-            else F.conv_transpose2d(y, weight, bias, stride=2, padding=1)
-        )
-        y = F.batch_norm(
-            y, None, None, params[f"norm{i}.weight"], params[f"norm{i}.bias"], training=True
-        ).relu()
-    y = F.conv2d(y, params["head.weight"], params["head.bias"])
-    torch.testing.assert_close(model(params, x), y)
-    assert y.shape == (5, 3, 8, 12)
-    with pytest.raises(ValueError, match="a height and width that 4 divides"):
-        model(params, x[..., 1:])
