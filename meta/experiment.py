@@ -219,6 +219,7 @@ class Experiment:
             scored_by=self.problem,
             iteration=iteration,
             evaluation_seed=self.config.evaluation.seed,
+            dtype=self.precision.dtype,
         )
 
     def evaluate(self, state: State, sampler: TaskSampler, tasks: int, *, record: bool = False) -> Evaluation:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from meta.evaluate import adapted
 from meta.learner import MetaLearner, Predictor
+from meta.precision import cast
 from meta.problems import Problem
 from neo.typing import PyTree
 
@@ -21,6 +24,7 @@ class Trained:
     scored_by: the problem of its tasks; None for the learner's own.
     iteration: meta-updates taken.
     evaluation_seed: of random draws in adaptation.
+    dtype: of its tasks, to which what adapt and its predictor are given is cast; None: as it comes.
     """
 
     learner: MetaLearner
@@ -30,6 +34,7 @@ class Trained:
     scored_by: Problem | None = None
     iteration: int = 0
     evaluation_seed: int = 0
+    dtype: torch.dtype | None = None
 
     @property
     def problem(self) -> Problem:
@@ -43,7 +48,9 @@ class Trained:
             inner_steps: None for the algorithm's own.
             slot: of the task in an evaluation, by which random functions draw.
         """
-        return adapted(
+        if self.dtype is not None:
+            support = cast(support, self.dtype)
+        found = adapted(
             self.learner,
             self.params,
             support,
@@ -53,3 +60,11 @@ class Trained:
             seed=self.evaluation_seed,
             inner_steps=inner_steps,
         )
+        return found if self.dtype is None else _casting(found, self.dtype)
+
+
+def _casting(predictor: Predictor, dtype: torch.dtype) -> Predictor:
+    """The predictor, of x in whatever dtype."""
+    stages = predictor.trajectory
+    trajectory = None if stages is None else [_casting(stage, dtype) for stage in stages]
+    return Predictor(lambda x: predictor(cast(x, dtype)), predictor.params, trajectory)

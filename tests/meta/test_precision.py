@@ -18,6 +18,7 @@ from meta.plots import canvas
 from meta.resume import resumed_config
 from meta.run import Run
 from neo import pytree
+from tests.meta.runs import train
 from tests.meta.test_run import assert_same_run, tiny
 
 
@@ -87,6 +88,15 @@ def test_bfloat16_predicts_as_torch_does_under_autocast_and_keeps_parameters_and
     ) == {torch.float32}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["sinusoid", "glyphs", "pinn"])
+@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+def test_pictures_are_drawn(precision, task, tmp_path):
+    short = ["trainer.iterations=1", "trainer.val_tasks=2", "evaluation.tasks=2"]
+    train(composed(f"task={task}", f"precision={precision}", *short), tmp_path)
+    assert (tmp_path / "plots" / "tasks.png").exists()
+
+
 @pytest.mark.parametrize("precision", ["float64", "bfloat16"])
 def test_run_resumes_bit_for_bit_and_is_evaluated(precision, tmp_path, monkeypatch):
     monkeypatch.setattr(canvas, "FORMATS", {})
@@ -99,7 +109,12 @@ def test_run_resumes_bit_for_bit_and_is_evaluated(precision, tmp_path, monkeypat
     assert json.loads((tmp_path / "whole" / "record.json").read_text())["config"]["precision"] == precision
     assert evaluate_run(tmp_path / "whole", tasks=5, name="again")["test/loss"] == result["test/loss"]
     wanted = torch.float64 if precision == "float64" else torch.float32
-    assert dtypes(load(tmp_path / "whole").params) == {wanted}
+    trained = load(tmp_path / "whole")
+    assert dtypes(trained.params) == {wanted}
+    mine = Experiment(tiny()).sampler("test").sample(0, [0])[0]  # float32, as images of one's own are
+    assert dtypes(trained.adapt(mine.support)(mine.query.x)) == {
+        torch.float64 if precision == "float64" else torch.bfloat16
+    }
 
 
 def test_a_torch_module_takes_the_precision_of_the_run_with_its_buffers():
