@@ -170,7 +170,9 @@ def lora_model(
     def all_trained(module: torch.nn.Module) -> torch.nn.Module:
         constant.update({name: None for name, one in module.named_parameters() if not one.requires_grad})
         for one in module.parameters():
-            one.requires_grad = one.is_floating_point()  # by which a TorchModel tells parameters from constants
+            one.requires_grad = (
+                one.is_floating_point()
+            )  # by which a TorchModel tells parameters from constants
         return module
 
     model = torch_model(module, seed=seed, prepared=Preparation(after=all_trained), **options)
