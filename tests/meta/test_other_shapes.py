@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def tokens(place: Path) -> list[str]:
 MADE = {"table": table, "multi_label": multi_label, "segmentation": segmentation, "tokens": tokens}
 
 
+@pytest.mark.parametrize("task", MADE)
+def test_task_has_a_meta_gradient_and_a_score_from_its_configuration(task, tmp_path):
+    experiment = Experiment(composed("train", [f"task={task}", "device=cpu", *MADE[task](tmp_path)]))
+    params = experiment.learner.init(seed=0)
+    tasks = experiment.sampler("train").sample(0, 2)
+    found = meta.meta_gradient(experiment.learner, params, tasks)
+    assert all(bool(one.data.isfinite().all()) for one in found.gradient.values())
+    assert any(float(one.data.abs().max()) > 0 for one in found.gradient.values())
+    assert math.isfinite(experiment.evaluate(experiment.start(), experiment.sampler("test"), 2).mean)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", MADE)
 def test_task_trains_and_resumes_bit_for_bit(task, tmp_path, monkeypatch):
     monkeypatch.setattr(canvas, "FORMATS", {"png": canvas.FORMATS["png"]})
