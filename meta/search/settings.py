@@ -52,7 +52,7 @@ def check(config: DictConfig, overrides: Sequence[Override]) -> None:
     if config.trainer.patience:
         raise ConfigError(
             f"trainer.patience={config.trainer.patience} stops runs without a result, which a search takes for no use; "
-            "leave it out, and stop trials with hydra.sweeper.pruner=patient, median ..."
+            "leave it out, and stop trials with hydra.sweeper.pruner=median."
         )
     if config.trainer.val_every == 0 and any(name == "score" or name.startswith("val/") for name in wanted):
         raise ConfigError(

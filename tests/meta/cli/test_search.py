@@ -44,6 +44,10 @@ def study(folder: Path) -> optuna.Study:
             "the search looks for the best validation score, and trainer.val_every=0",
         ),
         (
+            [STEPS, "trainer.patience=2"],
+            "trainer.patience=2 stops runs without a result, which a search takes for no use; leave it out",
+        ),
+        (
             [STEPS, "hydra.sweeper.sampler=tpee"],
             "unknown hydra.sweeper.sampler 'tpee'; expected one of cmaes, gp",
         ),
