@@ -1,4 +1,4 @@
-"""Where tasks come from: sets of images and the N-way K-shot sampler that draws meta-batches from them.
+"""Where tasks come from: images, tables, tokens, functions, and the samplers that draw meta-batches from them.
 
 >>> import tasks
 >>> sampler = tasks.Glyphs().sampler("train", ways=5, shots=1, queries=15, seed=0)

@@ -284,10 +284,10 @@ def _placed(
     """Images (n, pixels) and the rows of the classes' images in it: on a GPU where there is room, else on the CPU."""
     if device.type == "cpu":
         return images, rows
-    size = len(rows) * images.shape[1]  # bytes
+    size = len(rows) * images.shape[1] * images.element_size()  # bytes
     if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] // 2:
         return images, rows.to(device)
-    there = torch.empty(len(rows), images.shape[1], dtype=torch.uint8, device=device)
+    there = torch.empty(len(rows), images.shape[1], dtype=images.dtype, device=device)
     for start in range(0, len(rows), CHUNK):
         there[start : start + CHUNK] = images[rows[start : start + CHUNK]].to(device)
     return there, torch.arange(len(rows), device=device)

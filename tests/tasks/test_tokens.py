@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tasks
+from tasks.sampler import _placed
 
 CLASSES = [f"class{number}" for number in range(10)]
 FRACTIONS = (0.4, 0.3, 0.3)
@@ -104,6 +105,12 @@ def test_characters_length_and_rare_words(caplog):
     often = tasks.Tokens(made(), fractions=FRACTIONS, least_count=3)
     full = tasks.Tokens(made(), fractions=FRACTIONS)
     assert 0 < len(often.vocabulary) < len(full.vocabulary)
+
+
+def test_tokens_keep_their_dtype_on_another_device():
+    tokens = tasks.Tokens(made(), fractions=FRACTIONS).tokens
+    placed, rows = _placed(tokens, torch.arange(4), torch.device("meta"))
+    assert (placed.dtype, placed.shape, len(rows)) == (tokens.dtype, (4, 4), 4)
 
 
 @pytest.mark.parametrize(
