@@ -30,6 +30,7 @@ from neo import pytree
 __all__ = ["FLAG", "DryRun"]
 
 FLAG = "--dry-run"
+NO_LOGGER = "meta.loggers.Logger"  # logger=none
 SHOWN = 24  # parameters that are told one by one
 WRITTEN = (
     ".hydra/, record.json, train.log, metrics.jsonl, checkpoints/, plots/, test.safetensors, result.json"
@@ -119,7 +120,8 @@ def _parameters(state: State) -> str:
 def _loggers(config: DictConfig) -> str:
     nodes = {key: node for key, node in (config.logger or {}).items() if node is not None}
     targets = [config.logger._target_] if "_target_" in nodes else [node._target_ for node in nodes.values()]
-    return f"; logged by {', '.join(targets)}" if targets else ""
+    named = [target for target in targets if target != NO_LOGGER]
+    return f"; logged by {', '.join(named)}" if named else ""
 
 
 def _size(state: State) -> int:

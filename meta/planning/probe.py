@@ -35,6 +35,7 @@ __all__ = ["FEW", "with_estimator"]
 
 FEW = 3  # inner steps that a dry run takes at most; what more of them take is affine
 LONG = 3.0  # seconds: a meta-batch that takes longer is tried with two tasks a worker
+OFF = {"accumulate": 1, "patience": 0}  # of a trainer, while a few steps of it are measured
 TESTED = 10  # inner steps of an evaluation that are tried at most
 
 
@@ -116,7 +117,7 @@ class Probe:
         config.evaluation.inner_steps = None if steps is None else min(steps, TESTED)
         config.evaluation.tasks = min(config.evaluation.tasks, max(2 * self.workers, 2))
         config.trainer.update(iterations=3, meta_batch=tried, log_every=1, val_every=0, checkpoint_every=3)
-        config.trainer.update(accumulate=1, patience=0)
+        config.trainer.update({key: off for key, off in OFF.items() if key in config.trainer})
         run = DryRun(config, self.folder)
         run.experiment = Experiment(config, dataset=self.dataset)
         self.found |= {"tried": tried, "peaks": run.peaks(self.meter)}

@@ -49,7 +49,7 @@ def check(config: DictConfig, overrides: Sequence[Override]) -> None:
             f"hydra.sweeper.pruner={settings.pruner} stops a trial by its validation score; it needs "
             f"hydra.sweeper.objectives=[score], got [{','.join(wanted)}]."
         )
-    if config.trainer.patience:
+    if config.trainer.get("patience"):
         raise ConfigError(
             f"trainer.patience={config.trainer.patience} stops runs without a result, which a search takes for no use; "
             "leave it out, and stop trials with hydra.sweeper.pruner=median."

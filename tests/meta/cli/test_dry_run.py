@@ -39,6 +39,7 @@ def test_says_all_of_a_run_and_takes_the_step_that_the_run_takes(tmp_path, unmea
         assert said in done.stdout, said
     experiment = Experiment(tiny("precision=float64"))
     _, found = next(experiment.trainer.steps(experiment.sampler("train"), experiment.start()))
+    assert "logged by" not in call(tmp_path, "train", *TINY, "--dry-run").stdout
     assert f"step 1  loss {float(found.loss.mean()):.4g}, accuracy" in done.stdout
 
 
