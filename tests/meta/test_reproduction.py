@@ -16,6 +16,7 @@ from meta.reproduction import Published, aggregate, in_words, page, read_results
 from meta.task_results import Results
 from tests.meta.cli.test_commands import call
 
+ROOT = Path(__file__).parents[2]
 PAPER = Published(0.987, 0.004, "a paper, table 1")
 
 
@@ -98,7 +99,7 @@ def test_a_cell_is_run_gone_on_with_and_put_on_the_page(tmp_path, omniglot_dir):
     own = json.loads((tmp_path / "reproductions" / "maml_omniglot_5w1s" / "0" / "published.json").read_text())
     assert own["test/tasks"] == 4
     text = (tmp_path / "page.md").read_text()
-    assert "| **below** | 2 | 2 iterations," in text
+    assert "| **below, which is worse** | 2 | 2 iterations," in text
     assert "**changed**: trainer.iterations=2" in text
     assert "| maml_omniglot_20w1s | 0.958 (Finn" in text
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("step-*.safetensors")}
@@ -141,3 +142,10 @@ def test_page_has_a_row_a_result_and_one_for_what_waits():
         in text
     )
     assert "| y | 0.987 (a paper, table 1) |" in text
+
+
+def test_the_page_of_the_docs_is_made_of_the_results_beside_it(tmp_path):
+    done = call(ROOT, "reproduce", "results=docs/reproduced", f"page={tmp_path / 'page.md'}")
+    assert done.code == 0, done.stderr
+    made = (tmp_path / "page.md").read_text().replace(str(tmp_path / "page.md"), "docs/reproduced.md")
+    assert made == (ROOT / "docs" / "reproduced.md").read_text()
