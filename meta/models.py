@@ -22,6 +22,17 @@ __all__ = ["ConfiguredModel", "Preparation", "frozen_model", "lora_model", "torc
 CARRIED = ("batch", "frozen")  # TorchModel's "updated" gives new statistics, which no algorithm carries along
 
 
+class Source(NamedTuple):
+    """Where a module comes from, for who writes down how it is built.
+
+    changes: lines of Python that make of `module`, as path(**options) gives it, what is run.
+    """
+
+    path: str
+    options: Mapping[str, Any]
+    changes: tuple[str, ...] = ()
+
+
 class ConfiguredModel(TorchModel):
     """A TorchModel whose inputs are made to fit it, and of whose outputs one is picked; see torch_model."""
 
@@ -32,10 +43,11 @@ class ConfiguredModel(TorchModel):
         output: str | int | None,
         channels: int | None,
         dtype: torch.dtype | None,
+        source: Source,
         pretrained: bool = False,
         **options: Any,
     ):
-        self.output, self.channels, self.dtype = output, channels, dtype
+        self.output, self.channels, self.dtype, self.source = output, channels, dtype, source
         self.pretrained = pretrained  # whether its constants are those of a file
         super().__init__(factory, **options)
 
@@ -120,6 +132,7 @@ def torch_model(
         prepared = prepared._replace(before=pretrained.fill)
     model = ConfiguredModel(
         functools.partial(_prepared, factory, prepared),
+        source=Source(module, dict(options or {}), prepared.changes),
         output=output,
         channels=channels,
         dtype=wanted,
@@ -136,9 +149,11 @@ class Preparation(NamedTuple):
     """What is done to a module once it is built: before(module), then after(module), which give a module.
 
     left_out: names of weights that a file does not give.
+    changes: what `after` does to the layers, as Source has it.
     """
 
     left_out: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     before: Callable[[torch.nn.Module], torch.nn.Module] | None = None
     after: Callable[[torch.nn.Module], torch.nn.Module] | None = None
 

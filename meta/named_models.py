@@ -111,6 +111,7 @@ def _named_model(
         seed=seed,
         prepared=Preparation(
             left_out=tuple(head),
+            changes=_changes(removed, first, in_channels),
             after=functools.partial(_fitted, removed=removed, first=first, in_channels=in_channels),
         ),
         **settings,
@@ -142,6 +143,18 @@ def _first_convolution(path: str, module: torch.nn.Module) -> str:
         f"model.in_channels: {path} has no convolution to see the images first; leave it out (null), and grey images "
         "are given as three equal channels."
     )
+
+
+def _changes(removed: str | None, first: str | None, in_channels: int | None) -> tuple[str, ...]:
+    """What _fitted does, as lines of Python; the weights come from elsewhere."""
+    lines = [] if removed is None else [f"module.set_submodule({removed!r}, nn.Identity())"]
+    if in_channels is not None and first is not None:
+        shape = f"conv.out_channels, {in_channels}, *conv.kernel_size"
+        lines += [
+            f"conv = module.get_submodule({first!r})",
+            f"conv.weight, conv.in_channels = nn.Parameter(torch.empty({shape})), {in_channels}",
+        ]
+    return tuple(lines)
 
 
 def _fitted(

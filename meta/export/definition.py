@@ -40,6 +40,8 @@ def define(model: nn.Module, params: Params, about: str) -> Definition:
         about: what the model is, the first lines of the source.
     Raises: ValueError for a model without a known equivalent, naming the layer, or an argument that is no literal.
     """
+    if isinstance(model, nn.Frozen):
+        return define(model.model, model.complete(params), about)
     if isinstance(model, nn.LoRA):
         return define(model.model, model.merge(params), about)
     if isinstance(model, ConfiguredModel):
@@ -55,6 +57,7 @@ def define(model: nn.Module, params: Params, about: str) -> Definition:
 def _of_layers(model: nn.Sequential, params: Params, about: str) -> Definition:
     lines: list[str] = []
     state: dict[str, torch.Tensor] = {}
+    flat = False  # whether a layer is given vectors, of which torch has batch norms of their own
     for (name, layer), (_, local) in zip(model.layers, model.split(params), strict=True):
         written = LAYERS.get(type(layer))
         if written is None:
@@ -62,7 +65,9 @@ def _of_layers(model: nn.Sequential, params: Params, about: str) -> Definition:
                 f"the layer {name!r} of the model, {type(layer).__name__}, has no torch layer that is known to be the "
                 "same; write the model as a torch.nn.Module, and train it as model=torch."
             )
+        flat = flat or isinstance(layer, nn.Flatten | nn.SpatialMean | nn.Linear)
         for ending, made in written(layer).items():
+            made = made.replace("BatchNorm2d", "BatchNorm1d") if flat else made
             lines.append(f"                ({name + ending!r}, {made}),")
         state |= {f"{name}.{key}": constant(weight) for key, weight in local.items()}
         if isinstance(layer, nn.BatchNorm2d) and not layer.scale:
@@ -130,9 +135,8 @@ class Sine(nn.Module):
 
 
 def _of_torch(model: ConfiguredModel, params: Params, about: str) -> Definition:
-    factory: Any = model.factory
-    path, options, *_ = factory.args
-    target = located(str(path), "model.module")
+    path, options, changes = model.source
+    target = located(path, "model.module")
     module, name = target.__module__, target.__qualname__
     if not name.isidentifier() or module == "__main__":
         raise ValueError(
@@ -145,7 +149,11 @@ def _of_torch(model: ConfiguredModel, params: Params, about: str) -> Definition:
     dtype = next((weight.dtype for weight in weights.values()), torch.float32)
     state = {**{key: _like(tensor, dtype) for key, tensor in model.state.items()}, **weights}
     state |= {other: state[first] for other, first in model.tied.items() if first in state}
-    body = [f"    module = {name}({', '.join(given)}){_cast(state)}"]
+    cast = _cast(state)
+    body = [f"    module = {name}({', '.join(given)}){'' if changes else cast}"]
+    body += [f"    {line}" for line in changes]
+    if changes and cast:
+        body.append(f"    module = module{cast}")
     if model.buffers == "batch":
         body += [
             "    for part in module.modules():  # normalised by the batch at hand, as it was trained",

@@ -19,6 +19,7 @@ from meta.export import export_run
 from meta.export.definition import define
 from meta.load import load
 from meta.models import lora_model, torch_model
+from meta.named_models import torchvision_model
 from meta.plots import canvas
 from meta.problems import constant
 from meta.run import Run
@@ -131,6 +132,12 @@ MODELS = {
     "torch module": (lambda: torch_model(NET, options={"width": 5}, output="logits"), (2, 3)),
     "torch module, frozen": (lambda: torch_model(NET, output="logits", buffers="frozen"), (2, 3)),
     "lora": (lambda: lora_model(NET, layers="*second*", rank=2, output="logits"), (2, 3)),
+    "lora on constants": (
+        lambda: lora_model(NET, layers="*second*", rank=2, output="logits", frozen="*"),
+        (2, 3),
+    ),
+    "mlp with norm": (lambda: nn.MLP(6, 5, 3, norm=True, scale=False), (6,)),
+    "mlp, frozen": (lambda: nn.Frozen(nn.MLP(6, 5, 3), "linear0.*"), (6,)),
     "of few channels": (
         lambda: torch_model("torch.nn.Conv2d", options={"_args_": [3, 2, 3]}, channels=3),
         (1, 5, 5),
@@ -159,6 +166,25 @@ def test_definition_gives_the_same_function(name, dtype, tmp_path):
         found = exported.load()(x)
     atol = 1e-5 if dtype == torch.float32 else 1e-13
     torch.testing.assert_close(found, constant(model(params, x)), rtol=0, atol=atol)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ways", [3, None])
+def test_a_named_model_is_exported_with_the_layers_that_were_fitted(ways, tmp_path):
+    model = torchvision_model("resnet18", ways=ways, in_channels=1)
+    params = {name: leaf.to(torch.float64) for name, leaf in model.init(seed=0).items()}
+    x = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    made = define(model, params, "A model.")
+    (tmp_path / "model.py").write_text(made.source)
+    torch.save(made.state, tmp_path / "state_dict.pt")
+    spec = importlib.util.spec_from_file_location("exported", tmp_path / "model.py")
+    exported = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(exported)
+    with torch.no_grad():
+        found = exported.load()(x)
+    expected = constant(model(params, x))
+    assert expected.shape[1] == (ways or 512)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
 
 
 class Unknown(nn.Module):
