@@ -47,6 +47,7 @@ def config(folder: Path, **changes) -> DictConfig:
     return OmegaConf.create({**settings, **changes})
 
 
+@pytest.mark.slow
 def test_comparison_trains_writes_its_table_and_does_not_train_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     page = tmp_path / "page.md"

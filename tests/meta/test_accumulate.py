@@ -67,6 +67,7 @@ def test_second_order_gradients_and_a_carried_state_are_those_of_the_large_meta_
         assert one == other if isinstance(one, int) else torch.equal(one.data, other.data)
 
 
+@pytest.mark.slow
 def test_tasks_in_one_call_take_the_memory_of_one_meta_batch_and_agree_to_rounding():
     taken, results = {}, {}
     for meta_batch, accumulate in ((4, 1), (4, 4), (16, 1)):

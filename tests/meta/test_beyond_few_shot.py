@@ -63,6 +63,7 @@ def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.mnist_batches.load_mnist", lambda data_dir: (digits, digits))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "settings"), RUNS)
 def test_task_trains_and_resumes_bit_for_bit(task, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(canvas, "FORMATS", {"png": canvas.FORMATS["png"]})

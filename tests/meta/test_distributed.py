@@ -177,6 +177,7 @@ def test_more_ranks_than_tasks_are_refused_before_anything_is_written(tmp_path):
     assert not list((tmp_path / "0").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "what", "timeout_s"),
     [(1, signal.SIGKILL, 600.0), (0, signal.SIGKILL, 600.0), (1, signal.SIGSTOP, 3.0)],

@@ -104,6 +104,7 @@ def test_a_damaged_checkpoint_is_none_of_the_best(tmp_path):
     assert steps(checkpoints.ranked()) == [2]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_best_by_validation_whether_a_checkpoint_was_due_or_not(finished):
     lines = read_metrics(finished / "metrics.jsonl")
     by_score = sorted(lines, key=lambda line: -line["val/accuracy"])
@@ -112,6 +113,7 @@ def test_a_run_keeps_its_best_by_validation_whether_a_checkpoint_was_due_or_not(
     assert read_header(finished / "checkpoints" / "best.safetensors")["step"] == by_score[0]["step"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_best(finished, tmp_path):
     config = tiny("algorithm=maml_plus_plus", "algorithm.msl_iterations=6")
     run = Run(config, tmp_path)

@@ -42,6 +42,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_transformer_trains_and_resumes_with_adapters_in_its_inner_loop(own):
     arguments = ["--config-dir", str(own), "model=rows", *ADAPTERS, *TASKS, "optimizer.lr=0.01"]
     for folder, iterations in (("straight", 25), ("resumed", 15)):

@@ -100,6 +100,7 @@ def test_persistent_es_is_the_gradient_through_the_whole_run_seen_along_the_nois
     torch.testing.assert_close(small, large, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_persistent_es_has_no_bias_where_truncated_windows_have():
     learner, runs = Drawn(meta_gradient="es", es_pairs=5), 100
     exact, truncated = learner.closed_form(truncated=False).sum(0), learner.closed_form(truncated=True).sum(0)

@@ -360,6 +360,7 @@ def config(task, *overrides):
         return compose("train", [f"task={task}", *SMALL, *OF_TASK[task], *overrides])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", OF_TASK)
 def test_run_trains_resumes_and_is_tested_like_any_other(task, tmp_path):
     result = train(config(task), tmp_path / "whole")

@@ -23,6 +23,7 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_rows_are_evaluations_of_what_they_say_and_differences_are_paired(run):
     result = compare_protocols(run, tasks=6)
     assert (run / "plots" / "protocols.png").stat().st_size > 10_000

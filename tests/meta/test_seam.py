@@ -340,6 +340,7 @@ def with_dropout(monkeypatch):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml", "meta_sgd", "reptile"])
 def test_dropout_trains_evaluates_and_resumes_bit_for_bit(with_dropout, algorithm, tmp_path):
     options = [f"algorithm={algorithm}", "algorithm.inner_steps=2", "task.queries=4"]

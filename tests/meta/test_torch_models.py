@@ -309,6 +309,7 @@ def test_command_trains_evaluates_and_resumes_a_module_of_ones_own(mine):
     assert done.code == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_options_are_swept_over(mine):
     arguments = [*OWN[:2], "model.options.width=2,3", "+model.options.depth=1", OWN[3]]
     done = call(mine, "train", "-m", *arguments, *TINY_TASKS, "trainer.iterations=1", "hydra.sweep.dir=s")

@@ -23,6 +23,7 @@ print(faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has these thresholds")
 def test_kept_memory_is_not_faulted_in_again() -> None:
     counts = {

@@ -65,6 +65,7 @@ def test_printed_command_trains_the_best_arm_again(tmp_path):
     assert config == original
 
 
+@pytest.mark.slow
 def test_command_of_a_run_that_was_made_longer_is_as_long(tmp_path):
     assert call(tmp_path, "train", *TINY, "hydra.run.dir=run").code == 0
     assert "trainer.iterations=3" in printed(tmp_path / "run")[0].split()

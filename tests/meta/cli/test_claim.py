@@ -54,6 +54,7 @@ def cwd(original: Path, tmp_path: Path) -> Path:
     return tmp_path / "here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -81,6 +82,7 @@ def test_refused_command_leaves_every_byte_as_it_was(cwd, arguments, sentence):
     assert tree(cwd) == before
 
 
+@pytest.mark.slow
 def test_what_was_refused_can_still_be_evaluated_and_resumed(cwd):
     assert call(cwd, "train", "--config-dir", "own", *TINY, "experiment=there").code == 1
     assert (
@@ -95,6 +97,7 @@ def test_what_was_refused_can_still_be_evaluated_and_resumed(cwd):
     assert [arm.settings["algorithm.inner_lr"] for arm in read(cwd / "sweep").arms] == [0.1, 0.4]
 
 
+@pytest.mark.slow
 def test_arm_of_a_changed_configuration_leaves_the_arm_as_it_was(cwd):
     """The command is the same, and a file of the user's that it composes has changed since."""
     (cwd / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 1\n")

@@ -107,6 +107,7 @@ def test_flipped_bit_is_never_read_as_a_number(run, byte):
     one_sentence(call(run.parent, "evaluate", "run_dir=run"), "is damaged")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [("train", "resume=run", "trainer.iterations=5"), ("evaluate", "run_dir=run")]
 )

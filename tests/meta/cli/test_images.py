@@ -76,6 +76,7 @@ def numbers(run: Path) -> tuple[list, list, dict]:
     return lines, load(run / "test.safetensors").record.checksums.tolist(), result["test/accuracy"]
 
 
+@pytest.mark.slow
 def test_folder_table_and_arrays_train_to_the_same_bits(place, finished):
     for data in ("images.csv", "images.npz"):
         assert numbers(trained(place, data, f"of {data}".replace(" ", "_"))) == numbers(finished)

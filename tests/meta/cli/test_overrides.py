@@ -194,6 +194,7 @@ def test_key_that_all_arms_have_is_checked_in_each():
         checked("algorithm=maml,reptile", "algorithm.inner_lr=1,high", sweeping=True)
 
 
+@pytest.mark.slow
 def test_many_arms_are_looked_at_one_group_at_a_time():
     groups = [
         "algorithm=glob(*,exclude=[proto*,matchingnet,metaoptnet,r2d2,relationnet,reweighting])",
@@ -217,6 +218,7 @@ def test_key_of_another_choice_is_told_with_the_choice():
         checked("algorithm.adapt=head.*")
 
 
+@pytest.mark.slow
 def test_unknown_key_is_told_where_another_choice_of_its_group_does_not_fit():
     """task=sinusoid has no ways, which model=conv4 asks for."""
     with pytest.raises(

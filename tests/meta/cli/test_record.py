@@ -67,6 +67,7 @@ def assert_named(run: Path, commands: str, *parts: str) -> None:
         assert tree(run) == before
 
 
+@pytest.mark.slow
 def test_every_file_of_a_run_has_the_same_record(run):
     record = read(run)
     assert record["config"]["algorithm.inner_lr"] == 0.4

@@ -76,6 +76,7 @@ def test_overrides_are_checked(project, way):
         assert sentence in refused(project, *given(project, way), *TINY, *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", ["both", *(pytest.param(one, marks=pytest.mark.slow) for one in WAYS if one != "both")]
 )

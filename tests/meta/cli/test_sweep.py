@@ -57,6 +57,7 @@ def sweep(tmp_path_factory) -> Path:
     return here / "a sweep"
 
 
+@pytest.mark.slow
 def test_arms_are_a_table_by_what_was_swept(sweep):
     pytest.importorskip("pandas", reason="pandas is not installed; pip install 'neo-meta[pandas]'")
     table = meta.results(sweep)
@@ -256,6 +257,7 @@ def test_sweep_of_before_its_record_had_configurations_goes_on(tmp_path, monkeyp
     assert content(tmp_path / "s") == before
 
 
+@pytest.mark.slow
 def test_what_a_file_sweeps_over_is_in_the_record_and_what_is_typed_goes_before(tmp_path):
     conf(tmp_path, "sweep/rates", PARAMS.format("{algorithm.inner_lr: '0.1,0.4', seed: '0,1'}"))
     command = ("-m", "--config-dir", "mine", "sweep=rates", *TINY, "seed=5", "hydra.sweep.dir=s")

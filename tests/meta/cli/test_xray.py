@@ -35,6 +35,7 @@ def run(tmp_path_factory) -> Path:
     return trained(tmp_path_factory.mktemp("maml"), "algorithm.inner_steps=2")
 
 
+@pytest.mark.slow
 def test_xray_from_another_folder_prints_and_writes_what_it_found(run, tmp_path):
     """In a process of its own."""
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}

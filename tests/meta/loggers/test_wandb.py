@@ -70,6 +70,7 @@ def dead_end() -> str:
         return f"http://127.0.0.1:{closed.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_offline_run_holds_config_metrics_images_and_result(tmp_path):
     result = train(tiny("logger=wandb"), tmp_path)
     read = records(tmp_path, "offline-run-*")

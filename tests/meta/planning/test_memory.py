@@ -89,6 +89,7 @@ def test_what_a_task_takes_at_5_and_10_inner_steps_is_foretold_by_those_at_1_to_
         assert grows < 0.1 * parameters
 
 
+@pytest.mark.slow
 def test_segments_take_at_most_what_is_foretold(meter):
     from_three = meta.planning.Segments(
         "mixed",

@@ -244,6 +244,7 @@ def conjugate_gradient(apply, b, steps):
     return x
 
 
+@pytest.mark.slow
 def test_implicit_function_rule_with_conjugate_gradients_is_right_to_third_order():
     def energy(w, theta):
         return (w**4).sum() / 4 + (w * w).sum() + 0.5 * (w[:-1] * w[1:]).sum() - (w * torch.sin(theta)).sum()

@@ -486,6 +486,7 @@ def test_second_order_is_not_lost_on_either_side():
     assert any(float((a - b).abs().max()) > 1e-3 for a, b in zip(exact.values(), first, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
 @pytest.mark.parametrize("buffers", ["batch", "frozen"])
 def test_meta_gradient_of_torchvision_resnet18_equals_double_backward(buffers: str | None):
