@@ -156,6 +156,11 @@ class KortewegDeVriesSampler(TaskStream):
 
 
 def soliton(speed: torch.Tensor, place: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """c/2 sech²(√c/2 (x − c t − x₀)), (..., 1), at points (..., 2) of x and t; c and x₀ broadcast against (..., 1)."""
-    x, t = points[..., :1], points[..., 1:]
-    return speed / 2 / torch.cosh(speed.sqrt() / 2 * (x - speed * t - place)) ** 2
+    """c/2 sech²(√c/2 (x − c t − x₀)), (..., 1), at points (..., 2) of x and t; c and x₀ broadcast against (..., 1).
+
+    In float64, then rounded to the points' dtype: torch's cosh rounds the last numbers of a tensor, those that do not
+    fill a vector of the processor, otherwise than the others; in float32 a task would depend on how many are drawn.
+    """
+    x, t = points.double().split(1, -1)
+    speed, place = speed.double(), place.double()
+    return (speed / 2 / torch.cosh(speed.sqrt() / 2 * (x - speed * t - place)) ** 2).to(points.dtype)

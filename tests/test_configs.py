@@ -64,7 +64,7 @@ OF_NEO = [
 @pytest.mark.parametrize("choice", OF_NEO)
 @pytest.mark.parametrize("algorithm", groups()["algorithm"])
 def test_algorithm_builds_with_every_model(algorithm, choice):
-    dense = choice in ("mlp", "siren")
+    dense = choice in ("mlp", "mlp_batch_norm", "siren")
     small = ["model._args_=[1,4,1]"] if dense else ["model.hidden=4"]
     experiment = Experiment(composed("train", f"algorithm={algorithm}", f"model={choice}", *small))
     learner = experiment.learner

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from neo import kernels
 from neo.kernels import direct
@@ -95,8 +96,16 @@ def enough_pixels(image: Any, weight: Any) -> bool:
 
 
 def _alike(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Whether both are of one dtype, in the CPU's memory; torch says what is wrong where one is not."""
-    return x.dtype is y.dtype and x.device.type == y.device.type == "cpu" and x.layout is y.layout
+    """Whether both are of one dtype, in the CPU's memory; torch says what is wrong where one is not.
+
+    A FakeTensor says that it is on the CPU, and has no memory.
+    """
+    return (
+        x.dtype is y.dtype
+        and x.device.type == y.device.type == "cpu"
+        and x.layout is y.layout
+        and not isinstance(x, FakeTensor)
+    )
 
 
 def _is_output(g: torch.Tensor, image: Any, weight: Any, stride: int) -> bool:

@@ -44,7 +44,9 @@ def test_meta_step_of_maml_with_conv4_waits_for_nothing(fused):
     with Synchronisations(refuse=True):
         updated, _, found = meta_step(maml, params, "cpu")
     assert found.loss.isfinite().all()
-    assert all(not torch.equal(updated[name].data, params[name].data) for name in params)
+    # A bias before batch norm has no gradient but for rounding.
+    moved = [name for name in params if not name.endswith(".bias") or name.startswith(("norm", "head"))]
+    assert all(not torch.equal(updated[name].data, params[name].data) for name in moved)
 
 
 def test_log_sees_what_would_wait():

@@ -84,7 +84,7 @@ def test_python_m_neo_runs_the_commands(project):
     )
     assert done.returncode == 1
     assert (
-        "expected one of train, plan, evaluate, paired, report, xray, replay, reproduce, new, bench, got trian"
+        "expected one of train, plan, evaluate, paired, report, xray, replay, reproduce, export, new, bench, got trian"
         in done.stderr
     )
     done = subprocess.run(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import neo
 from neo import LiteTensor
 from tasks import Glyphs
+from tests.helpers.bfloat16 import needs_lstm
 
 
 @contextlib.contextmanager
@@ -166,6 +167,7 @@ def test_new_tensors_follow_the_defaults_as_torchs_do():
         assert neo.zeros(2).device.type == LiteTensor([1.0]).device.type == "meta"
 
 
+@needs_lstm
 def test_recurrent_layers_follow_autocast_as_torchs_modules_do():
     torch.manual_seed(0)
     x = torch.randn(2, 4, 3)

@@ -14,6 +14,7 @@ import neo
 from neo import LiteTensor, autograd
 from neo.functions import function, registry
 from neo.kernels import direct
+from tests.helpers.bfloat16 import needs_lstm
 
 LOWER = [torch.bfloat16, torch.float16]
 CONTEXTS = {
@@ -333,7 +334,7 @@ def test_meta_gradient_of_a_model_under_autocast_is_near_that_of_float32(model: 
     assert float((flat[0] - flat[1]).norm() / flat[0].norm()) < 0.1
 
 
-@pytest.mark.parametrize("name", ["encoder", "lstm", "convolutional"])
+@pytest.mark.parametrize("name", ["encoder", pytest.param("lstm", marks=needs_lstm), "convolutional"])
 def test_converted_module_under_autocast_has_torchs_value_and_gradients(name: str):
     torch.manual_seed(3)
     module, x = {

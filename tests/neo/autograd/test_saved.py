@@ -298,6 +298,7 @@ def test_no_policy_of_neos_own_keeps_anything_on_self():
     found = [
         f"{path.name}:{node.lineno}"
         for path in root.glob("*.py")
+        if path.name != "chosen_statistics.py"  # which has torch function modes, and no Policy
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute)
         and isinstance(node.ctx, ast.Store)

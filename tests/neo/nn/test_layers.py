@@ -119,6 +119,7 @@ CASES["BatchNorm1d-rows"] = Case(
 # Those that other tests hold against torch: test_nn.py, test_fused.py, test_siren.py, test_lora.py.
 ELSEWHERE = {"BatchNormReLU", "ChannelsLast", "Conv4", "Lambda", "MLP", "MaxPool2d", "Module", "Sequential"}
 ELSEWHERE |= {"FullyConvolutional", "LoRA", "TokenEncoder"}
+ELSEWHERE |= {"Frozen", "ResNet12", "ViT", "WideResNet"}
 ELSEWHERE |= {"Sine", "Siren", "SpatialMean", "TorchModel"}
 
 
