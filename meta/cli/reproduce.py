@@ -44,7 +44,7 @@ def job(config: DictConfig) -> None:
         run = {one["experiment"] for one in results}
         waiting = {name: target for name, target in targets().items() if name not in run}
         call = f"python scripts/reproduce.py results={config.results}"
-        again = f"```sh\n{call} name=NAME seeds=N data_dir=path/to/folder\n{call} page={config.page}\n```\n"
+        again = f"```sh\n{call} name=NAME seeds=3 data_dir=path/to/folder\n{call} page={config.page}\n```\n"
         atomic_write(Path(config.page), page(results, waiting, again).encode())
         print(f"written: {config.page}")
 
