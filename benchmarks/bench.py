@@ -21,7 +21,7 @@ from benchmarks.record import Found
 from benchmarks.settings import GRIDS, contenders
 from benchmarks.works import Unroll, choose
 from meta.cli import command
-from meta.experiment import device_name, resolve_device
+from meta.machine import device_name, resolve_device
 
 PAGE = "docs/benchmarks.md"
 PEERS = sorted({peer for grid in GRIDS.values() for peer in grid})

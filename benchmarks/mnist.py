@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 import neo
 from meta.cli import command
-from meta.experiment import resolve_device
+from meta.machine import resolve_device
 from neo.typing import Params
 from tasks.mnist import Digits, load_mnist
 

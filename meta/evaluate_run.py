@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from meta import plots, task_results
-from meta.experiment import Experiment, device_name, versions
+from meta.experiment import Experiment
 from meta.files import write_json
 from meta.finished_run import FinishedRun, NotWritten, expect_name
+from meta.machine import device_name, versions
 from meta.metrics_file import plain
 
 __all__ = ["evaluate_run"]

@@ -12,9 +12,9 @@ import torch
 from meta import plots
 from meta.checkpoint import CheckpointError
 from meta.evaluate import half_width
-from meta.experiment import device_name, versions
 from meta.files import atomic_write, write_json
 from meta.finished_run import FinishedRun, NotWritten, expect_name
+from meta.machine import device_name, versions
 from meta.metrics_file import plain
 from meta.problems import Metric, metric_of
 

@@ -13,10 +13,11 @@ import torch
 from meta import checkpoint, plots, task_results
 from meta.checkpoint import Checkpoints
 from meta.evaluate import query_losses
-from meta.experiment import Experiment, device_name, versions
+from meta.experiment import Experiment
 from meta.files import write_json
 from meta.finished_run import FinishedRun, NotWritten, expect_name
 from meta.learner import Step, TaskResult, as_predictor
+from meta.machine import device_name, versions
 from meta.metrics_file import plain
 from meta.precision import computing
 from meta.problems import constant

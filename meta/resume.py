@@ -13,7 +13,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
-from meta.experiment import Experiment, versions
+from meta.experiment import Experiment
+from meta.machine import versions
 from meta.record import disagreements, flat, may_change
 
 __all__ = ["expect_own", "expect_same_data", "expect_version", "holds_run", "resumed_config"]

@@ -28,9 +28,10 @@ from meta.checkpoint import CheckpointError, Checkpoints
 from meta.distributed import ALONE, Ranks
 from meta.early_stopping import Patience
 from meta.evaluate import Evaluation
-from meta.experiment import Experiment, device_name, versions
+from meta.experiment import Experiment
 from meta.files import drop_unfinished, lock_dir, write_json
 from meta.interruption import STOPPED, Interrupted, Interruptions, Stopped
+from meta.machine import device_name, versions
 from meta.metrics_file import Metrics, plain, read_metrics
 from meta.outcome import draw
 from meta.plausibility import LossWatch

@@ -11,7 +11,8 @@ import torch
 from tqdm import tqdm
 
 from meta.constants import constants_of
-from meta.experiment import Experiment, device_name
+from meta.experiment import Experiment
+from meta.machine import device_name
 from meta.trainer import State
 from neo import pytree
 

@@ -10,10 +10,10 @@ import torch
 
 from meta import plots
 from meta.estimators import Estimator
-from meta.experiment import device_name, versions
 from meta.files import atomic_write, write_json
 from meta.finished_run import FinishedRun, NotWritten, expect_name
 from meta.learner import Step, seed_of
+from meta.machine import device_name, versions
 from meta.parallel import Workers
 from meta.precision import cast
 from meta.xray import SAFE, expect_unrolled, report, windows_of, xray

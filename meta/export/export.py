@@ -13,12 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 import neo
 from meta import checkpoint
-from meta.experiment import Experiment, versions
+from meta.experiment import Experiment
 from meta.export.definition import define
 from meta.export.support import read_support
 from meta.files import atomic_write, write_json
 from meta.learner import ModelPredictor, Step, as_predictor, seed_of
 from meta.load import checkpoint_paths, loaded
+from meta.machine import versions
 from meta.precision import computing
 from meta.problems import constant
 from meta.resume import expect_own

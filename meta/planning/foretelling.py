@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from meta.estimators import ESTIMATORS
-from meta.experiment import resolve_device, resolve_workers
+from meta.machine import resolve_device, resolve_workers
 from meta.planning.probe import FEW
 from meta.planning.rows import EXACT, Row, Segments, length
 

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from meta.distributed import ALONE, Ranks
-from meta.experiment import resolve_device, resolve_workers
+from meta.machine import resolve_device, resolve_workers
 from meta.planning.foretelling import Plan, plan
 from meta.planning.rows import Row, Segments
 from meta.sizes import format_size, parse_size

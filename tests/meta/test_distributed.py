@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from meta.checkpoint import Checkpoints, read_header
 from meta.distributed import ALONE, RankError, Ranks, launched
-from meta.experiment import resolve_workers
+from meta.machine import resolve_workers
 from meta.metrics_file import read_metrics
 from meta.resume import resumed_config
 from meta.task_results import load

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
 import tasks
-from meta import experiment
+from meta import experiment, machine
 from meta.checkpoint import CheckpointError, Checkpoints, read_header
 from meta.evaluate_run import evaluate_run
 from meta.files import lock_dir
@@ -416,7 +416,7 @@ def test_run_without_a_picture_draws_its_curve_alone(tmp_path):
 @pytest.mark.parametrize("device", ["gpu", "mps", "cuda:99"])
 def test_device_that_is_not_there_is_refused(device):
     with pytest.raises(ValueError, match=rf"device='?{device}'? ?.*choose device="):
-        experiment.resolve_device(device)
+        machine.resolve_device(device)
 
 
 def test_batch_norm_policy_that_does_not_exist_is_refused():

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from meta import checkpoint
 from meta.checkpoint import Checkpoints
-from meta.experiment import versions
+from meta.machine import versions
 from meta.metrics_file import read_metrics
 from tests.meta.cli import victim
 from tests.meta.cli.test_commands import ROOT, TINY, Done, call
