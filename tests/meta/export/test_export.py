@@ -16,7 +16,7 @@ from PIL import Image
 import neo
 from meta.experiment import Experiment
 from meta.export import export_run
-from meta.export.definition import define
+from meta.export.definition import Definition, define
 from meta.load import load
 from meta.models import lora_model, torch_model
 from meta.named_models import torchvision_model
@@ -145,6 +145,17 @@ MODELS = {
 }
 
 
+def predicted(made: Definition, x: torch.Tensor, folder: Path) -> torch.Tensor:
+    """By the module that the files of a definition give."""
+    (folder / "model.py").write_text(made.source)
+    torch.save(made.state, folder / "state_dict.pt")
+    spec = importlib.util.spec_from_file_location("exported", folder / "model.py")
+    exported = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(exported)
+    with torch.no_grad():
+        return exported.load()(x)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", MODELS)
 def test_definition_gives_the_same_function(name, dtype, tmp_path):
@@ -157,13 +168,7 @@ def test_definition_gives_the_same_function(name, dtype, tmp_path):
     }
     x = torch.randn((7, *shape), generator=draw).to(dtype)
     made = define(model, params, "A model.")
-    (tmp_path / "model.py").write_text(made.source)
-    torch.save(made.state, tmp_path / "state_dict.pt")
-    spec = importlib.util.spec_from_file_location("exported", tmp_path / "model.py")
-    exported = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(exported)
-    with torch.no_grad():
-        found = exported.load()(x)
+    found = predicted(made, x, tmp_path)
     atol = 1e-5 if dtype == torch.float32 else 1e-13
     torch.testing.assert_close(found, constant(model(params, x)), rtol=0, atol=atol)
 
@@ -175,13 +180,7 @@ def test_a_named_model_is_exported_with_the_layers_that_were_fitted(ways, tmp_pa
     params = {name: leaf.to(torch.float64) for name, leaf in model.init(seed=0).items()}
     x = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     made = define(model, params, "A model.")
-    (tmp_path / "model.py").write_text(made.source)
-    torch.save(made.state, tmp_path / "state_dict.pt")
-    spec = importlib.util.spec_from_file_location("exported", tmp_path / "model.py")
-    exported = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(exported)
-    with torch.no_grad():
-        found = exported.load()(x)
+    found = predicted(made, x, tmp_path)
     expected = constant(model(params, x))
     assert expected.shape[1] == (ways or 512)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
