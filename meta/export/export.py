@@ -85,7 +85,8 @@ def export_run(
     item = tuple(x.shape[1:])
     given = f"{str(x.dtype).partition('.')[2]} (n, {', '.join(map(str, item))})"
     made = define(model, params, _about(folder, path, what, given))
-    expected = constant(model(params, x))
+    with neo.nn.draws(None, dropout=False):
+        expected = constant(model(params, x))
 
     target = out or folder / "export"
     target.mkdir(parents=True, exist_ok=True)

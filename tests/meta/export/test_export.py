@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import neo
+from meta.cli.configs import composed
 from meta.experiment import Experiment
 from meta.export import export_run
 from meta.export.definition import Definition, define
@@ -25,7 +26,7 @@ from meta.problems import constant
 from meta.run import Run
 from neo import nn
 from tests.meta.cli.test_commands import call
-from tests.meta.test_run import tiny
+from tests.meta.test_run import TINY, tiny
 
 # What a user without Neo does: each folder's module.py and, where it is, its program, on x; the predictions are kept.
 READER = """
@@ -107,9 +108,10 @@ def _test_task(trained, slot):
 class Classifier(torch.nn.Module):
     """Batch norm, dropout, a buffer and tied weights."""
 
-    def __init__(self, width: int = 4) -> None:
+    def __init__(self, width: int = 4, inputs: int = 6, outputs: int | None = None) -> None:
         super().__init__()
-        self.first = torch.nn.Linear(6, width)
+        width = outputs or width
+        self.first = torch.nn.Linear(inputs, width)
         self.norm = torch.nn.BatchNorm1d(width)
         self.drop = torch.nn.Dropout(0.5)
         self.second = torch.nn.Linear(width, width)
@@ -184,6 +186,16 @@ def test_a_named_model_is_exported_with_the_layers_that_were_fitted(ways, tmp_pa
     expected = constant(model(params, x))
     assert expected.shape[1] == (ways or 512)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+
+
+@pytest.mark.slow
+def test_a_module_that_was_trained_with_dropout_is_exported_without(tmp_path):
+    small = [one for one in TINY if not one.startswith("model.")]
+    module = ["model=torch", f"model.module={NET}", "model.output=logits", "model.training=true"]
+    sizes = ["+model.options.inputs=784", "+model.options.outputs=${task.ways}"]
+    Run(composed("train", [*small, *module, *sizes]), tmp_path / "run").train()
+    for out, how in (("learned", {}), ("adapted", {"slot": 1})):
+        assert export_run(tmp_path / "run", out=tmp_path / out, **how)["difference"] < 1e-4
 
 
 class Unknown(nn.Module):
