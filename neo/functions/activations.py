@@ -121,6 +121,14 @@ class LeakyReluGradient(Policy):
 leaky_relu_gradient = function(LeakyReluGradient, "leaky_relu_gradient")
 
 
+def rectified_by(g, y, slope):
+    """g where y > 0, else slope g: the cotangent through a rectifier, which leaves the sign of its argument to its
+    result y. slope at least 0; 0 is a ReLU's, 1 no rectifier's."""
+    if slope == 1:
+        return g
+    return rectified(g, y) if slope == 0 else leaky_relu_gradient(g, y, slope)
+
+
 @implements(torch.threshold, F.threshold)
 class Threshold(Unary):
     """y = x where x > t, else v;  x̄ = ȳ where x > t, else 0."""

@@ -1,7 +1,7 @@
 """A block of a convolutional net as one Policy on Neo's own CPU kernels (neo.kernels), first and second order by hand.
 
-Convolution, batch norm, ReLU and max pooling. fused.py chooses it where the kernels are ready. At third order the
-gradient's composition is differentiated, of functions that each have their rule at every order.
+Convolution, batch norm, a rectifier and max pooling. fused.py chooses it where the kernels are ready. At third order
+the gradient's composition is differentiated, of functions that each have their rule at every order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ __all__ = ["conv_norm_relu_pool"]
 
 
 class ConvNormReLUPool(Policy):
-    """z = x ∗ w + b, y = max over windows of max(bn(z), 0);  (x̄, w̄, γ̄, β̄) = ConvNormReLUPoolGradient(ȳ, z̄, x, w, γ, z);
+    """z = x ∗ w + b, y = max(m, 0) + slope min(m, 0), m = the largest bn(z) of a window;
+    (x̄, w̄, γ̄, β̄) = ConvNormReLUPoolGradient(ȳ, z̄, x, w, γ, z);
     ż = ẋ ∗ w + x ∗ ẇ, ẏ = norm_relu_pool_tangent(ż, γ̇, β̇).
 
     b̄ = 0, for the mean takes b away. z is an output for the gradient's sake, which is a function of it: its cotangent
@@ -38,12 +39,12 @@ class ConvNormReLUPool(Policy):
     materialize = False
 
     @staticmethod
-    def composition(x, weight, bias, gamma, beta, eps, stride, window):
+    def composition(x, weight, bias, gamma, beta, eps, stride, window, slope):
         z = F.conv2d(x, weight, bias, stride, 1)
-        return composed_norm_relu_pool(z, gamma, beta, eps, window), z
+        return composed_norm_relu_pool(z, gamma, beta, eps, window, slope), z
 
-    def forward(self, x, weight, bias, gamma, beta, eps, stride, window):
-        block = block_kernels.forward(x, weight, bias, gamma, beta, eps, stride, window)
+    def forward(self, x, weight, bias, gamma, beta, eps, stride, window, slope):
+        block = block_kernels.forward(x, weight, bias, gamma, beta, eps, stride, window, slope)
         self.ctx.constant(block.mean, block.scale)
         self.ctx.save(*block, eps, bias is not None)
         return block.y, block.z
@@ -85,7 +86,7 @@ class ConvNormReLUPool(Policy):
         )
         y_dot = norm_relu_pool_tangent(
             z_dot, gamma_dot, beta_dot, block.z, block.gamma, block.mean, block.scale, block.y, block.place, eps,
-            block.window,
+            block.window, block.slope,
         )  # fmt: skip
         return y_dot, z_dot
 
@@ -106,10 +107,10 @@ class ConvNormReLUPoolGradient(Policy):
 
     @staticmethod
     def composition(y_bar, z_bar, block, eps, output_mask):
-        x, weight, gamma, z, mean, scale, y, place, stride, window = block
+        x, weight, gamma, z, mean, scale, y, place, stride, window, slope = block
         geometry = _geometry(stride)
         z_total, gamma_bar, beta_bar = norm_relu_pool_gradient(
-            y_bar, z, gamma, mean, scale, y, place, eps, window
+            y_bar, z, gamma, mean, scale, y, place, eps, window, slope
         )
         if z_bar is not None:
             z_total = z_total + z_bar

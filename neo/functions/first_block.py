@@ -13,7 +13,7 @@ from neo.autograd._batched import any_batched
 from neo.autograd.policy import Policy, function
 from neo.autograd.tensor import LiteTensor
 from neo.functions._tangents import total
-from neo.functions.activations import rectified
+from neo.functions.activations import rectified_by
 from neo.functions.batch_normalization import at_places, composed_norm_relu_pool, windows_of
 from neo.functions.pooling import from_places
 from neo.functions.registry import raw
@@ -23,7 +23,8 @@ __all__ = ["first_block"]
 
 
 class FirstBlock(Policy):
-    """y = max over windows of max(γ r (p·w + b − μ) + β, 0) for the patches p of constant images.
+    """y = max(m, 0) + slope min(m, 0), m the largest γ r (p·w + b − μ) + β of a window, p the patches of constant
+    images.
 
     With m, C the patches' mean and covariance: μ = w·m + b, 1/r² = w C wᵀ + ε.
     (w̄, γ̄, β̄) = FirstBlockGradient(ȳ, w, γ, y);  b̄ = 0, for the mean takes b away.
@@ -36,7 +37,7 @@ class FirstBlock(Policy):
     @staticmethod
     def composition(weight, bias, gamma, beta, eps, images):
         z = F.conv2d(images.x, weight, bias, images.stride, 1)
-        return composed_norm_relu_pool(z, gamma, beta, eps, images.window)
+        return composed_norm_relu_pool(z, gamma, beta, eps, images.window, images.slope)
 
     def forward(self, weight, bias, gamma, beta, eps, images):
         y, place = first_kernels.first(images, weight, gamma, beta, eps)
@@ -145,13 +146,16 @@ def _line(weight, eps, images):
 
 
 class Correlate(Policy):
-    """(Σ g p, Σ g) over all pixels, g = ȳ where y came from a positive pixel; linear, with Spread as its adjoint."""
+    """(Σ g p, Σ g) over all pixels, g = ȳ through the rectifier at the pixels y came from; linear, with Spread as its
+    adjoint."""
 
     verified = True
 
     @staticmethod
     def composition(y_bar, y, place, images):
-        g = at_places(rectified(y_bar, y), place, layout_before_pooling(y, images), images.window)
+        g = at_places(
+            rectified_by(y_bar, y, images.slope), place, layout_before_pooling(y, images), images.window
+        )
         g = g.permute((0, 2, 3, 1)).reshape((-1, y.shape[1])).to(torch.float64)
         return torch.cat([patches_of(images).T @ g, g.sum(0, True)])
 
@@ -168,7 +172,7 @@ class Correlate(Policy):
 
 
 class Spread(Policy):
-    """ȳ from (Ā, S̄): p·Ā + S̄ at the pixel y came from, 0 where y is; linear, with Correlate as its adjoint."""
+    """ȳ from (Ā, S̄): p·Ā + S̄ at the pixel y came from, through the rectifier; linear, with Correlate as its adjoint."""
 
     verified = True
 
@@ -179,7 +183,7 @@ class Spread(Policy):
         rows = patches_of(images) @ sums[:-1] + sums[-1]
         z_bar = rows.reshape((n, h, w, channels)).permute((0, 3, 1, 2)).to(y.dtype)
         pooled = z_bar if place is None else from_places(z_bar, *windows_of(place, layout, images.window))
-        return rectified(pooled, y)
+        return rectified_by(pooled, y, images.slope)
 
     def forward(self, sums, y, place, images):
         self.ctx.save(y, place, images)

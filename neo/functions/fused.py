@@ -167,7 +167,7 @@ def _convolves(x, weight, bias, padding):
     )
 
 
-def first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps=1e-5):
+def first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps=1e-5, negative_slope=0.0):
     """max_pool2d(batch_norm_relu(conv2d(x, weight, bias, stride, 1), gamma, beta), window) of constant images, one op.
 
     x a torch.Tensor (n, planes, h, w); weight (out, planes, 3, 3); gamma may be None. None where Neo's kernels do not
@@ -177,27 +177,30 @@ def first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps=1e-5
         return None
     if not first_kernels.ready(x, [raw(value) for value in (weight, bias, gamma, beta)], stride, window):
         return None
-    return first_block(weight, bias, gamma, beta, eps, first_kernels.Images(x, stride, window))
+    return first_block(
+        weight, bias, gamma, beta, eps, first_kernels.Images(x, stride, window, float(negative_slope))
+    )
 
 
-def conv_block(x, weight, bias, gamma, beta, stride, window, eps=1e-5):
+def conv_block(x, weight, bias, gamma, beta, stride, window, eps=1e-5, negative_slope=0.0):
     """max_pool2d(batch_norm_relu(conv2d(x, weight, bias, stride, 1), gamma, beta), window) as one op.
 
     x (n, inputs, h, w), a torch.Tensor of constant images or a LiteTensor; weight (out, inputs, 3, 3); bias and gamma
-    may be None. None where Neo's kernels do not take these tensors, and the caller composes the block of its parts.
+    may be None; negative_slope from 0, a ReLU, to 1, no rectifier at all. None where Neo's kernels do not take these
+    tensors, and the caller composes the block of its parts.
     """
     if weight is None or beta is None:
         return None
-    block = first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps)
+    block = first_block_of_images(x, weight, bias, gamma, beta, stride, window, eps, negative_slope)
     if block is not None:
         return block
     image, *params = (raw(value) for value in (x, weight, bias, gamma, beta))
     if not block_kernels.ready(image, params, stride, window):
         return None
-    return conv_norm_relu_pool(x, weight, bias, gamma, beta, eps, stride, window)[0]
+    return conv_norm_relu_pool(x, weight, bias, gamma, beta, eps, stride, window, float(negative_slope))[0]
 
 
-def block_of_any_layout(x, weight, bias, gamma, beta, stride, window, eps=1e-5):
+def block_of_any_layout(x, weight, bias, gamma, beta, stride, window, eps=1e-5, negative_slope=0.0):
     """conv_block of images that may lie in memory otherwise than channels-last, as its output does.
 
     None, too, where torch's kernels are faster: for few pixels beside a large weight.
@@ -211,4 +214,4 @@ def block_of_any_layout(x, weight, bias, gamma, beta, stride, window, eps=1e-5):
         x = x.contiguous(memory_format=torch.channels_last)
     elif bias is None:  # the first block takes constant images and a bias, which the mean takes away
         bias = torch.zeros(weight.shape[0], dtype=image.dtype)
-    return conv_block(x, weight, bias, gamma, beta, stride, window, eps)
+    return conv_block(x, weight, bias, gamma, beta, stride, window, eps, negative_slope)

@@ -1,7 +1,8 @@
-/* Batch normalisation by the statistics of the batch, a rectifier and max pooling, in two passes over the image each
- * way. Images are channels-last: `pixels` rows of `channels`, a multiple of VL.
+/* Batch normalisation by the statistics of the batch, a rectifier (leaky by `slope`; 0: ReLU, 1: none) and max pooling, in
+ * two passes over the image each way. Images are channels-last: `pixels` rows of `channels`, a multiple of VL.
  *
- * z = a x + b, a = w r, b = beta - a mu, r = 1 / sqrt(var + eps);  y = the largest max(z, 0) of each window.
+ * z = a x + b, a = w r, b = beta - a mu, r = 1 / sqrt(var + eps);  y = the largest max(z, 0) + slope min(z, 0) of each
+ * window, which is that of the largest z.
  * `place` says which of a window's pixels it was, row by row from 0; the first of equals. NaN stays NaN throughout.
  * Sums over pixels are taken in short pieces and combined in double (Chan, Golub and LeVeque 1983).
  */
@@ -10,6 +11,7 @@
 
 typedef struct {
     long n, h, w, channels, window; /* window 1: no pooling */
+    REAL slope;
 } NAME(Images);
 
 /* mean and 1/sqrt(var + eps) of each channel of x (pixels, channels) */
@@ -73,16 +75,17 @@ static void NAME(rectified_maxima)(const REAL *x, NAME(Images) s, const REAL *a,
                         }
                     NAME(store_bytes)(place + at + c, where);
                 }
-                NAME(store)(y + at + c, NAME(rectify)(best));
+                NAME(store)(y + at + c, NAME(rectify)(best, s.slope));
             }
         }
     }
 }
 
-/* The cotangent of z at pixel (i, j) of a window, which is that of y where y came from there and was not cut off. */
-INLINE vec NAME(cotangent_at)(const REAL *y_bar, const REAL *y, const uint8_t *place, long at, int pixel, int window) {
-    vec g = NAME(where)(NAME(load)(y + at) > NAME(zero)(), NAME(load)(y_bar + at), NAME(zero)());
-    if (window == 1) return g;
+/* The cotangent of z at pixel (i, j) of a window, which is that of y through the rectifier where y came from there. */
+INLINE vec NAME(cotangent_at)(const REAL *y_bar, const REAL *y, const uint8_t *place, long at, int pixel,
+                              const NAME(Images) *s) {
+    vec g = NAME(rectified_cotangent)(NAME(load)(y + at), NAME(load)(y_bar + at), s->slope);
+    if (s->window == 1) return g;
     return NAME(where)(NAME(load_bytes)(place + at) == (INT)pixel, g, NAME(zero)());
 }
 
@@ -104,7 +107,7 @@ static void NAME(sums_of_cotangent)(const REAL *y_bar, const REAL *y, const uint
             for (long q = 0; q < across; q++) {
                 const REAL *corner = x + ((n * s.h + top) * s.w + q * s.window) * s.channels + c;
                 long at = (row * across + q) * s.channels + c;
-                vec g = NAME(where)(NAME(load)(y + at) > NAME(zero)(), NAME(load)(y_bar + at), NAME(zero)());
+                vec g = NAME(rectified_cotangent)(NAME(load)(y + at), NAME(load)(y_bar + at), s.slope);
                 vec there = NAME(load)(corner);
                 if (s.window > 1) {
                     ivec where = NAME(load_bytes)(place + at);
@@ -140,7 +143,7 @@ static void NAME(combine)(const REAL *y_bar, const REAL *y, const uint8_t *place
                 if (v) z += NAME(load)(of_v + c) * NAME(load)(v + pixel + c);
                 if (inside)
                     z += NAME(load)(of_g + c) *
-                         NAME(cotangent_at)(y_bar, y, place, at + c, (int)(i * s.window + j), (int)s.window);
+                         NAME(cotangent_at)(y_bar, y, place, at + c, (int)(i * s.window + j), &s);
                 NAME(store)(out + pixel + c, z);
             }
         }
@@ -225,8 +228,7 @@ static void NAME(normalize_double_backward)(const REAL *X, const REAL *W, const 
                             there = NAME(where)(where == (INT)(i * s.window + j),
                                                 NAME(load)(X + corner + (i * s.w + j) * channels), there);
                 }
-                of_product += NAME(where)(NAME(load)(y + at) > NAME(zero)(), NAME(load)(y_bar + at) * there,
-                                          NAME(zero)());
+                of_product += NAME(rectified_cotangent)(NAME(load)(y + at), NAME(load)(y_bar + at), s.slope) * there;
             }
             NAME(add_lanes)(sum_Xg + c, of_product);
         }
@@ -268,7 +270,7 @@ static void NAME(normalize_double_backward)(const REAL *X, const REAL *W, const 
                         }
                 }
                 vec out = NAME(load)(of_X + c) * X_there + NAME(load)(of_x + c) * x_there + NAME(load)(rest + c);
-                NAME(store)(y_bar_out + at, NAME(where)(NAME(load)(y + at) > NAME(zero)(), out, NAME(zero)()));
+                NAME(store)(y_bar_out + at, NAME(rectified_cotangent)(NAME(load)(y + at), out, s.slope));
             }
         }
 }
@@ -276,7 +278,7 @@ static void NAME(normalize_double_backward)(const REAL *X, const REAL *W, const 
 /* --- kernels ---------------------------------------------------------------------------------------------------- */
 
 INLINE NAME(Images) NAME(images_of)(const NeoBlock *b) {
-    return (NAME(Images)){b->n, b->down, b->across, b->outputs, b->window};
+    return (NAME(Images)){b->n, b->down, b->across, b->outputs, b->window, (REAL)b->slope};
 }
 
 static int NAME(norm)(const NeoBlock *b) {

@@ -1,6 +1,7 @@
-"""Batch norm by the batch's statistics, ReLU and pooling on Neo's kernels: torch.Tensors in and out.
+"""Batch norm by the batch's statistics, a rectifier and pooling on Neo's kernels: torch.Tensors in and out.
 
-x (n, channels, h, w) channels-last, and ready (neo.kernels.ready); window 1 is no pooling. `place` says, a byte an
+x (n, channels, h, w) channels-last, and ready (neo.kernels.ready); slope: of the rectifier below 0, at least 0: 0 is a
+ReLU, 1 no rectifier; window 1 is no pooling. `place` says, a byte an
 entry of y, which pixel of its window it was, row by row; None without pooling.
 """
 
@@ -30,8 +31,8 @@ def ready(x: torch.Tensor, weight: Any, bias: Any, window: int) -> bool:
     )
 
 
-def norm(x, weight, bias, eps, window):
-    """(y, place, μ, r): y = max over each window of max(w r (x − μ) + b, 0)."""
+def norm(x, weight, bias, eps, window, slope):
+    """(y, place, μ, r): y = max(m, 0) + slope min(m, 0), m = the largest w r (x − μ) + b of each window."""
     n, channels, h, w = x.shape
     shape = (n, channels, h // window, w // window)
     y = direct.empty(shape, x.dtype, True)
@@ -39,25 +40,25 @@ def norm(x, weight, bias, eps, window):
     mean, scale = (direct.empty((channels,), x.dtype, False) for _ in range(2))
     kernels.library.norm(
         z=x, gamma=plain(weight, x.dtype), beta=plain(bias, x.dtype), y=y, place=place, mean=mean, scale=scale, eps=eps,
-        window=window,
+        window=window, slope=slope,
     )  # fmt: skip
     return y, place, mean, scale
 
 
-def norm_backward(y_bar, y, place, x, weight, mean, scale, window):
+def norm_backward(y_bar, y, place, x, weight, mean, scale, window, slope):
     """(x̄, Σ g x̂, Σ g) for g, the cotangent of y at the pixels it came from; the latter two are w̄ and b̄."""
     kernels.refuse_transforms()
     x_bar = direct.empty(x.shape, x.dtype, True)
     sum_gx, sum_g = (direct.empty(mean.shape, mean.dtype, False) for _ in range(2))
     kernels.library.norm_backward(
         z=x, gamma=plain(weight, x.dtype), mean=mean, scale=scale, y=y, place=place, y_bar=last(y_bar, x.dtype),
-        z_total=x_bar, gamma_bar=sum_gx, beta_bar=sum_g, window=window,
+        z_total=x_bar, gamma_bar=sum_gx, beta_bar=sum_g, window=window, slope=slope,
     )  # fmt: skip
     return x_bar, sum_gx, sum_g
 
 
 def norm_double_backward(
-    X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, window, output_mask
+    X, W, B, y_bar, y, place, x, weight, mean, scale, sum_gx, sum_g, window, slope, output_mask
 ):
     """The gradients of y_bar, x and weight for cotangents X, W, B of x̄, w̄, b̄; None where output_mask is False.
 
@@ -71,6 +72,6 @@ def norm_double_backward(
     kernels.library.norm_double_backward(
         z=x, gamma=plain(weight, x.dtype), mean=mean, scale=scale, y=y, place=place, y_bar=last(y_bar, x.dtype),
         gamma_bar=sum_gx, beta_bar=sum_g, Z=last(X, x.dtype), G=plain(W, x.dtype), B=plain(B, x.dtype),
-        y_bar_out=y_bar_out, z_out=x_out, gamma_out=w_out, window=window,
+        y_bar_out=y_bar_out, z_out=x_out, gamma_out=w_out, window=window, slope=slope,
     )  # fmt: skip
     return y_bar_out, x_out, w_out

@@ -21,7 +21,7 @@ enum {
 
 /* F(type, name, shape) */
 #define NEO_FIELDS(F)                                                                                              \
-    /* forward: z = x * weight + bias, y = the largest max(gamma r (z - mean) + beta, 0) of each window */         \
+    /* forward: z = x * weight + bias, y = the largest gamma r (z - mean) + beta of each window, rectified */       \
     F(void, x, NEO_INPUT)                                                                                          \
     F(void, weight, NEO_WEIGHTS)                                                                                   \
     F(void, bias, NEO_CHANNELS)  /* NULL: 0 */                                                                     \
@@ -72,7 +72,7 @@ enum { NEO_FIELD_COUNT = 0 NEO_FIELDS(NEO_ONE) };
 
 typedef struct {
     long n, h, w, inputs, outputs, stride, window, down, across;
-    double eps;
+    double eps, slope; /* slope: of the rectifier below 0; 0: ReLU, 1: none */
     union {
         void *at[NEO_FIELD_COUNT]; /* in the order of NEO_FIELD_TABLE */
         struct {

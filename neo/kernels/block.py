@@ -1,8 +1,9 @@
-"""3x3 convolution, batch norm, ReLU and max pooling as one block on Neo's kernels: torch.Tensors in and out.
+"""3x3 convolution, batch norm, a rectifier and max pooling as one block on Neo's kernels: torch.Tensors in and out.
 
-x (n, inputs, h, w) and all images channels-last; weight (outputs, inputs, 3, 3), window 1 is no pooling; z is the
-convolution's output, `place` says which pixel of its window an entry of y was (batch_norm.py). One call for a whole
-block and for each gradient of it: the GIL is let go once, and Python does not come between its kernels.
+x (n, inputs, h, w) and all images channels-last; weight (outputs, inputs, 3, 3); slope: of the rectifier below 0, at
+least 0: 0 is a ReLU, 1 no rectifier; window 1 is no pooling; z is the convolution's output, `place` says which pixel of
+its window an entry of y was (batch_norm.py). One call for a whole block and for each gradient of it: the GIL is let go
+once, and Python does not come between its kernels.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Block(NamedTuple):
     place: Any
     stride: int
     window: int
+    slope: float
 
     def arguments(self) -> dict[str, Any]:
         """As the kernels take them."""
@@ -61,8 +63,8 @@ class Block(NamedTuple):
         }
 
 
-def forward(x, weight, bias, gamma, beta, eps, stride, window):
-    """z = x ∗ weight + bias, y = max over each window of max(γ r (z − μ) + β, 0)."""
+def forward(x, weight, bias, gamma, beta, eps, stride, window, slope):
+    """z = x ∗ weight + bias, y = max(m, 0) + slope min(m, 0), m = the largest γ r (z − μ) + β of each window."""
     n, _, h, w = x.shape
     down, across = (h - 1) // stride + 1, (w - 1) // stride + 1
     outputs = weight.shape[0]
@@ -71,7 +73,7 @@ def forward(x, weight, bias, gamma, beta, eps, stride, window):
     y = direct.empty(shape, x.dtype, True)
     place = direct.empty(shape, torch.uint8, True) if window > 1 else None
     mean, scale = _channels(outputs, x), _channels(outputs, x)
-    block = Block(x, weight, gamma, z, mean, scale, y, place, stride, window)
+    block = Block(x, weight, gamma, z, mean, scale, y, place, stride, window, slope)
     kernels.library.block(**block.arguments(), bias=plain(bias, x.dtype), beta=plain(beta, x.dtype), eps=eps)
     return block
 

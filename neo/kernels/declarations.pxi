@@ -8,7 +8,7 @@ cdef extern from "block.h" nogil:
         NEO_FIELD_COUNT
     ctypedef struct NeoBlock:
         long n, h, w, inputs, outputs, stride, window, down, across
-        double eps
+        double eps, slope
         void **at               # each tensor's address, in the order of NEO_FIELD_TABLE
         void *X
         void *W

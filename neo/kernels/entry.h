@@ -228,7 +228,8 @@ static int NAME(block_backward_tangent)(const NeoBlock *b) {
 }
 
 INLINE NAME(First) NAME(first_of)(const NeoBlock *b) {
-    return (NAME(First)){b->n, b->inputs, b->h, b->w, b->stride, b->window, b->outputs, b->down, b->across};
+    return (NAME(First)){b->n,       b->inputs, b->h,    b->w,      b->stride,
+                         b->window,  b->outputs, b->down, b->across, (REAL)b->slope};
 }
 
 /* patch_mean and patch_covariance of the patches of x */

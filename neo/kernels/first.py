@@ -1,8 +1,8 @@
 """A net's first block on constant images of few planes, on Neo's kernels: torch.Tensors in and out.
 
 x (n, planes, h, w), contiguous, float32 or float64 on the CPU; a 3x3 convolution of stride 1 or 2 and padding 1, batch
-norm, ReLU, and 2x2 max pooling or none (window 1). See first_block.h: the convolution's output, the largest image of
-the net, is never stored.
+norm, a rectifier (slope: below 0, at least 0; 0 is a ReLU, 1 none), and 2x2 max pooling or none (window 1). See
+first_block.h: the convolution's output, the largest image of the net, is never stored.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def ready(x: torch.Tensor, params: Any, stride: int, window: int) -> bool:
 class Images:
     """Constant images and the moments of their 3x3 patches: computed once, used by every pass over them.
 
-    Args: x (n, planes, h, w); stride of the convolution; window of the pooling, 1 or 2.
+    Args: x (n, planes, h, w); stride of the convolution; window of the pooling, 1 or 2; slope of the rectifier.
     mean (taps,) and covariance (taps, taps) are float64; taps = 9 planes, in the order of a weight's entries.
     """
 
-    def __init__(self, x: torch.Tensor, stride: int, window: int):
-        self.x, self.stride, self.window = plain(x, x.dtype), stride, window
+    def __init__(self, x: torch.Tensor, stride: int, window: int, slope: float = 0.0):
+        self.x, self.stride, self.window, self.slope = plain(x, x.dtype), stride, window, slope
         taps = 9 * x.shape[1]
         self.mean = direct.empty((taps,), torch.float64, False)
         self.covariance = direct.empty((taps, taps), torch.float64, False)
@@ -78,13 +78,13 @@ class Images:
         """As the kernels take them, with a block's parameters."""
         return {
             "x": self.x, "patch_mean": self.mean, "patch_covariance": self.covariance, "stride": self.stride,
-            "window": self.window, "weight": plain(weight, self.x.dtype), "gamma": plain(gamma, self.x.dtype),
-            "eps": eps,
+            "window": self.window, "slope": self.slope, "weight": plain(weight, self.x.dtype),
+            "gamma": plain(gamma, self.x.dtype), "eps": eps,
         }  # fmt: skip
 
 
 def first(images, weight, gamma, beta, eps):
-    """(y, place): y = max over each window of max(γ r (p·w − w·m) + β, 0); weight (channels, planes, 3, 3)."""
+    """(y, place): y = the largest γ r (p·w − w·m) + β of each window, rectified; weight (channels, planes, 3, 3)."""
     x, window = images.x, images.window
     n, _, h, w = x.shape
     rows, columns = (h - 1) // images.stride + 1, (w - 1) // images.stride + 1
@@ -146,6 +146,7 @@ def correlate(y_bar, y, place, images):
         sums=sums,
         stride=images.stride,
         window=images.window,
+        slope=images.slope,
     )
     return sums
 
@@ -157,6 +158,6 @@ def spread(sums_bar, y, place, images):
     y_bar_out = direct.empty(y.shape, y.dtype, True)
     kernels.library.spread(
         x=x, y=y, place=place, sums_bar=plain(sums_bar, x.dtype), y_bar_out=y_bar_out, stride=images.stride,
-        window=images.window,
+        window=images.window, slope=images.slope,
     )  # fmt: skip
     return y_bar_out

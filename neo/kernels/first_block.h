@@ -12,6 +12,7 @@
 typedef struct {
     long n, planes, h, w, stride, window, channels;
     long rows, columns; /* of the convolution's output */
+    REAL slope;         /* of the rectifier below 0 */
 } NAME(First);
 
 INLINE int NAME(taps_of)(const NAME(First) *s) { return (int)(9 * s->planes); }
@@ -121,7 +122,7 @@ static void NAME(first_forward)(const REAL *x, NAME(First) s, const REAL *weight
                     NAME(patch_products)(patch, offsets, taps, weights + c, s.channels, NAME(load)(shift + c), z);
                     if (s.window == 1) {
                         for (int i = 0; i < count; i++)
-                            NAME(store)(y + at + i * s.channels + c, NAME(rectify)(z[i]));
+                            NAME(store)(y + at + i * s.channels + c, NAME(rectify)(z[i], s.slope));
                         continue;
                     }
                     ivec where = {0};
@@ -131,7 +132,7 @@ static void NAME(first_forward)(const REAL *x, NAME(First) s, const REAL *weight
                         best = NAME(where)(more, z[i], best);
                         where = (more & (INT)i) | (~more & where);
                     }
-                    NAME(store)(y + at + c, NAME(rectify)(best));
+                    NAME(store)(y + at + c, NAME(rectify)(best, s.slope));
                     NAME(store_bytes)(place + at + c, where);
                 }
                 q += count;
@@ -153,7 +154,7 @@ INLINE void NAME(correlate_channels)(const int taps, const REAL *y_bar, const RE
             int count = NAME(patches_at)(padded, s, p, q, patch);
             long at = ((n * down + p) * across + q) * s->channels + c;
             if (s->window == 2) {
-                vec g = NAME(where)(NAME(load)(y + at) > NAME(zero)(), NAME(load)(y_bar + at), NAME(zero)());
+                vec g = NAME(rectified_cotangent)(NAME(load)(y + at), NAME(load)(y_bar + at), s->slope);
                 ivec where = NAME(load_bytes)(place + at);
                 total += g;
                 UNROLL for (int i = 0; i < 4; i++) {
@@ -163,7 +164,7 @@ INLINE void NAME(correlate_channels)(const int taps, const REAL *y_bar, const RE
             } else
                 for (int i = 0; i < count; i++) {
                     long pixel = at + i * s->channels;
-                    vec g = NAME(where)(NAME(load)(y + pixel) > NAME(zero)(), NAME(load)(y_bar + pixel), NAME(zero)());
+                    vec g = NAME(rectified_cotangent)(NAME(load)(y + pixel), NAME(load)(y_bar + pixel), s->slope);
                     total += g;
                     UNROLL for (int t = 0; t < taps; t++) sums[t] += g * NAME(splat)(patch[i][offsets[t]]);
                 }
@@ -191,7 +192,7 @@ static void NAME(first_correlate)(const REAL *y_bar, const REAL *y, const uint8_
     }
 }
 
-/* The adjoint of first_correlate: out = sum over taps of A p + sum_g where the cotangent came from, 0 elsewhere. */
+/* The adjoint of first_correlate: out = sum over taps of A p + sum_g at the pixel y came from, through the rectifier. */
 static void NAME(first_spread)(const REAL *A, const REAL *sum_g, const REAL *y, const uint8_t *place, const REAL *x,
                                NAME(First) s, REAL *out, REAL *padded) {
     int taps = NAME(taps_of)(&s);
@@ -215,8 +216,7 @@ static void NAME(first_spread)(const REAL *A, const REAL *sum_g, const REAL *y, 
                     int pixels = s.window == 2 ? 1 : count;
                     for (int i = 0; i < pixels; i++) {
                         long pixel = at + i * s.channels + c;
-                        NAME(store)(out + pixel,
-                                    NAME(where)(NAME(load)(y + pixel) > NAME(zero)(), z[i], NAME(zero)()));
+                        NAME(store)(out + pixel, NAME(rectified_cotangent)(NAME(load)(y + pixel), z[i], s.slope));
                     }
                 }
                 q += count;

@@ -9,6 +9,7 @@ shorter than another thread takes to wake up and this one to get the GIL back.
 """
 cimport cython
 from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport isfinite
 from libc.string cimport memset
 
 include "declarations.pxi"
@@ -43,7 +44,7 @@ cdef class Kernel:
     arguments: the names of its tensors, fields of a block (block.h); ">" before those that are written, "?" after those
     that may be None. The first is the image that tells the call's dtype and sizes, the second, where it is a weight or
     an output of the block, tells the number of output channels.
-    numbers: which of stride, window and eps it takes.
+    numbers: which of stride, window, eps and slope it takes.
     nanoseconds: for each entry of the first image, about; a short call keeps the GIL.
     planes: images of few planes, contiguous, and weights alike (first_block.h).
     """
@@ -51,7 +52,7 @@ cdef class Kernel:
     cdef tuple arguments
     cdef int field[MOST]
     cdef int role[MOST]
-    cdef bint stride, window, eps, planes
+    cdef bint stride, window, eps, slope, planes
     cdef long nanoseconds
     cdef const NeoKernel *kernel
 
@@ -67,7 +68,8 @@ cdef class Kernel:
         for i, word in enumerate(arguments.split()):
             self.field[i] = FIELDS[word.strip(">?")]
             self.role[i] = (WRITTEN if word.startswith(">") else READ) | (OPTIONAL if word.endswith("?") else READ)
-        self.stride, self.window, self.eps = "stride" in numbers, "window" in numbers, "eps" in numbers
+        self.stride, self.window = "stride" in numbers, "window" in numbers
+        self.eps, self.slope = "eps" in numbers, "slope" in numbers
 
     def __repr__(self):
         return f"<neo kernel {self.name}({', '.join(self.arguments)})>"
@@ -77,7 +79,7 @@ cdef class Kernel:
         cdef Call call
         cdef int i, status
         cdef PyThreadState *thread = NULL
-        cdef Py_ssize_t expected = len(self.arguments) + self.stride + self.window + self.eps
+        cdef Py_ssize_t expected = len(self.arguments) + self.stride + self.window + self.eps + self.slope
         if len(given) != expected:
             self.refuse_names(given)
         memset(&block, 0, sizeof(NeoBlock))
@@ -86,7 +88,9 @@ cdef class Kernel:
             block.stride = given["stride"] if self.stride else 1
             block.window = given["window"] if self.window else 1
             block.eps = given["eps"] if self.eps else 0
+            block.slope = given["slope"] if self.slope else 0
             expect(block.stride == 1 or block.stride == 2, self.name, "stride", "1 or 2", block.stride)
+            expect(block.slope >= 0 and isfinite(block.slope), self.name, "slope", "0 or more", block.slope)
             self.read_sizes(&call, &block, given[self.arguments[0]])
             for i in range(1, len(self.arguments)):
                 block.at[self.field[i]] = self.address(&call, &block, i, given[self.arguments[i]])
@@ -116,7 +120,8 @@ cdef class Kernel:
             raise MemoryError("neo.kernels: no memory to work in")
 
     cdef int refuse_names(self, dict given) except -1:
-        numbers = [name for name, takes in zip(("eps", "stride", "window"), (self.eps, self.stride, self.window)) if takes]
+        takes = (self.eps, self.slope, self.stride, self.window)
+        numbers = [name for name, taken in zip(("eps", "slope", "stride", "window"), takes) if taken]
         raise TypeError(f"neo.kernels {self.name}: expected the arguments {', '.join([*self.arguments, *numbers])}, got "
                         f"{', '.join(given)}")
 
@@ -182,37 +187,38 @@ spread_means = Kernel("spread_means", ">z means")
 
 # --- batch norm, ReLU, pooling (batch_norm.h); the same with the convolution before them (entry.h) --------------------
 
-norm = Kernel("norm", "z gamma? beta >y >place >mean >scale", "eps window")
+norm = Kernel("norm", "z gamma? beta >y >place >mean >scale", "eps window slope")
 norm_backward = Kernel(
-    "norm_backward", "z gamma? mean scale y place y_bar >z_total >gamma_bar >beta_bar", "window")
+    "norm_backward", "z gamma? mean scale y place y_bar >z_total >gamma_bar >beta_bar", "window slope")
 norm_double_backward = Kernel(
     "norm_double_backward",
-    "z gamma? mean scale y place y_bar? gamma_bar? beta_bar? Z G? B? >y_bar_out? >z_out? >gamma_out?", "window")
-block = Kernel("block", "x weight bias? gamma? beta >z >y >place >mean >scale", "eps stride window", 3)
+    "z gamma? mean scale y place y_bar? gamma_bar? beta_bar? Z G? B? >y_bar_out? >z_out? >gamma_out?", "window slope")
+block = Kernel("block", "x weight bias? gamma? beta >z >y >place >mean >scale", "eps stride window slope", 3)
 block_backward = Kernel(
     "block_backward",
-    "x weight gamma? z mean scale y place y_bar z_bar? >z_total >x_bar? >w_bar? >gamma_bar >beta_bar", "stride window", 3)
+    "x weight gamma? z mean scale y place y_bar z_bar? >z_total >x_bar? >w_bar? >gamma_bar >beta_bar",
+    "stride window slope", 3)
 block_double_backward = Kernel(
     "block_double_backward",
     "x weight gamma? z mean scale y place y_bar? z_total? gamma_bar? beta_bar? X? W? G? B? "
-    ">Z >workspace? >y_bar_out? >x_out? >w_out? >gamma_out? >z_out?", "stride window", 3)
+    ">Z >workspace? >y_bar_out? >x_out? >w_out? >gamma_out? >z_out?", "stride window slope", 3)
 block_backward_tangent = Kernel(
     "block_backward_tangent",
     "x weight gamma? z mean scale y place y_bar z_total gamma_bar beta_bar y_bar_dot z_bar? X? W? G? Z? "
-    ">z_out >x_bar? >w_bar? >x_out? >w_out? >gamma_out >beta_out >workspace >b_bar", "stride window", 3)
+    ">z_out >x_bar? >w_bar? >x_out? >w_out? >gamma_out >beta_out >workspace >b_bar", "stride window slope", 3)
 
 # --- a first block, on constant images of few planes (first_block.h) -------------------------------------------------
 
 moments = Kernel("moments", "x >patch_mean >patch_covariance", "stride", 20, planes=True)
 first = Kernel(
-    "first", "x weight gamma? beta patch_mean patch_covariance >y >place", "eps stride window", 20, planes=True)
+    "first", "x weight gamma? beta patch_mean patch_covariance >y >place", "eps stride window slope", 20, planes=True)
 first_backward = Kernel(
     "first_backward",
-    "x weight gamma? patch_mean patch_covariance y place y_bar >sums >w_bar >gamma_bar >beta_bar", "eps stride window", 20,
-    planes=True)
+    "x weight gamma? patch_mean patch_covariance y place y_bar >sums >w_bar >gamma_bar >beta_bar",
+    "eps stride window slope", 20, planes=True)
 first_double_backward = Kernel(
     "first_double_backward",
-    "x weight gamma? patch_mean patch_covariance y place sums? W? G? B? >y_bar_out? >w_out? >gamma_out?", "eps stride window",
-    20, planes=True)
-correlate = Kernel("correlate", "x y place y_bar >sums", "stride window", 20, planes=True)
-spread = Kernel("spread", "x y place sums_bar >y_bar_out", "stride window", 20, planes=True)
+    "x weight gamma? patch_mean patch_covariance y place sums? W? G? B? >y_bar_out? >w_out? >gamma_out?",
+    "eps stride window slope", 20, planes=True)
+correlate = Kernel("correlate", "x y place y_bar >sums", "stride window slope", 20, planes=True)
+spread = Kernel("spread", "x y place sums_bar >y_bar_out", "stride window slope", 20, planes=True)

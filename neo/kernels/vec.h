@@ -17,8 +17,15 @@ INLINE vec NAME(splat)(REAL x) { return __builtin_shuffle((vec){x}, (ivec){0}); 
 
 INLINE vec NAME(where)(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
-/* What is negative becomes 0; NaN stays NaN. */
-INLINE vec NAME(rectify)(vec v) { return NAME(where)(v < NAME(zero)(), NAME(zero)(), v); }
+/* What is negative is multiplied by the slope, 0 for a ReLU (and no -0, and no NaN of an infinity), 1 for no rectifier;
+ * NaN stays NaN. */
+INLINE vec NAME(below)(vec v, REAL slope) { return slope == 0 ? NAME(zero)() : NAME(splat)(slope) * v; }
+INLINE vec NAME(rectify)(vec v, REAL slope) { return NAME(where)(v < NAME(zero)(), NAME(below)(v, slope), v); }
+
+/* The cotangent g of what was rectified to y, whose sign is that of what it came from. */
+INLINE vec NAME(rectified_cotangent)(vec y, vec g, REAL slope) {
+    return NAME(where)(y > NAME(zero)(), g, NAME(below)(g, slope));
+}
 
 /* rows[i][j] <-> rows[j][i]: the halves of a pack of cards shuffled into each other, log2(VL) times */
 INLINE void NAME(transpose)(vec *rows) {

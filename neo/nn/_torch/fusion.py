@@ -1,8 +1,8 @@
-"""Chains of layers that a converted module runs as one op: convolution, batch norm, ReLU, max pooling.
+"""Chains of layers that a converted module runs as one op: convolution, batch norm, (leaky) ReLU, max pooling.
 
 A chain is found by watching one run of the module, and named by its layers. In a copy that has chains, a convolution
-and a batch norm only note what they were called with, and give a Pending in place of a tensor; the ReLU, or the pooling
-behind it, then runs them all, on Neo's own kernels where these take the tensors (neo/functions/fused.py). A Pending
+and a batch norm only note what they were called with, and give a Pending in place of a tensor; the chain's last layer
+then runs them all, on Neo's own kernels where these take the tensors (neo/functions/fused.py). A Pending
 stands for no tensor: whatever else the module does with it raises NotFused, and the chain is given up. So a chain can
 be found wrongly, in a module that takes another path later, and the numbers are right all the same.
 """
@@ -25,18 +25,23 @@ from neo.functions.fused import block_of_any_layout
 __all__ = ["Chain", "NotFused", "Watch", "fuse"]
 
 _RELU = (F.relu, torch.relu, F.relu_, torch.relu_)
+_LEAKY = (F.leaky_relu, F.leaky_relu_)
 _NORMALISED, _RECTIFIED = "batch norm", "ReLU"
 
 
 class Chain(NamedTuple):
-    """Names of a convolution (None: the chain starts at the norm) and a batch norm; window of the pooling, 1: none."""
+    """Names of a convolution (None: the chain starts at the norm) and a batch norm; slope of the rectifier below 0, 0 a
+    ReLU's, 1: there is none; window of the pooling, 1: none."""
 
     conv: str | None
     norm: str
+    slope: float
     window: int
 
     def __str__(self) -> str:
-        layers = [*([self.conv] if self.conv is not None else []), self.norm, "ReLU"]
+        layers = [*([self.conv] if self.conv is not None else []), self.norm]
+        if self.slope != 1:
+            layers.append("ReLU" if self.slope == 0 else f"leaky ReLU {self.slope:g}")
         return " + ".join(
             [*layers, f"max pooling {self.window}x{self.window}"] if self.window > 1 else layers
         )
@@ -60,7 +65,9 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._made: dict[int, tuple[str, Any]] = {}  # id of an output -> name of its layer, the output
         self._norms: list[tuple[str, str | None, Any]] = []  # norm, the convolution before it, its output
-        self._used: dict[int, list[tuple[Any, Any, int]]] = {}  # input -> ReLU or pooling, its output, window
+        self._used: dict[
+            int, list[tuple[Any, Any, float, int]]
+        ] = {}  # input -> it, its output, slope, window
         for name, part in module.named_modules():
             if type(part) is torch.nn.Conv2d and _plain(part):
                 vars(part)["forward"] = functools.partial(self._conv, name, part)
@@ -71,9 +78,10 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         before = args[0] if args else None
         out = func(*args, **kwargs)
-        window = 1 if func in _RELU else _window_of(func, args, kwargs)
-        if window is not None and isinstance(before, LiteTensor):
-            self._used.setdefault(id(before), []).append((before, out, window))
+        slope, window = _slope_of(func, args, kwargs), _window_of(func, args, kwargs)
+        if isinstance(before, LiteTensor) and not (slope is None and window is None):
+            used = (before, out, 1.0 if slope is None else slope, window or 1)
+            self._used.setdefault(id(before), []).append(used)
         return out
 
     def _conv(self, name: str, conv: torch.nn.Module, x: Any) -> Any:
@@ -92,11 +100,14 @@ class Watch(TorchFunctionMode):
         names = [name for name, *_ in self._norms]
         found = []
         for name, conv, out in self._norms:
-            rectified = [after for _, after, window in self._used.get(id(out), []) if window == 1]
-            if names.count(name) != 1 or len(rectified) != 1:
+            if names.count(name) != 1:
                 continue
-            pooled = [window for _, _, window in self._used.get(id(rectified[0]), []) if window > 1]
-            found.append(Chain(conv, name, pooled[0] if len(pooled) == 1 else 1))
+            rectified = [(after, slope) for _, after, slope, _ in self._used.get(id(out), []) if slope != 1]
+            out, slope = rectified[0] if len(rectified) == 1 else (out, 1.0)
+            pooled = [window for _, _, _, window in self._used.get(id(out), []) if window > 1]
+            window = pooled[0] if len(pooled) == 1 and len(rectified) < 2 else 1
+            if conv is not None or slope != 1 or window > 1:
+                found.append(Chain(conv, name, slope, window))
         return tuple(found)
 
 
@@ -108,6 +119,16 @@ def _plain(part: torch.nn.Module) -> bool:
 
 def _by_the_batch(norm: Any) -> bool:
     return norm.affine and norm.running_mean is None and (norm.training or not norm.track_running_stats)
+
+
+def _slope_of(func: Any, args: Any, kwargs: Any) -> float | None:
+    """The slope below 0 of a rectifier that does not fall; None for any other call."""
+    if func in _RELU:
+        return 0.0
+    if func not in _LEAKY:
+        return None
+    slope = args[1] if len(args) > 1 else kwargs.get("negative_slope", 0.01)
+    return float(slope) if isinstance(slope, int | float) and 0 <= slope < 1 else None
 
 
 def _window_of(func: Any, args: Any, kwargs: Any) -> int | None:
@@ -159,10 +180,12 @@ def _convolve(chain: Chain, conv: Any, norm: Any, x: Any) -> Any:
 
 def _normalise(chain: Chain, norm: Any, x: Any) -> Any:
     if isinstance(x, Pending) and x.chain is chain and not x.done:
-        return x.after(_NORMALISED)
-    if chain.conv is None and isinstance(x, LiteTensor) and x.ndim == 4:
-        return Pending(chain, x, None, norm, _NORMALISED)
-    return type(norm).forward(norm, x)
+        normalised = x.after(_NORMALISED)
+    elif chain.conv is None and isinstance(x, LiteTensor) and x.ndim == 4:
+        normalised = Pending(chain, x, None, norm, _NORMALISED)
+    else:
+        return type(norm).forward(norm, x)
+    return normalised if normalised.goes_on() else normalised.run()
 
 
 class Pending:
@@ -174,6 +197,10 @@ class Pending:
     def after(self, done: str) -> Pending:
         return Pending(self.chain, self.x, self.conv, self.norm, done)
 
+    def goes_on(self) -> bool:
+        """Whether the chain has a layer that is still to come."""
+        return self.chain.window > 1 or (self.chain.slope != 1 and self.done != _RECTIFIED)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -181,12 +208,15 @@ class Pending:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        first, window = args[0] if args else None, None
+        first = args[0] if args else None
         if isinstance(first, Pending):
-            if func in _RELU and first.done == _NORMALISED:
-                return first.after(_RECTIFIED) if first.chain.window > 1 else first.run()
-            window = _window_of(func, args, kwargs or {})
-            if window == first.chain.window and first.done == _RECTIFIED:
+            kwargs = kwargs or {}
+            slope = _slope_of(func, args, kwargs)
+            if slope is not None and slope == first.chain.slope and first.done == _NORMALISED:
+                rectified = first.after(_RECTIFIED)
+                return rectified if rectified.goes_on() else rectified.run()
+            ready = _RECTIFIED if first.chain.slope != 1 else _NORMALISED
+            if _window_of(func, args, kwargs) == first.chain.window and first.done == ready:
                 return first.run()
             raise NotFused(first.chain)
         raise NotFused(
@@ -195,21 +225,22 @@ class Pending:
 
     def run(self) -> Any:
         """The chain's output."""
-        conv, norm, x, window = self.conv, self.norm, self.x, self.chain.window
+        conv, norm, x, (*_, slope, window) = self.conv, self.norm, self.x, self.chain
         if chosen_statistics.chosen():
             x = x if conv is None else type(conv).forward(conv, x)
-            y = torch.relu(type(norm).forward(norm, x))
+            y = type(norm).forward(norm, x)
+            y = torch.relu(y) if slope == 0 else y if slope == 1 else F.leaky_relu(y, slope)
             return F.max_pool2d(y, window) if window > 1 else y
         if conv is not None:
-            y = _block(conv, norm, x, window)
+            y = _block(conv, norm, x, slope, window)
             if y is not None:
                 return y
             x = type(conv).forward(conv, x)
         if x.numel() == x.shape[1]:
             type(norm).forward(norm, x)  # says what is wrong
         if window > 1:
-            return batch_norm_relu_max_pool(x, norm.weight, norm.bias, window, norm.eps)
-        return batch_norm_relu(x, norm.weight, norm.bias, norm.eps)
+            return batch_norm_relu_max_pool(x, norm.weight, norm.bias, window, norm.eps, slope)
+        return batch_norm_relu(x, norm.weight, norm.bias, norm.eps, slope)
 
 
 def _refuse_operators() -> None:
@@ -242,7 +273,7 @@ def _refuse_operators() -> None:
 _refuse_operators()
 
 
-def _block(conv: Any, norm: Any, x: Any, window: int) -> Any:
+def _block(conv: Any, norm: Any, x: Any, slope: float, window: int) -> Any:
     """The chain as a block; None for a convolution of another kind, or where the block is not for these tensors."""
     stride, same = conv.stride[0], conv.padding == (1, 1) and conv.dilation == (1, 1) and conv.groups == 1
     if not (
@@ -252,7 +283,8 @@ def _block(conv: Any, norm: Any, x: Any, window: int) -> Any:
         and conv.padding_mode == "zeros"
     ):
         return None
-    return block_of_any_layout(x, conv.weight, conv.bias, norm.weight, norm.bias, stride, window, norm.eps)
+    params = conv.weight, conv.bias, norm.weight, norm.bias
+    return block_of_any_layout(x, *params, stride, window, norm.eps, slope)
 
 
 def _flat(value: Any) -> Iterable[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = ["ON_OWN_KERNELS", "ON_TORCH", "Samples", "composed_samples"]
 
 Samples = Callable[[], Iterator[tuple]]
 EPS = 1e-5
+SLOPES = (0.0, 0.1, 1.0)  # of a ReLU, of a leaky one, of none
 
 
 class Draw:
@@ -110,22 +112,22 @@ def norm_relu_pool_on_torch() -> Iterator[tuple]:
         for last in (True, False):
             draw = Draw(seed)
             x = neo.LiteTensor(draw.image(3, 3, size, size, last=last))
-            for weight in (draw.lite(3), None):
-                yield x, weight, draw.lite(3), EPS, window
+            for weight, slope in itertools.product((draw.lite(3), None), SLOPES):
+                yield x, weight, draw.lite(3), EPS, window, slope
 
 
 def norm_relu_pool() -> Iterator[tuple]:
     for seed, (window, size) in enumerate([(1, 5), (2, 6), (2, 7), (3, 7)]):
         draw = Draw(seed)
         x = neo.LiteTensor(draw.image(3, 8, size, size))
-        for weight in (draw.lite(8), None):
-            yield x, weight, draw.lite(8), EPS, window
+        for weight, slope in itertools.product((draw.lite(8), None), SLOPES):
+            yield x, weight, draw.lite(8), EPS, window, slope
 
 
 def norm_relu_pool_gradient() -> Iterator[tuple]:
-    for x, weight, bias, eps, window in norm_relu_pool():
-        y, place, mean, scale = norm_kernels.norm(raw(x), raw(weight), raw(bias), eps, window)
-        yield Draw(5).like(y), x, weight, mean, scale, y, place, eps, window
+    for x, weight, bias, eps, window, slope in norm_relu_pool():
+        y, place, mean, scale = norm_kernels.norm(raw(x), raw(weight), raw(bias), eps, window, slope)
+        yield Draw(5).like(y), x, weight, mean, scale, y, place, eps, window, slope
 
 
 # --- blocks ---------------------------------------------------------------------------------------------------------
@@ -136,17 +138,18 @@ def conv_norm_relu_pool() -> Iterator[tuple]:
     for seed, (stride, window, size) in enumerate([(1, 1, 5), (2, 1, 7), (1, 2, 6), (2, 2, 9)]):
         draw = Draw(seed)
         x, weight = neo.LiteTensor(draw.image(2, 8, size, size)), neo.LiteTensor(draw.image(8, 8, 3, 3) / 8)
-        yield x, weight, draw(8), draw.lite(8), draw.lite(8), EPS, stride, window
-        yield x, weight, None, None, draw.lite(8), EPS, stride, window
-        yield x.data, weight, None, draw.lite(8), draw.lite(8), EPS, stride, window
-        yield x, weight.data, None, draw.lite(8), draw.lite(8), EPS, stride, window
+        for slope in SLOPES:
+            yield x, weight, draw(8), draw.lite(8), draw.lite(8), EPS, stride, window, slope
+        yield x, weight, None, None, draw.lite(8), EPS, stride, window, 0.0
+        yield x.data, weight, None, draw.lite(8), draw.lite(8), EPS, stride, window, 0.0
+        yield x, weight.data, None, draw.lite(8), draw.lite(8), EPS, stride, window, 0.1
 
 
 def conv_norm_relu_pool_gradient() -> Iterator[tuple]:
     """z is an input of its own: what depends on x through it goes back through the block itself."""
-    for *arguments, eps, stride, window in conv_norm_relu_pool():
+    for *arguments, eps, stride, window, slope in conv_norm_relu_pool():
         x, weight, bias, gamma, _ = arguments
-        block = block_kernels.forward(*map(raw, arguments), eps, stride, window)
+        block = block_kernels.forward(*map(raw, arguments), eps, stride, window, slope)
         given = block._replace(x=x, weight=weight, gamma=gamma, z=neo.LiteTensor(block.z))
         y_bar, z_bar = Draw(5).like(block.y), Draw(6).like(block.z)
         mask = (isinstance(x, neo.LiteTensor), isinstance(weight, neo.LiteTensor))
@@ -154,9 +157,12 @@ def conv_norm_relu_pool_gradient() -> Iterator[tuple]:
 
 
 def first_blocks() -> Iterator[tuple]:
-    for planes, (stride, window) in enumerate([(1, 1), (2, 1), (1, 2), (2, 2)], start=1):
+    for planes, (stride, window, slope) in enumerate(
+        [(1, 1, 0.0), (2, 1, 0.1), (1, 2, 0.0), (2, 2, 0.1), (1, 1, 1.0)], start=1
+    ):
         draw = Draw(planes)
-        images = first_kernels.Images(draw(3, planes, 7, 6).abs(), stride, window)
+        planes = min(planes, first_kernels.MOST_PLANES)
+        images = first_kernels.Images(draw(3, planes, 7, 6).abs(), stride, window, slope)
         weight = neo.LiteTensor(draw(8, planes, 3, 3) / 3)
         for gamma in (draw.lite(8), None):
             yield weight, draw.lite(8), gamma, draw.lite(8), EPS, images

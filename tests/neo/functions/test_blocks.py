@@ -23,8 +23,9 @@ def norm(x, weight, bias, eps=1e-5):
     return (y if weight is None else y * weight.reshape(1, -1, 1, 1)) + bias.reshape(1, -1, 1, 1)
 
 
-def pooled(x, window):
-    return F.max_pool2d(torch.relu(x), window) if window > 1 else torch.relu(x)
+def pooled(x, window, slope=0.0):
+    y = F.leaky_relu(x, slope)
+    return F.max_pool2d(y, window) if window > 1 else y
 
 
 def orders(fn, args, grad):
@@ -60,9 +61,13 @@ def assert_same(own, composed, args, rtol=1e-9):
         assert (ours.data - theirs).norm() <= rtol * theirs.norm() + 1e-9
 
 
+SLOPES = pytest.mark.parametrize("slope", [0.0, 0.1, 1.0], ids=["ReLU", "leaky", "no rectifier"])
+
+
+@SLOPES
 @pytest.mark.parametrize("scaled", [True, False], ids=["scale", "no scale"])
 @pytest.mark.parametrize(("window", "size"), [(1, 5), (2, 6), (2, 7), (3, 7)])
-def test_norm_relu_pool_equals_its_composition_to_third_order(window, size, scaled) -> None:
+def test_norm_relu_pool_equals_its_composition_to_third_order(window, size, scaled, slope) -> None:
     generator = torch.Generator().manual_seed(size)
     x = torch.randn(3, 16, size, size, generator=generator, dtype=torch.float64)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -72,18 +77,19 @@ def test_norm_relu_pool_equals_its_composition_to_third_order(window, size, scal
     bias = torch.randn(16, generator=generator, dtype=torch.float64)
 
     def own(x, *params):
-        return batch_normalization.norm_relu_pool(x, params[0] if scaled else None, params[-1], 1e-5, window)
+        weight, bias = params[0] if scaled else None, params[-1]
+        return batch_normalization.norm_relu_pool(x, weight, bias, 1e-5, window, slope)
 
     def composed(x, *params):
-        return pooled(norm(x, params[0] if scaled else None, params[-1]), window)
+        return pooled(norm(x, params[0] if scaled else None, params[-1]), window, slope)
 
     assert_same(own, composed, (x, weight, bias) if scaled else (x, bias))
 
 
 @pytest.mark.parametrize("scaled", [True, False], ids=["scale", "no scale"])
 @pytest.mark.parametrize(("stride", "window"), [(1, 1), (2, 1), (1, 2), (2, 2)])
-@pytest.mark.parametrize("planes", [1, 2, 3, 4])
-def test_first_block_equals_its_composition_to_third_order(planes, stride, window, scaled) -> None:
+@pytest.mark.parametrize(("planes", "slope"), [(1, 0.0), (2, 0.0), (3, 0.1), (4, 0.0), (1, 1.0)])
+def test_first_block_equals_its_composition_to_third_order(planes, slope, stride, window, scaled) -> None:
     generator = torch.Generator().manual_seed(planes)
     x = torch.rand(3, planes, 11, 10, generator=generator, dtype=torch.float64)
     weight = torch.randn(16, planes, 3, 3, generator=generator, dtype=torch.float64) / 3
@@ -91,19 +97,24 @@ def test_first_block_equals_its_composition_to_third_order(planes, stride, windo
 
     def own(weight, *rest):
         gamma = rest[0] if scaled else None
-        return fused.first_block_of_images(x, weight, bias, gamma, rest[-1], stride, window)
+        return fused.first_block_of_images(
+            x, weight, bias, gamma, rest[-1], stride, window, negative_slope=slope
+        )
 
     def composed(weight, *rest):
         y = F.conv2d(x, weight, bias, stride, 1)
-        return pooled(norm(y, rest[0] if scaled else None, rest[-1]), window)
+        return pooled(norm(y, rest[0] if scaled else None, rest[-1]), window, slope)
 
     assert_same(own, composed, (weight, gamma, beta) if scaled else (weight, beta), rtol=1e-8)
 
 
+@SLOPES
 @pytest.mark.parametrize("scaled", [True, False], ids=["scale", "no scale"])
 @pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize(("stride", "window", "size"), [(1, 1, 5), (2, 1, 7), (1, 2, 6), (2, 2, 9)])
-def test_conv_block_equals_its_composition_to_third_order(stride, window, size, biased, scaled) -> None:
+def test_conv_block_equals_its_composition_to_third_order(
+    stride, window, size, biased, scaled, slope
+) -> None:
     generator = torch.Generator().manual_seed(size)
     x = torch.randn(3, 8, size, size, generator=generator, dtype=torch.float64)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -116,9 +127,9 @@ def test_conv_block_equals_its_composition_to_third_order(stride, window, size, 
 
         return call
 
-    own = of(lambda *args: fused.conv_block(*args, stride, window))
+    own = of(lambda *args: fused.conv_block(*args, stride, window, negative_slope=slope))
     composed = of(
-        lambda x, w, b, gamma, beta: pooled(norm(F.conv2d(x, w, b, stride, 1), gamma, beta), window)
+        lambda x, w, b, gamma, beta: pooled(norm(F.conv2d(x, w, b, stride, 1), gamma, beta), window, slope)
     )
     args = (x, weight, gamma, beta) if scaled else (x, weight, beta)
     assert_same(own, composed, args, rtol=1e-8)
@@ -245,7 +256,7 @@ def test_blocks_give_the_bias_that_the_mean_takes_away_a_gradient_of_zero(planes
 def test_norm_relu_pool_keeps_nan(size: int) -> None:
     x = torch.randn(2, 16, size, size).contiguous(memory_format=torch.channels_last)
     x[0, 3, 1, 1] = torch.nan
-    y = batch_normalization.norm_relu_pool(x, None, torch.zeros(16), 1e-5, 2)
+    y = batch_normalization.norm_relu_pool(x, None, torch.zeros(16), 1e-5, 2, 0.0)
     assert y[:, 3].isnan().all()
     assert not y[:, 4].isnan().any()
 
@@ -256,6 +267,6 @@ def test_norm_relu_pool_keeps_the_digits_of_float32() -> None:
     x = torch.randn(75, 16, 28, 28, generator=generator) + 3 * torch.randn(1, 16, 1, 1, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last)
     bias = torch.zeros(16)
-    y = batch_normalization.norm_relu_pool(x, None, bias, 1e-5, 1)
+    y = batch_normalization.norm_relu_pool(x, None, bias, 1e-5, 1, 0.0)
     exact = torch.relu(norm(x.double(), None, bias.double()))
     assert (y - exact).norm() < 3e-7 * exact.norm()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Case:
     w: int = 6
     stride: int = 1
     window: int = 2
+    slope: float = 0.0
     optional: bool = True  # whether what may be None is given
 
     @property
@@ -84,14 +85,15 @@ def normed(z: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor) -> t
     return F.batch_norm(z, None, None, gamma, beta, True, 0.0, EPS)
 
 
-def pooled(v: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """max(0, the largest of each window), and which pixel of its window it was."""
+def pooled(v: torch.Tensor, case: Case) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The largest of each window, rectified, and which pixel of its window it was."""
+    window = case.window
     if window == 1:
-        return torch.relu(v), None
+        return F.leaky_relu(v, case.slope), None
     y, at = F.max_pool2d(v, window, return_indices=True)
     rows, columns = at // v.shape[3] % window, at % v.shape[3] % window
     place = (rows * window + columns).to(torch.uint8).contiguous(memory_format=_LAST)
-    return torch.relu(y), place
+    return F.leaky_relu(y, case.slope), place
 
 
 def statistics(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -169,7 +171,7 @@ def _normed(case: Case) -> tuple[Draw, dict[str, Any]]:
     z = draw(case.n, channels, case.h, case.w).requires_grad_()
     gamma = (draw(channels) if case.optional else torch.ones(channels, dtype=torch.float64)).requires_grad_()
     beta = draw(channels).requires_grad_()
-    y, place = pooled(normed(z, gamma, beta), case.window)
+    y, place = pooled(normed(z, gamma, beta), case)
     mean, scale = statistics(z)
     return draw, {
         "z": z, "gamma": gamma, "beta": beta, "y": y, "place": place, "mean": mean, "scale": scale
@@ -182,7 +184,7 @@ def norm(case: Case) -> Call:
         "z": draw.last(t["z"]), "gamma": draw.plain(t["gamma"]) if case.optional else None,
         "beta": draw.plain(t["beta"]), "y": draw.out(t["y"]), "place": t["place"] if t["place"] is None else
         torch.full_like(t["place"], 255), "mean": draw.out(t["mean"], False), "scale": draw.out(t["scale"], False),
-        "eps": EPS, "window": case.window,
+        "eps": EPS, "window": case.window, "slope": case.slope,
     }  # fmt: skip
     return Call(given, {name: t[name] for name in ("y", "mean", "scale")})
 
@@ -201,7 +203,7 @@ def norm_backward(case: Case) -> Call:
     given = {
         "y_bar": draw.last(y_bar), "y": draw.last(t["y"]), "place": t["place"], **_saved(draw, case, t),
         "z_total": draw.out(z_total), "gamma_bar": draw.out(gamma_bar, False), "beta_bar": draw.out(beta_bar, False),
-        "window": case.window,
+        "window": case.window, "slope": case.slope,
     }  # fmt: skip
     return Call(given, {"z_total": z_total, "gamma_bar": gamma_bar, "beta_bar": beta_bar})
 
@@ -219,7 +221,7 @@ def norm_double_backward(case: Case) -> Call:
         "place": t["place"], **_saved(draw, case, t), "gamma_bar": draw.plain(first[1]),
         "beta_bar": draw.plain(first[2]), "y_bar_out": draw.out(outs[0]), "z_out": draw.out(outs[1]),
         "gamma_out": draw.out(outs[2], False),
-        "window": case.window,
+        "window": case.window, "slope": case.slope,
     }  # fmt: skip
     return Call(given, dict(zip(("y_bar_out", "z_out", "gamma_out"), outs, strict=True)))
 
@@ -233,7 +235,7 @@ def _block(case: Case) -> tuple[Draw, dict[str, Any]]:
     channels = z.shape[1]
     gamma = (draw(channels) if case.optional else torch.ones(channels, dtype=torch.float64)).requires_grad_()
     beta = draw(channels).requires_grad_()
-    y, place = pooled(normed(z, gamma, beta), case.window)
+    y, place = pooled(normed(z, gamma, beta), case)
     mean, scale = statistics(z)
     return draw, {
         "x": x, "weight": weight, "bias": bias, "gamma": gamma, "beta": beta, "z": z, "y": y, "place": place,
@@ -249,7 +251,7 @@ def block(case: Case) -> Call:
         "z": draw.out(t["z"]), "y": draw.out(t["y"]),
         "place": None if t["place"] is None else torch.full_like(t["place"], 255),
         "mean": draw.out(t["mean"], False), "scale": draw.out(t["scale"], False), "stride": case.stride,
-        "window": case.window,
+        "window": case.window, "slope": case.slope,
     }  # fmt: skip
     return Call(given, {name: t[name] for name in ("z", "y", "mean", "scale")})
 
@@ -282,7 +284,7 @@ def block_backward(case: Case) -> Call:
         "y_bar": draw.last(g["y_bar"]), "z_bar": draw.last(g["z_bar"]) if case.optional else None,
         **_block_saved(draw, case, t), "z_total": draw.out(g["z_total"]), "x_bar": draw.out(g["x_bar"]),
         "w_bar": draw.out(g["w_bar"]), "gamma_bar": draw.out(g["gamma_bar"], False),
-        "beta_bar": draw.out(g["beta_bar"], False), "stride": case.stride, "window": case.window,
+        "beta_bar": draw.out(g["beta_bar"], False), "stride": case.stride, "window": case.window, "slope": case.slope,
     }  # fmt: skip
     return Call(given, {name: g[name] for name in ("z_total", "x_bar", "w_bar", "gamma_bar", "beta_bar")})
 
@@ -307,7 +309,7 @@ def block_double_backward(case: Case) -> Call:
         "z_total": draw.last(g["z_total"]), "Z": draw.out(t["z"]), "workspace": draw.out(t["z"]),
         "y_bar_out": draw.out(t["y"]), "x_out": draw.out(t["x"]), "w_out": draw.out(t["weight"]),
         "gamma_out": draw.out(t["gamma"], False), "z_out": draw.out(t["z"]),
-        "stride": case.stride, "window": case.window,
+        "stride": case.stride, "window": case.window, "slope": case.slope,
     }  # fmt: skip
     return Call(given, expected)
 
@@ -334,7 +336,7 @@ def block_backward_tangent(case: Case) -> Call:
         "x_bar": draw.out(t["x"]), "w_bar": draw.out(t["weight"]), "x_out": draw.out(t["x"]),
         "w_out": draw.out(t["weight"]), "gamma_out": draw.out(t["gamma"], False),
         "beta_out": draw.out(t["gamma"], False), "workspace": draw.out(t["z"]), "b_bar": draw.out(t["gamma"], False),
-        "stride": case.stride, "window": case.window,
+        "stride": case.stride, "window": case.window, "slope": case.slope,
     }  # fmt: skip
     return Call(given, dict(zip(names, found, strict=True)))
 
@@ -361,7 +363,7 @@ def _first(case: Case) -> tuple[Draw, dict[str, Any]]:
     gamma = (draw(channels) if case.optional else torch.ones(channels, dtype=torch.float64)).requires_grad_()
     beta = draw(channels).requires_grad_()
     v = normed(conv(x, weight, None, case.stride), gamma, beta)
-    y, place = pooled(v, window)
+    y, place = pooled(v, replace(case, window=window))
     return draw, {
         "x": x, "weight": weight, "gamma": gamma, "beta": beta, "v": v, "y": y, "place": place, "window": window,
         "patches": patches_of(x, case.stride), **moments_of(x, case.stride),
@@ -398,7 +400,7 @@ def first(case: Case) -> Call:
     given = {
         **_first_given(draw, case, t), "beta": draw.plain(t["beta"]), **_first_moments(t), "y": draw.out(t["y"]),
         "place": None if t["place"] is None else torch.full_like(t["place"], 255), "stride": case.stride,
-        "window": t["window"],
+        "window": t["window"], "slope": case.slope,
     }  # fmt: skip
     return Call(given, {"y": t["y"]})
 
@@ -412,7 +414,7 @@ def first_backward(case: Case) -> Call:
         "y_bar": draw.last(y_bar), "y": draw.last(t["y"]), "place": t["place"], **_first_given(draw, case, t),
         **_first_moments(t), "sums": torch.full_like(sums, torch.nan), "w_bar": draw.out(w_bar, False),
         "gamma_bar": draw.out(gamma_bar, False), "beta_bar": draw.out(beta_bar, False), "stride": case.stride,
-        "window": t["window"],
+        "window": t["window"], "slope": case.slope,
     }  # fmt: skip
     return Call(given, {"sums": sums, "w_bar": w_bar, "gamma_bar": gamma_bar, "beta_bar": beta_bar})
 
@@ -429,7 +431,7 @@ def first_double_backward(case: Case) -> Call:
         "W": draw.plain(W), "G": draw.plain(G), "B": draw.plain(B), "sums": _sums(t, y_bar).detach(),
         "y": draw.last(t["y"]), "place": t["place"], **_first_given(draw, case, t), **_first_moments(t),
         "y_bar_out": draw.out(outs[0]), "w_out": draw.out(outs[1], False), "gamma_out": draw.out(outs[2], False),
-        "stride": case.stride, "window": t["window"],
+        "stride": case.stride, "window": t["window"], "slope": case.slope,
     }  # fmt: skip
     return Call(given, dict(zip(("y_bar_out", "w_out", "gamma_out"), outs, strict=True)))
 
@@ -440,7 +442,7 @@ def correlate(case: Case) -> Call:
     sums = _sums(t, y_bar)
     given = {
         "y_bar": draw.last(y_bar), "y": draw.last(t["y"]), "place": t["place"], "x": draw.plain(t["x"]),
-        "sums": torch.full_like(sums, torch.nan), "stride": case.stride, "window": t["window"],
+        "sums": torch.full_like(sums, torch.nan), "stride": case.stride, "window": t["window"], "slope": case.slope,
     }  # fmt: skip
     return Call(given, {"sums": sums})
 
@@ -453,7 +455,7 @@ def spread(case: Case) -> Call:
     (out,) = grad([found], [y_bar], [sums])
     given = {
         "sums_bar": draw.plain(sums), "y": draw.last(t["y"]), "place": t["place"], "x": draw.plain(t["x"]),
-        "y_bar_out": draw.out(out), "stride": case.stride, "window": t["window"],
+        "y_bar_out": draw.out(out), "stride": case.stride, "window": t["window"], "slope": case.slope,
     }  # fmt: skip
     return Call(given, {"y_bar_out": out})
 

@@ -73,6 +73,7 @@ cases = st.builds(
     w=st.integers(4, 13),
     stride=st.sampled_from([1, 2]),
     window=st.sampled_from([1, 2]),
+    slope=st.sampled_from([0.0, 0.1, 1.0]),
     optional=st.booleans(),
 )
 
@@ -343,3 +344,12 @@ def test_what_the_kernels_can_take_is_what_they_do_take() -> None:
         if not kernels.library.takes(other):
             with pytest.raises(KernelArgumentError):
                 kernels.library.convolution_bias(z_bar=other, b_bar=torch.zeros(16))
+
+
+@pytest.mark.parametrize("slope", [-0.1, float("nan"), float("inf")])
+def test_a_slope_under_which_maxima_move_is_refused(slope: float) -> None:
+    """A rectifier that falls below 0 does not commute with the maximum of a window."""
+    for entry in ("norm", "block", "first", "spread"):
+        call = ENTRIES[entry](Case(lanes=lanes(torch.float64)))
+        with pytest.raises(KernelArgumentError, match=f"{entry}: slope must be 0 or more, got"):
+            getattr(kernels.library, entry)(**{**call.arguments, "slope": slope})

@@ -34,10 +34,28 @@ def halved(x: torch.Tensor) -> torch.Tensor:
     return F.max_pool2d(x, 2, 2)
 
 
+def leaky(x: torch.Tensor) -> torch.Tensor:
+    return F.leaky_relu(x, negative_slope=0.2)
+
+
 CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "modules": ((3, nn.ReLU(), nn.MaxPool2d(2), False), {}, "conv + bn + ReLU + max pooling 2x2"),
     "in place": ((16, nn.ReLU(inplace=True), nn.Identity(), True), {"bias": False}, "conv + bn + ReLU"),
     "functions": ((16, F.relu, halved, False), {"stride": 2}, "conv + bn + ReLU + max pooling 2x2"),
+    "leaky": (
+        (3, nn.LeakyReLU(0.1), nn.MaxPool2d(2), False),
+        {},
+        "conv + bn + leaky ReLU 0.1 + max pooling 2x2",
+    ),
+    "leaky in place": (
+        (16, nn.LeakyReLU(inplace=True), nn.Identity(), True),
+        {},
+        "conv + bn + leaky ReLU 0.01",
+    ),
+    "leaky function": ((16, leaky, halved, True), {}, "conv + bn + leaky ReLU 0.2 + max pooling 2x2"),
+    "no rectifier": ((3, nn.Identity(), nn.Identity(), True), {"bias": False}, "conv + bn"),
+    "pooling alone": ((16, nn.Identity(), nn.MaxPool2d(3), False), {}, "conv + bn + max pooling 3x3"),
+    "a rectifier that falls": ((16, lambda x: F.leaky_relu(x, -0.1), halved, False), {}, "conv + bn"),
     "another kernel": ((2, torch.relu, nn.MaxPool2d(3, 2, 1), True), {"kernel_size": 5}, "conv + bn + ReLU"),
 }
 
@@ -54,7 +72,7 @@ def test_fused_layers_give_torch_s_meta_gradient(name: str) -> None:
     support, query = drawn(3, given[0], 9, 8), drawn(4, given[0], 9, 8, seed=1)
     model, params = neo.nn.from_torch(module)
     model(params, support)
-    assert str(model) == f"from_torch(Block)\n  one op: {said}"
+    assert str(model) == f"from_torch(Block)\n  one op: {said}\n  one op: second + second_bn"
     assert_meta_gradients_agree(module, (support,), (query,))
 
 
