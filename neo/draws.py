@@ -83,11 +83,25 @@ class draws:
 
 
 class no_draws(draws):
-    """Inside, whoever would draw raises DrawError with these words."""
+    """Inside, whoever would draw raises DrawError with these words.
 
-    def __init__(self, message: str):
+    asks: whether torch asks about its functions of torch tensors, too, as `draws` has it do. Without, the block costs
+    nothing, and whoever draws on torch tensors is not refused; drew() says afterwards whether anybody has moved torch's
+    default generator, on whatever thread.
+    """
+
+    def __init__(self, message: str, *, asks: bool = True):
         super().__init__(None)
-        self.message = message
+        self.message, self.asks = message, asks
+        self._states: list[bytes] = []
+
+    def __enter__(self) -> no_draws:
+        self._states = _default_states()
+        _enter(self, mode=self.asks)
+        return self
+
+    def drew(self) -> bool:
+        return self._states != _default_states()
 
     def drops(self) -> bool:
         return True

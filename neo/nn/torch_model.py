@@ -31,6 +31,14 @@ from neo.typing import Params
 
 __all__ = ["TorchModel", "from_torch"]
 
+
+class _Drew(BaseException):
+    """A call without a seed has drawn on torch tensors, and was not asked: it is made again, and asked.
+
+    No Exception, as nothing is wrong yet.
+    """
+
+
 State = Mapping[str, Any]
 """Buffers, and parameters that do not require grad, by the names of state_dict: torch tensors."""
 
@@ -81,9 +89,9 @@ class TorchModel(Module):
             one) is known only to a function. "given": the weights of the module, whatever the seed (a pretrained one).
         verify: before the first call, run torch's forward on the same numbers and compare; see Raises. Without it
             functions called with inplace=True are refused, as everywhere in Neo.
-        fused: run convolution + batch norm + ReLU (+ max pooling) as one op, on Neo's own kernels on a CPU, wherever
-            the first call shows that the module has them one after the other; print(model) says where. It is compared
-            with torch's forward like the rest, and not done where it fails, or without verify.
+        fused: run convolution + batch norm (+ ReLU, leaky or not, + max pooling) as one op, on Neo's own kernels on a
+            CPU, wherever the first call shows that the module has them one after the other; print(model) says where. It
+            is compared with torch's forward like the rest, and not done where it fails, or without verify.
         seed: under which a function builds the module, and with it buffers that are drawn (spectral norm's vectors).
 
     A call: model(params, *args, state=None, seed=None, **kwargs); args and kwargs are forward's (state and seed are
@@ -138,6 +146,8 @@ class TorchModel(Module):
         self._fused = fused and verify
         self._chains: tuple[Chain, ...] = ()
         self._lifts = False  # whether forward writes what is differentiated into tensors that it makes
+        # Whether it has drawn on torch tensors, about which a call without a seed asks then; None before the first.
+        self._draws: bool | None = None
         self._free: deque[Copy] = deque()
         self._lock = threading.Lock()
         first = self._new_copy()
@@ -223,13 +233,18 @@ class TorchModel(Module):
         try:
             with normalising:
                 out, new_state = self._run(params, constants, args, kwargs, seed)
-        except NeedsLifting:
-            self._lifts = True
-            draw_again()
-            normalise_again()
-            return self(params, *args, state=state, seed=seed, **kwargs)
-        except (NotFused, NotAView) as error:  # it takes another path than at the first call
-            self._give_up(error)
+        except (
+            NeedsLifting,
+            NotFused,
+            NotAView,
+            _Drew,
+        ) as error:  # it takes another path than at the first call
+            if isinstance(error, NeedsLifting):
+                self._lifts = True
+            elif isinstance(error, _Drew):
+                self._draws = True
+            else:
+                self._give_up(error)
             draw_again()
             normalise_again()
             return self(params, *args, state=state, seed=seed, **kwargs)
@@ -247,6 +262,11 @@ class TorchModel(Module):
         try:
             with drawing:
                 out = run_as_torch_code(copy, params, self._own(constants), args, kwargs, self._lifts)
+            if isinstance(drawing, no_draws) and not self._draws:
+                drew = drawing.drew()
+                if drew and not drawing.asks:
+                    raise _Drew
+                self._draws = drew
             new_state = self._state_after(copy)
         except Exception as error:
             error.add_note(f"in the forward of {self!r}")
@@ -405,7 +425,8 @@ class TorchModel(Module):
         return no_draws(
             f"{self!r}: dropout is active (p > 0, training mode) and the call has no seed to draw from. Give one, "
             f"model(params, x, seed=...), another one at each step; or convert module.eval(), "
-            f'with buffers="batch" where batch statistics are wanted.'
+            f'with buffers="batch" where batch statistics are wanted.',
+            asks=self._draws is not False,
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -22,6 +22,9 @@ from neo.nn._torch.copies import Copy
 __all__ = ["run_as_torch_code"]
 
 
+_TENSORS = frozenset((torch.Tensor, LiteTensor))
+
+
 def run_as_torch_code(
     copy: Copy,
     params: Mapping[str, Any],
@@ -40,10 +43,14 @@ def run_as_torch_code(
     own = _lift if lifts else _own
     copy.fill({name: shallow_copy(value) for name, value in params.items()})
     copy.fill({name: own(value) for name, value in constants.items()})
-    inputs: Any = (args, kwargs)
-    plain = [leaf for leaf in pytree.leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    mine: Any
+    if not kwargs and _TENSORS.issuperset(map(type, args)):  # the commonest call, without a look for trees
+        plain = [leaf for leaf in args if type(leaf) is torch.Tensor]
+        mine = tuple(map(own, args)), kwargs
+    else:
+        plain = [leaf for leaf in pytree.leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        mine = pytree.tree_map(own, (args, kwargs))
     versions = [version(tensor) for tensor in plain]
-    mine: Any = pytree.tree_map(own, inputs)
     try:
         with (
             torch_code(),

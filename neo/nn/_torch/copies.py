@@ -7,6 +7,7 @@ touched, so that an exception leaves nothing behind, and each thread (and each c
 from __future__ import annotations
 
 import copy
+import operator
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -139,7 +140,9 @@ class Copy:
         for container, key, place in _open_places(module):
             self.places.setdefault(place.name, []).append((container, key))
             self._empty.append((container, key, place))
-        self._attributes = [(vars(part), dict(vars(part))) for part in module.modules()]
+        self._attributes = [
+            (table := vars(part), dict(table), [*table.values()]) for part in module.modules()
+        ]
         # name -> tensor, the torch tensor behind it, its version and where its numbers lie
         self._filled: dict[str, tuple[Any, Any, int, int]] = {}
         self._kept = list(_containers(module))
@@ -147,8 +150,10 @@ class Copy:
 
     def fill(self, tensors: Mapping[str, Any]) -> None:
         for name, value in tensors.items():
-            data = value.data if isinstance(value, LiteTensor) else value
-            self._filled[name] = (value, data, version(data), _address(data))
+            if type(value) is LiteTensor:  # which gets other data where its numbers are to lie elsewhere
+                self._filled[name] = (value, value.data, version(value.data), 0)
+            else:
+                self._filled[name] = (value, value, version(value), _address(value))
             for container, key in self.places.get(name, ()):
                 container[key] = value
 
@@ -163,7 +168,7 @@ class Copy:
                 now is not value
                 or (isinstance(now, LiteTensor) and now.data is not data)
                 or version(data) != before
-                or _address(data) != address
+                or (address and _address(data) != address)
             ):
                 names.append(name)
         return names
@@ -173,8 +178,9 @@ class Copy:
         self._filled = {}
         for container, key, place in self._empty:
             container[key] = place
-        for attributes, before in self._attributes:
-            if len(attributes) != len(before) or any(attributes.get(k) is not v for k, v in before.items()):
+        for attributes, before, values in self._attributes:
+            # By identity, in C: a network has hundreds of attributes, and is called in every inner step.
+            if attributes.keys() != before.keys() or not all(map(operator.is_, attributes.values(), values)):
                 attributes.clear()
                 attributes.update(before)
 

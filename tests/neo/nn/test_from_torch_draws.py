@@ -183,3 +183,30 @@ def test_attention_on_torch_tensors_inside_a_block_draws_from_it(training):
         with neo.nn.draws(3), torch.no_grad():
             found.append(attention(x, x, x)[0])
     assert torch.equal(*found)
+
+
+class DropsSometimes(torch.nn.Module):
+    """Drops entries of a plain tensor, from its second call on of tall inputs alone: seen by no first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = torch.ones(6)
+        if len(x) > 2:
+            mask = F.dropout(mask, 0.5, True)
+        return self.layer(x * mask)
+
+
+def test_dropout_of_a_plain_tensor_is_refused_on_a_path_that_the_first_calls_did_not_take() -> None:
+    """Later calls are not asked about their draws; that they drew is seen, and they are made again."""
+    model, params = converted(DropsSometimes)
+    first = model(params, X)
+    assert torch.equal(first.data, model(params, X).data)
+    tall = torch.cat((X, X))
+    for _ in range(2):
+        with pytest.raises(DrawError, match="has no seed to draw from"):
+            model(params, tall)
+    assert torch.equal(first.data, model(params, X).data)
+    assert torch.equal(model(params, tall, seed=2).data, model(params, tall, seed=2).data)
