@@ -1,6 +1,6 @@
 """Where Neo chooses how images lie in memory: code written for torch then meets copies in the place of views.
 
-A converted module whose layers run as one op (neo/nn/_torch/fusion.py) has its images channels-last inside. What torch
+A converted module with convolutions (neo/nn/_torch/fusion.py) has its images channels-last inside. What torch
 gives as a view of contiguous images, x.view(n, -1) say, is then a copy. Nobody can tell until one of the two is written
 to in place while somebody still holds the other: that raises NotAView, and the module is run again in torch's layout.
 """
@@ -15,11 +15,11 @@ from weakref import ref
 
 import torch
 
-from neo import kernels
+from neo import kernels, pytree
 from neo.autograd._aliases import aliases_of
 from neo.autograd.tensor import LiteTensor
 
-__all__ = ["NotAView", "expect_no_copy", "note_copy", "own_layout", "own_layouts"]
+__all__ = ["NotAView", "as_torch_lays_it", "expect_no_copy", "note_copy", "own_layout", "own_layouts"]
 
 
 class NotAView(BaseException):
@@ -55,6 +55,17 @@ def own_layout(x: Any) -> bool:
         and kernels.available()
         and not x.is_contiguous()
         and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def as_torch_lays_it(out: Any, args: tuple[Any, ...]) -> Any:
+    """What a module gave, with images contiguous where those that it got were: Neo's layout is for its inside alone."""
+    if isinstance(out, LiteTensor) and out.ndim != 4:
+        return out
+    if any(x.ndim == 4 and not x.is_contiguous() for x in args if isinstance(x, LiteTensor | torch.Tensor)):
+        return out
+    return pytree.tree_map(
+        lambda leaf: leaf.contiguous() if isinstance(leaf, LiteTensor) and leaf.ndim == 4 else leaf, out
     )
 
 

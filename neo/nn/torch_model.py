@@ -21,7 +21,7 @@ from neo.functions.registry import raw
 from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.care import POLICIES, drop_nothing, leave_flat_weights, set_policy
 from neo.nn._torch.copies import Blueprint, Copy
-from neo.nn._torch.fusion import Chain, NotFused, Watch, fuse
+from neo.nn._torch.fusion import Chain, NotFused, Watch, convolutions, fuse
 from neo.nn._torch.refusals import refuse_unconvertible
 from neo.nn._torch.verification import compare, first_example, watched
 from neo.nn._torch.weights import built, constructed, reset
@@ -145,6 +145,7 @@ class TorchModel(Module):
         self._verified = not verify
         self._fused = fused and verify
         self._chains: tuple[Chain, ...] = ()
+        self._own_layouts = False  # whether Neo chooses how images lie within, as the chains do
         self._lifts = False  # whether forward writes what is differentiated into tensors that it makes
         # Whether it has drawn on torch tensors, about which a call without a seed asks then; None before the first.
         self._draws: bool | None = None
@@ -310,22 +311,25 @@ class TorchModel(Module):
         return "\n  ".join([repr(self), *(f"one op: {chain}" for chain in self._chains)])
 
     def _give_up(self, error: NotFused | NotAView) -> None:
-        """The chain that the error is about, or all of them."""
-        broken = {error.chain} if isinstance(error, NotFused) else set(self._chains)
-        self._use_chains(chain for chain in self._chains if chain not in broken)
+        """The chain that the error is about, or all of them and the layout."""
+        if isinstance(error, NotFused):
+            self._use_chains(chain for chain in self._chains if chain != error.chain)
+        else:
+            self._use_chains((), own_layouts=False)
 
-    def _use_chains(self, chains: Iterable[Chain]) -> None:
-        self._chains = tuple(chains)
+    def _use_chains(self, chains: Iterable[Chain], own_layouts: bool = True) -> None:
+        self._chains, self._own_layouts = tuple(chains), own_layouts
         self._free.clear()
 
     def _new_copy(self, dropout: bool = True) -> Copy:
         module = self._blueprint.build({})
         set_policy(module, self.buffers, updates=True)
         leave_flat_weights(module)
-        fuse(module, self._chains)
+        if self._own_layouts:
+            fuse(module, self._chains)
         if not dropout:
             drop_nothing(module)
-        return Copy(module, fused=bool(self._chains))
+        return Copy(module, self._own_layouts)
 
     def _verify(self, params: Any, constants: State, args: tuple, kwargs: dict[str, Any]) -> bool:
         """Raises ConversionError where Neo's call is not torch's; False when there is nothing yet to see it by."""
@@ -352,17 +356,17 @@ class TorchModel(Module):
             if self._fused:
                 ours = self._new_copy(dropout=False)
                 params, constants, args, kwargs = given
-                self._use_chains(
-                    watched(ours, Watch(ours.module), params, constants, args, kwargs, self._lifts)
-                )
-            while self._chains:
+                convolves = bool(convolutions(ours.module))
+                chains = watched(ours, Watch(ours.module), params, constants, args, kwargs, self._lifts)
+                self._use_chains(chains, own_layouts=bool(chains) or convolves)
+            while self._own_layouts:
                 try:
                     check(*given)
                     break
                 except (NotFused, NotAView) as error:
                     self._give_up(error)
                 except (ConversionError, RuntimeError):  # it makes use of how its images lie in memory
-                    self._use_chains(())
+                    self._use_chains((), own_layouts=False)
         return True
 
     def _state_after(self, copy: Copy) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import torch_code
 from neo.errors import ConversionError
 from neo.functions.in_place import run_again_lifted
-from neo.functions.layouts import own_layouts
+from neo.functions.layouts import as_torch_lays_it, own_layouts
 from neo.functions.lifting import Lifting, lifted
 from neo.nn._torch.copies import Copy
 
@@ -38,7 +38,7 @@ def run_as_torch_code(
     The caller's LiteTensors stay as they are. lifts: what is made in forward, and buffers, can hold what a session
     differentiates, see neo/functions/lifting.py.
     Raises ConversionError where forward writes into a torch.Tensor that it was given; NeedsLifting where lifts must be
-    True. Where layers run as chains, Neo chooses how images lie in memory (neo/nn/_torch/fusion.py).
+    True. Where Neo chooses how images lie in memory (neo/nn/_torch/fusion.py), they are given back as torch has them.
     """
     own = _lift if lifts else _own
     copy.fill({name: shallow_copy(value) for name, value in params.items()})
@@ -55,9 +55,10 @@ def run_as_torch_code(
         with (
             torch_code(),
             Lifting() if lifts else run_again_lifted(),
-            own_layouts() if copy.fused else contextlib.nullcontext(),
+            own_layouts() if copy.own_layouts else contextlib.nullcontext(),
         ):
-            return copy.module(*mine[0], **mine[1])
+            out = copy.module(*mine[0], **mine[1])
+        return as_torch_lays_it(out, mine[0]) if copy.own_layouts else out
     finally:
         if [version(tensor) for tensor in plain] != versions:
             raise ConversionError(

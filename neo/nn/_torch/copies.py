@@ -133,8 +133,11 @@ class Blueprint:
 class Copy:
     """A copy of a module, to be called with any tensors in its open places."""
 
-    def __init__(self, module: torch.nn.Module, fused: bool = False):
-        self.module, self.fused = module, fused  # fused: layers of it run as chains, see fusion.py
+    def __init__(self, module: torch.nn.Module, own_layouts: bool = False):
+        self.module, self.own_layouts = (
+            module,
+            own_layouts,
+        )  # whether Neo chooses how images lie, see fusion.py
         self.places: dict[str, list[tuple[Any, Any]]] = {}
         self._empty: list[tuple[Any, Any, Place]] = []
         for container, key, place in _open_places(module):

@@ -5,6 +5,9 @@ and a batch norm only note what they were called with, and give a Pending in pla
 then runs them all, on Neo's own kernels where these take the tensors (neo/functions/fused.py). A Pending
 stands for no tensor: whatever else the module does with it raises NotFused, and the chain is given up. So a chain can
 be found wrongly, in a module that takes another path later, and the numbers are right all the same.
+
+Convolutions outside of chains get their images channels-last, too, which Neo's kernels take, and torch's pool and
+normalise several times as fast; layouts.py sees to it that nobody takes a copy for a view.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from neo import kernels
 from neo.autograd.tensor import LiteTensor
 from neo.functions import chosen_statistics
 from neo.functions.batch_normalization import batch_norm_relu, batch_norm_relu_max_pool
 from neo.functions.fused import block_of_any_layout
 
-__all__ = ["Chain", "NotFused", "Watch", "fuse"]
+__all__ = ["Chain", "NotFused", "Watch", "convolutions", "fuse"]
 
 _RELU = (F.relu, torch.relu, F.relu_, torch.relu_)
 _LEAKY = (F.leaky_relu, F.leaky_relu_)
@@ -163,13 +167,31 @@ def _window_of(func: Any, args: Any, kwargs: Any) -> int | None:
 
 
 def fuse(module: torch.nn.Module, chains: Iterable[Chain]) -> None:
-    """Have the layers of a copy run as chains."""
+    """Have the layers of a copy run as chains, and its convolutions have their images channels-last."""
+    for conv in convolutions(module):
+        vars(conv)["forward"] = functools.partial(_convolved, conv)
     for chain in chains:
         norm = module.get_submodule(chain.norm)
         conv = None if chain.conv is None else module.get_submodule(chain.conv)
         if conv is not None:
             vars(conv)["forward"] = functools.partial(_convolve, chain, conv, norm)
         vars(norm)["forward"] = functools.partial(_normalise, chain, norm)
+
+
+def convolutions(module: torch.nn.Module) -> list[Any]:
+    return [part for part in module.modules() if type(part) is torch.nn.Conv2d and _plain(part)]
+
+
+def _convolved(conv: Any, x: Any) -> Any:
+    """The convolution of images that lie channels-last, where Neo's kernels are."""
+    if (
+        isinstance(x, LiteTensor | torch.Tensor)
+        and x.ndim == 4
+        and x.device.type == "cpu"
+        and kernels.available()
+    ):
+        x = x.contiguous(memory_format=torch.channels_last)
+    return type(conv).forward(conv, x)
 
 
 def _convolve(chain: Chain, conv: Any, norm: Any, x: Any) -> Any:
@@ -227,7 +249,7 @@ class Pending:
         """The chain's output."""
         conv, norm, x, (*_, slope, window) = self.conv, self.norm, self.x, self.chain
         if chosen_statistics.chosen():
-            x = x if conv is None else type(conv).forward(conv, x)
+            x = x if conv is None else _convolved(conv, x)
             y = type(norm).forward(norm, x)
             y = torch.relu(y) if slope == 0 else y if slope == 1 else F.leaky_relu(y, slope)
             return F.max_pool2d(y, window) if window > 1 else y
@@ -235,7 +257,7 @@ class Pending:
             y = _block(conv, norm, x, slope, window)
             if y is not None:
                 return y
-            x = type(conv).forward(conv, x)
+            x = _convolved(conv, x)
         if x.numel() == x.shape[1]:
             type(norm).forward(norm, x)  # says what is wrong
         if window > 1:

@@ -237,3 +237,52 @@ def test_float32_runs_on_the_block_s_kernels_and_keeps_the_user_s_weights() -> N
         neo.autograd.TapeContext.pop()
     assert ("ConvNormReLUPool" in names) is kernels.available()
     assert params["conv.weight"].data.is_contiguous()
+
+
+class Convolved(nn.Module):
+    """Convolutions without a norm, whose images then lie as Neo has them; `end` makes of them what is given back."""
+
+    def __init__(self, end: Any):
+        super().__init__()
+        self.first, self.second, self.end = (
+            nn.Conv2d(3, 16, 5, 2),
+            nn.Conv2d(16, 8, 3, padding=1, groups=2),
+            end,
+        )
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.end(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "last"])
+def test_images_are_given_back_in_the_layout_of_those_that_came(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    module = Convolved(lambda y: {"images": y, "sums": y.sum((2, 3))})
+    model, params = neo.nn.from_torch(module)
+    x = drawn(2, 3, 13, 12).float().contiguous(memory_format=layout)
+    for _ in range(2):
+        out, right = model(params, neo.LiteTensor(x)), module(x)
+        assert out["images"].is_contiguous(memory_format=layout)
+        assert out["images"].stride() == right["images"].stride()
+        for name, value in right.items():
+            torch.testing.assert_close(out[name].data, value.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "write", [view_then_write, flatten_then_write, write_then_read_the_view, count_in_memory]
+)
+def test_images_of_convolutions_alone_may_be_written_through_a_view(write: Any) -> None:
+    torch.manual_seed(0)
+    module = Convolved(lambda y: y.view(len(y), -1).sum(1) if len(y) < 3 else write(y))
+    model, params = neo.nn.from_torch(module)
+    for count in (2, 4, 2):
+        x = drawn(count, 3, 13, 12).float()
+        torch.testing.assert_close(
+            model(params, neo.LiteTensor(x)).data, module(x).detach(), rtol=1e-4, atol=1e-2
+        )
+
+
+def test_convolutions_alone_give_torch_s_meta_gradient() -> None:
+    torch.manual_seed(0)
+    module = Convolved(lambda y: F.max_pool2d(y, 2).flatten(1)).double()
+    assert_meta_gradients_agree(module, (drawn(3, 3, 13, 12),), (drawn(4, 3, 13, 12, seed=1),))
