@@ -78,6 +78,7 @@ def _options(config: DictConfig) -> compare.Options:
         limit_s=config.limit_s,
         jax_python=config.jax_python or str(Path(sys.prefix) / "jax" / "bin" / "python"),
         machine=f"{device_name(device)}; {_versions()}",
+        note=config.note,
         say=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
 

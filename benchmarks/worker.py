@@ -34,6 +34,18 @@ BUILDERS = {  # (kind of work, contender) → module and function
     ("meta_step", "torch_func_loop"): f"{PEERS}.torch_func:loop",
     ("meta_step", "torch_func_vmap"): f"{PEERS}.torch_func:vmapped",
     ("meta_step", "jax"): f"{PEERS}.jax:meta_step",
+    **{
+        ("meta_module", peer): f"{PEERS}.{builder}"
+        for peer, builder in {
+            "neo": "neo:meta_step",
+            "learn2learn": "learn2learn:meta_step",
+            "higher": "higher:meta_step",
+            "torch": "torch:meta_step",
+            "torch_func_loop": "torch_func:loop",
+            "torch_func_vmap": "torch_func:vmapped",
+            "jax": "jax:meta_step",
+        }.items()
+    },
     ("meta_step", "machine"): "benchmarks.rates:rates",
     ("training", "neo"): f"{PEERS}.neo:training",
     ("training", "torch"): f"{PEERS}.torch:training",
