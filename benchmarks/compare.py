@@ -51,6 +51,7 @@ class Options(NamedTuple):
 
     peers: Sequence[str]
     device: str
+    clock: str
     rounds: int
     quick: bool
     limit_s: float
@@ -125,7 +126,7 @@ def _turns(problem: Problem, chosen: Chosen, rates: dict[str, float], options: O
 
 def open_contender(work: Work, peer: str, setting: Setting, problem: Path, options: Options) -> Contender:
     """A process that is ready for its first turn."""
-    spec = Spec(work.fields(), peer, setting, str(problem), options.device)
+    spec = Spec(work.fields(), peer, setting, str(problem), options.device, options.clock)
     other = peer == "jax"
     if other and not Path(options.jax_python).exists():
         raise Missing("", f"no JAX environment ({options.jax_python}); make bench-jax makes one")
@@ -160,7 +161,9 @@ def _select(
                         best = chosen[peer, path.name].seconds if (peer, path.name) in chosen else math.inf
                         taken = 0.0
                         if len(grid) > 1:
-                            contender.build(Spec(one.fields(), peer, setting, str(path), options.device))
+                            contender.build(
+                                contender.spec._replace(work=one.fields(), problem=str(path), setting=setting)
+                            )
                             taken = _fastest(contender, best)
                         if taken < best:
                             chosen[peer, path.name] = Choice(setting, taken, error)

@@ -1,6 +1,6 @@
 """The Korteweg-de Vries equation's residual u_t + 6 u u_x + u_xxx, for any framework's derivatives.
 
-u = predict(points), (n, 1), of points (n, 2), columns x and t. A gradient of the residual goes through third derivatives.
+u = predict(points), (n, 1), of points (n, 2), columns x and t. Its gradient goes through third derivatives.
 """
 
 from __future__ import annotations

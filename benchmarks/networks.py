@@ -110,7 +110,7 @@ def resnet18(width: int) -> nn.Module:
 
 
 class Wide(nn.Module):
-    """A block of a wide ResNet, norms and ReLUs before the convolutions. Zagoruyko, Komodakis 2016, arXiv:1605.07146."""
+    """A block of a wide ResNet, norm and ReLU before convolution. Zagoruyko, Komodakis 2016, arXiv:1605.07146."""
 
     def __init__(self, channels: int):
         super().__init__()

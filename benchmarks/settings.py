@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 
-from benchmarks.step import Setting
+import torch
+
 from benchmarks.networks import NETWORKS
+from benchmarks.step import Setting
 from benchmarks.works import MetaModule, Work
 
 __all__ = ["ALLOCATOR", "contenders", "describe", "environment", "settings"]
@@ -69,9 +70,9 @@ def settings(work: Work, peer: str, device: str, quick: bool = False) -> list[Se
     if device == "cpu" and peer != "jax":  # JAX brings its own allocator
         options["allocator"] = tuple(ALLOCATOR)
     if work.kind in ("meta_step", "meta_module") and peer == "neo":
-        # none: one task at a time, on the kernels' own threads; a number: so many at once, with one kernel thread each;
+        # none: one task at a time, on torch's own number of threads; that number: so many at once, of one thread each;
         # batched: all in one call of each kernel, which on a CPU costs conv-4 Neo's own kernels.
-        threads = (str(os.cpu_count() or 1),) if device == "cpu" else ()
+        threads = (str(torch.get_num_threads()),) if device == "cpu" else ()
         batched = ("batched",) if work.kind == "meta_module" or device != "cpu" else ()
         options["workers"] = ("none", *threads, *batched)
     grid: list[Setting] = [
