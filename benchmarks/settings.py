@@ -72,9 +72,10 @@ def settings(work: Work, peer: str, device: str, quick: bool = False) -> list[Se
     if work.kind in ("meta_step", "meta_module") and peer == "neo":
         # none: one task at a time, on torch's own number of threads; that number: so many at once, of one thread each;
         # batched: all in one call of each kernel, which on a CPU costs conv-4 Neo's own kernels.
-        threads = (str(torch.get_num_threads()),) if device == "cpu" else ()
+        threads = torch.get_num_threads()
+        side_by_side = (str(threads),) if device == "cpu" and threads > 1 else ()
         batched = ("batched",) if work.kind == "meta_module" or device != "cpu" else ()
-        options["workers"] = ("none", *threads, *batched)
+        options["workers"] = ("none", *side_by_side, *batched)
     grid: list[Setting] = [
         dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
     ]
