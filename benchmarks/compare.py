@@ -67,7 +67,7 @@ def measure(work: Work, dataset: CharacterSet, options: Options) -> Found:
     Raises: agreement.Disagreement where a contender computes something else than Neo; ContenderError where Neo fails.
     """
     with tempfile.TemporaryDirectory(prefix="neo-bench-") as folder:
-        problems = [Problem(one, Path(folder) / f"{i}.npz") for i, one in enumerate(work.sizes())]
+        problems = [Problem(one, Path(folder) / f"{i}.npz") for i, one in enumerate(work.variants())]
         for one, path in problems:
             draw(one, dataset, path)
         judge = Judge(work, Path(folder) / "check.npz")

@@ -24,7 +24,7 @@ class Work:
     def per_turn(self) -> int:
         return 1
 
-    def sizes(self) -> list[Self]:
+    def variants(self) -> list[Self]:
         """What is measured beside one another in one table, smallest first."""
         return [self]
 
@@ -78,7 +78,7 @@ class MetaModule(Work):
     inner_steps: int = 1
     inner_lr: float = 0.01
 
-    def sizes(self) -> list[Self]:
+    def variants(self) -> list[Self]:
         return [replace(self, meta_batch=tasks, meta_batches=(tasks,)) for tasks in self.meta_batches]
 
 

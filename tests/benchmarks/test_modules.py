@@ -53,7 +53,7 @@ def distinct(work: MetaModule, peer: str):
     "name", ["w14", *(pytest.param(name, marks=pytest.mark.slow) for name in MODULES if name != "w14")]
 )
 def test_every_contender_computes_neos_meta_gradient_at_every_setting(name, tmp_path):
-    work = choose([name], quick=True)[0].sizes()[-1]
+    work = choose([name], quick=True)[0].variants()[-1]
     path = tmp_path / "problem.npz"
     problem.draw(work, None, path)
     first, *others = [(peer, dict(one)) for peer in contenders(work) for one in distinct(work, peer)]
@@ -107,9 +107,9 @@ def test_residual_is_the_equations_by_every_framework():
         torch.testing.assert_close(found, exact)
 
 
-def test_sizes_are_one_task_and_a_meta_batch_and_other_works_have_one():
-    assert [one.meta_batch for one in WORKS["w9"].sizes()] == [1, 8]
-    assert WORKS["w1"].sizes() == [WORKS["w1"]]
+def test_variants_are_one_task_and_a_meta_batch_and_other_works_have_one():
+    assert [one.meta_batch for one in WORKS["w9"].variants()] == [1, 8]
+    assert WORKS["w1"].variants() == [WORKS["w1"]]
 
 
 def test_settings_follow_what_the_network_takes():
@@ -126,7 +126,7 @@ def test_settings_follow_what_the_network_takes():
 
 @pytest.mark.parametrize(("clock", "counts"), [("wall", "perf_counter"), ("processor", "process_time")])
 def test_clock_is_the_one_that_was_asked_for(clock, counts, monkeypatch, tmp_path):
-    work = choose(["w14"], quick=True)[0].sizes()[0]
+    work = choose(["w14"], quick=True)[0].variants()[0]
     path = tmp_path / "problem.npz"
     problem.draw(work, None, path)
     monkeypatch.setattr(time, counts, iter((10.0, 13.0)).__next__)
