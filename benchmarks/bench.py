@@ -23,6 +23,7 @@ from benchmarks.works import Unroll, choose
 from meta.cli import command
 from meta.machine import device_name, resolve_device
 
+CLOCKS = {"wall": "", "processor": ", processor time"}  # what the tables say of it
 PAGE = "docs/benchmarks.md"
 PEERS = sorted({peer for grid in GRIDS.values() for peer in grid})
 
@@ -70,14 +71,19 @@ def _options(config: DictConfig) -> compare.Options:
     if config.rounds < 1:
         raise ValueError(f"rounds={config.rounds} is too small; choose rounds ≥ 1.")
     device = resolve_device(config.device)
+    clock = config.clock if device.type == "cpu" else "wall"  # a GPU has its own
+    if clock not in CLOCKS:
+        raise ValueError(f"clock={clock} is unknown; choose clock={' or clock='.join(CLOCKS)}.")
     return compare.Options(
         peers=list(config.peers) or PEERS,
         device=str(device),
+        clock=clock,
         rounds=min(config.rounds, 2) if config.quick else config.rounds,
         quick=config.quick,
         limit_s=config.limit_s,
         jax_python=config.jax_python or str(Path(sys.prefix) / "jax" / "bin" / "python"),
-        machine=f"{device_name(device)}; {_versions()}",
+        machine=f"{device_name(device)}{CLOCKS[clock]}; {_versions()}",
+        note=config.note,
         say=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
     )
 

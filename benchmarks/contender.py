@@ -22,7 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class ContenderError(Exception):
-    """A worker failed, died, or took too long; the message names contender and setting, and says how."""
+    """A worker failed, died, or took too long; the message names contender and setting, and says how.
+
+    why: the last part alone.
+    """
+
+    def __init__(self, who: str, why: str) -> None:
+        super().__init__(f"{who}: {why}" if who else why)
+        self.why = why
 
 
 class Missing(ContenderError):
@@ -111,12 +118,12 @@ class Contender:
         who = f"{self.spec.peer} ({describe(self.spec.setting)})"
         if not line:
             why = f"took longer than {self.limit_s:g} s" if late else f"died: {self._last_words()}"
-            raise ContenderError(f"{who}: {why}")
+            raise ContenderError(who, why)
         reply = json.loads(line)
         if "error" in reply:
             if reply["kind"] == "NotInstalled":
-                raise Missing(reply["error"])
-            raise ContenderError(f"{who}: {reply['kind']}: {reply['error']}")
+                raise Missing("", reply["error"])
+            raise ContenderError(who, f"{reply['kind']}: {reply['error']}")
         return reply
 
     def _last_words(self) -> str:

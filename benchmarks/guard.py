@@ -19,16 +19,19 @@ def lost(recorded: Mapping[str, Found], now: Sequence[Found]) -> list[str]:
     """
     sentences, compared = [], 0
     for found in now:
-        before = {row.peer: row.ratio for row in recorded[found.name].rows} if found.name in recorded else {}
+        rows = recorded[found.name].rows if found.name in recorded else ()
+        before = {(row.peer, row.tasks): row.ratio for row in rows}
         for row in found.rows:
-            if row.peer.startswith("neo") or row.peer not in before:
+            if row.peer.startswith("neo") or (row.peer, row.tasks) not in before:
                 continue
             compared += 1
-            kept = row.ratio / before[row.peer]
+            was = before[row.peer, row.tasks]
+            kept = row.ratio / was
             if kept < 1 - ALLOWED_LOSS:
+                of = "" if row.tasks is None else f", tasks {row.tasks}"
                 sentences.append(
-                    f"{found.name} against {row.peer}: {row.ratio:.2f} times as fast, recorded "
-                    f"{before[row.peer]:.2f}: lost {1 - kept:.0%}."
+                    f"{found.name} against {row.peer}{of}: {row.ratio:.2f} times as fast, recorded {was:.2f}: lost "
+                    f"{1 - kept:.0%}."
                 )
     if not compared:
         raise ValueError(

@@ -9,13 +9,15 @@ from benchmarks import agreement
 from benchmarks.contender import Contender
 from benchmarks.settings import describe
 from benchmarks.step import Arrays, Setting
-from benchmarks.works import MetaStep, Work
+from benchmarks.works import MetaModule, MetaStep, Work
 
 __all__ = ["Judge", "smaller"]
 
 
 def smaller(work: Work) -> Work:
     """What agreement is checked on: two tasks of a meta-batch tell as much as all, and float64 takes its time."""
+    if isinstance(work, MetaModule):
+        return replace(work, meta_batch=2)
     return replace(work, meta_batch=min(work.meta_batch, 2)) if isinstance(work, MetaStep) else work
 
 
@@ -24,7 +26,7 @@ class Judge:
 
     Args:
         work: made smaller here.
-        problem: of the smaller work.
+        problem: the file of the smaller work.
     """
 
     def __init__(self, work: Work, problem: Path) -> None:

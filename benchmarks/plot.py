@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.ticker
@@ -15,6 +16,7 @@ from benchmarks.record import Found
 
 __all__ = ["draw"]
 
+Panel = Callable[[Axes, Sequence[Found]], None]
 SHORT = {
     "W1": "meta-step,\nstride 2",
     "W2": "meta-step,\nmax-pool",
@@ -22,25 +24,53 @@ SHORT = {
     "W4": "MLP step",
     "W5": "tiny ops",
     "W6": "tasks drawn",
+    "W8": "conv-4,\n32 filters",
+    "W8-64": "conv-4,\n64 filters",
+    "W9": "ResNet-12",
+    "W9-84": "ResNet-12,\n84x84",
+    "W9-18": "ResNet-18",
+    "W10": "WRN block",
+    "W11": "SIREN",
+    "W12": "LSTM",
+    "W13": "transformer",
+    "W14": "sinusoid",
 }
 
 
 def draw(works: Mapping[str, Found], path: Path) -> None:
-    """Bars: each peer's time over Neo's, with quartiles. Lines: W7's memory, if it is there."""
-    compared = [found for found in works.values() if any(row.peer != "neo" for row in found.rows)]
+    """Bars: each peer's time over Neo's, with quartiles. Lines: W7's memory, if it is there.
+
+    Works of several meta-batches have a row of their own, for the largest.
+    """
+    bars = [_largest(found) for found in works.values() if any(row.peer != "neo" for row in found.rows)]
+    of_modules = [found for found in bars if found.rows[0].tasks is not None]
+    others = [found for found in bars if found not in of_modules]
     unrolled = [found for found in works.values() if found.unrolled]
-    wide = max(3.0, sum(len(found.rows) for found in compared) * 0.42) if compared else 0.0
-    panels = [wide] * bool(compared) + [3.6] * bool(unrolled)
-    if not panels:
+    above = [*[(_bars, others)] * bool(others), *[(_lines, unrolled)] * bool(unrolled)]
+    rows = [panels for panels in (above, [(_bars, of_modules)] * bool(of_modules)) if panels]
+    if not rows:
         return
-    figure = Figure(figsize=(sum(panels) + 1.4, 4.2), layout="constrained")
+    widths = [[_width(panel, founds) for panel, founds in panels] for panels in rows]
+    figure = Figure(figsize=(max(map(sum, widths)) + 1.4, 4.2 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, len(panels), squeeze=False, width_ratios=panels)[0])
-    if compared:
-        _bars(axes[0], compared)
-    if unrolled:
-        _lines(axes[-1], unrolled[0])
+    grid = figure.add_gridspec(len(rows), 1)
+    for i, panels in enumerate(rows):
+        inner = grid[i].subgridspec(1, len(panels), width_ratios=widths[i])
+        for j, (panel, founds) in enumerate(panels):
+            panel(figure.add_subplot(inner[j]), founds)
     figure.savefig(path, dpi=150)
+
+
+def _largest(found: Found) -> Found:
+    """Its rows of the largest meta-batch alone."""
+    tasks = found.rows[-1].tasks
+    if tasks is None:
+        return found
+    return replace(found, rows=tuple(row for row in found.rows if row.tasks == tasks))
+
+
+def _width(panel: Panel, works: Sequence[Found]) -> float:
+    return 3.6 if panel is _lines else max(3.0, sum(len(found.rows) for found in works) * 0.42)
 
 
 def _bars(axis: Axes, compared: Sequence[Found]) -> None:
@@ -66,7 +96,8 @@ def _bars(axis: Axes, compared: Sequence[Found]) -> None:
                 fontsize=8,
             )
         ticks.append(at + (len(rows) - 1) / 2)
-        labels.append(f"{found.name}\n{SHORT.get(found.name, found.title)}")
+        tasks = f",\n{found.rows[0].tasks} tasks" if found.rows[0].tasks else ""
+        labels.append(f"{found.name}\n{SHORT.get(found.name, found.title)}{tasks}")
         at += len(rows) + 1
     axis.axhline(1, color="0.2", linewidth=1)
     axis.set_yscale("log")
@@ -80,7 +111,8 @@ def _bars(axis: Axes, compared: Sequence[Found]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _lines(axis: Axes, found: Found) -> None:
+def _lines(axis: Axes, works: Sequence[Found]) -> None:
+    (found,) = works
     steps = [row["inner_steps"] for row in found.unrolled]
     for kind, label in (("plain", "every step on the tape"), ("checkpoint", "checkpoint around each step")):
         axis.plot(steps, [row[f"{kind}_peak_bytes"] / 1e6 for row in found.unrolled], "o-", label=label)

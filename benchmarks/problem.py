@@ -10,7 +10,8 @@ import torch
 
 import neo
 import tasks
-from benchmarks.works import Draws, MetaStep, Training, Work
+from benchmarks.networks import NETWORKS, WAYS, build
+from benchmarks.works import Draws, MetaModule, MetaStep, Training, Work
 from tasks.omniglot import find
 
 __all__ = ["draw", "images"]
@@ -50,6 +51,8 @@ def draw(work: Work, dataset: tasks.CharacterSet, path: Path) -> None:
         }
         model: neo.nn.Module = neo.nn.Conv4(work.ways, hidden=work.hidden, pool=work.pool)
         arrays |= {f"params/{name}": param.data for name, param in model.init(seed=0).items()}
+    elif isinstance(work, MetaModule):
+        arrays = _of_module(work)
     elif isinstance(work, Training):
         generator = torch.Generator().manual_seed(0)
         arrays = {
@@ -62,3 +65,19 @@ def draw(work: Work, dataset: tasks.CharacterSet, path: Path) -> None:
     elif isinstance(work, Draws):
         arrays = {"images": dataset.images[dataset.parts["train"]]}
     np.savez(path, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+
+
+def _of_module(work: MetaModule) -> dict[str, torch.Tensor]:
+    """Weights as the module draws them; examples are random numbers, labels every class in turn."""
+    network = NETWORKS[work.network]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        arrays = {f"params/{name}": param.detach() for name, param in build(work.fields()).named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    for part, each in (("support", work.shots), ("query", work.queries)):
+        lead = (work.meta_batch, work.ways * each)
+        arrays[f"{part}_x"] = torch.randn((*lead, *network.shape(work.width, work.size)), generator=generator)
+        labels = (torch.arange(lead[1]) % WAYS).expand(lead)
+        values = torch.randn((*lead, 1), generator=generator)
+        arrays[f"{part}_y"] = labels if network.learns == "classes" else values
+    return arrays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ class Row:
     error: float | None = (
         None  # of its float32 result, relative to the float64 one; None where that was not compared
     )
+    tasks: int | None = None  # of its meta-batch, where a work has rows for several
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,12 @@ def row(
     per_turn: int,
     peak_bytes: int,
     error: float | None = None,
+    tasks: int | None = None,
 ) -> Row:
     """A contender's turns, in seconds, beside Neo's of the same rounds."""
     paired = ratios(seconds, of_neo)
     return Row(
-        peer, setting, median(seconds) / per_turn, median(paired), quartiles(paired), peak_bytes, error
+        peer, setting, median(seconds) / per_turn, median(paired), quartiles(paired), peak_bytes, error, tasks
     )
 
 
@@ -76,7 +79,8 @@ def read(path: Path) -> dict[str, dict[str, Found]]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         return {
-            device: {name: _found(found) for name, found in works.items()} for device, works in kept.items()
+            device: _ordered({name: _found(found) for name, found in works.items()})
+            for device, works in kept.items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -96,7 +100,14 @@ def merge(
 ) -> dict[str, dict[str, Found]]:
     """The record with the works just measured in the place of their earlier selves, in order of their names."""
     works = {**record.get(device, {}), **{one.name: one for one in found}}
-    return {**record, device: dict(sorted(works.items()))}
+    return {**record, device: _ordered(works)}
+
+
+def _ordered(works: dict[str, Found]) -> dict[str, Found]:
+    """W8, W8-64, W9, W9-84, W10."""
+    return dict(
+        sorted(works.items(), key=lambda item: [int(number) for number in re.findall(r"\d+", item[0])])
+    )
 
 
 def _found(plain: dict[str, Any]) -> Found:

@@ -56,8 +56,10 @@ def _rows(found: Found) -> Iterable[str]:
     rates = bool(found.flops and found.rates)
     speed = ["tasks a second"] if found.unit == "task" else []
     article = "an" if found.unit[0] in "aeiou" else "a"
+    sizes = list(dict.fromkeys(row.tasks for row in found.rows))
     head = [
         "",
+        *["tasks"] * (sizes != [None]),
         f"{article} {found.unit}",
         *speed,
         "× Neo",
@@ -69,11 +71,13 @@ def _rows(found: Found) -> Iterable[str]:
         head.append("float32 error")
     head.append("setting")
     yield from _markdown(head, [_cells(found, row, rates) for row in found.rows])
-    peers = [row for row in found.rows if not row.peer.startswith("neo")]
-    if peers:
-        nearest = min(peers, key=lambda row: row.ratio)
-        yield ""
-        yield f"**Neo is {nearest.ratio:.2f} times as fast as the fastest peer, {nearest.peer}.**"
+    for tasks in sizes:
+        peers = [row for row in found.rows if not row.peer.startswith("neo") and row.tasks == tasks]
+        if peers:
+            nearest = min(peers, key=lambda row: row.ratio)
+            of = "" if tasks is None else f"{tasks} {'task' if tasks == 1 else 'tasks'}: "
+            yield ""
+            yield f"**{of}Neo is {nearest.ratio:.2f} times as fast as the fastest peer, {nearest.peer}.**"
 
 
 def _cells(found: Found, row: Row, rates: bool) -> list[str]:
@@ -85,7 +89,8 @@ def _cells(found: Found, row: Row, rates: bool) -> list[str]:
     memory = f"{row.peak_bytes / 1e6:,.0f} MB"
     spread = f"{low:.2f} – {high:.2f}"
     error = [] if row.error is None else [f"{row.error:.0e}"]
-    cells = [row.peer, _duration(row.seconds), *speed, f"{row.ratio:.2f}", spread, memory]
+    tasks = [] if row.tasks is None else [str(row.tasks)]
+    cells = [row.peer, *tasks, _duration(row.seconds), *speed, f"{row.ratio:.2f}", spread, memory]
     return [*cells, *fraction, *error, row.setting]
 
 

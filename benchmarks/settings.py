@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 
+import torch
+
+from benchmarks.networks import NETWORKS
 from benchmarks.step import Setting
-from benchmarks.works import Work
+from benchmarks.works import MetaModule, Work
 
 __all__ = ["ALLOCATOR", "contenders", "describe", "environment", "settings"]
 
@@ -22,6 +24,8 @@ ALLOCATOR: dict[str, dict[str, str]] = {
 }
 Options = dict[str, tuple[str, ...]]  # option → values
 LAYOUT: Options = {"layout": ("contiguous", "channels_last")}
+DERIVATIVES: Options = {"derivatives": ("reverse", "forward")}  # by what the equation is written
+IN_JAX = ("sinusoid",)  # networks of MetaModule that peers/jax.py has
 GRIDS: dict[str, dict[str, Options]] = {  # kind of work → contender
     "meta_step": {
         "neo": LAYOUT,
@@ -32,6 +36,15 @@ GRIDS: dict[str, dict[str, Options]] = {  # kind of work → contender
         "torch_func_vmap": {**LAYOUT, "chunk": ("4", "all")},  # tasks batched into one kernel call
         "jax": {**LAYOUT, "tasks": ("map", "vmap")},
     },
+    "meta_module": {  # with LAYOUT where there are images, DERIVATIVES where there is an equation
+        "neo": {},
+        "learn2learn": {},
+        "higher": {},
+        "torch": {},
+        "torch_func_loop": {},
+        "torch_func_vmap": {"chunk": ("4", "all")},
+        "jax": {"tasks": ("map", "vmap")},
+    },
     "training": {"neo": {}, "torch": {"sgd": ("loop", "foreach", "fused")}},
     "chain": {"neo": {}, "neo_functions": {}, "torch": {"call": ("grad", "backward")}},
     "draws": {"neo": {}, "learn2learn": {}, "learn2learn_in_memory": {}},
@@ -41,18 +54,28 @@ GRIDS: dict[str, dict[str, Options]] = {  # kind of work → contender
 
 def contenders(work: Work) -> list[str]:
     """Who takes part in a work, Neo first."""
-    return list(GRIDS[work.kind])
+    in_jax = not isinstance(work, MetaModule) or work.network in IN_JAX
+    return [peer for peer in GRIDS[work.kind] if peer != "jax" or in_jax]
 
 
 def settings(work: Work, peer: str, device: str, quick: bool = False) -> list[Setting]:
     """Every combination of a contender's options; quick: the first alone."""
     options = dict(GRIDS[work.kind][peer])
+    if isinstance(work, MetaModule):
+        network = NETWORKS[work.network]
+        if len(network.shape(work.width, work.size)) == 3:
+            options |= LAYOUT
+        if network.learns == "equation" and peer in ("neo", "torch_func_loop", "torch_func_vmap"):
+            options |= DERIVATIVES
     if device == "cpu" and peer != "jax":  # JAX brings its own allocator
         options["allocator"] = tuple(ALLOCATOR)
-    if work.kind == "meta_step" and peer == "neo":
-        # none: one task at a time, on the kernels' own threads; a number: so many at once, with one kernel thread each;
+    if work.kind in ("meta_step", "meta_module") and peer == "neo":
+        # none: one task at a time, on torch's own number of threads; that number: so many at once, of one thread each;
         # batched: all in one call of each kernel, which on a CPU costs conv-4 Neo's own kernels.
-        options["workers"] = ("none", str(os.cpu_count() or 1)) if device == "cpu" else ("none", "batched")
+        threads = torch.get_num_threads()
+        side_by_side = (str(threads),) if device == "cpu" and threads > 1 else ()
+        batched = ("batched",) if work.kind == "meta_module" or device != "cpu" else ()
+        options["workers"] = ("none", *side_by_side, *batched)
     grid: list[Setting] = [
         dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
     ]

@@ -22,6 +22,7 @@ class Spec(NamedTuple):
     setting: Setting
     problem: str  # the .npz file that holds weights, images and labels, the same for all
     device: str  # cpu, cuda, cuda:1 ...
+    clock: str = "wall"  # or processor: the time of all this process's threads, which other work moves little
 
 
 class Step(NamedTuple):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from benchmarks.conv4 import Conv4, Downsample, conv4_like
+from benchmarks import equation, networks
+from benchmarks.conv4 import Downsample, conv4_like
 from benchmarks.step import Arrays, Spec
 
-__all__ = ["DOWNSAMPLE", "Loaded", "Task", "arrays_of", "load", "module", "to_layout"]
+__all__ = ["DOWNSAMPLE", "Loaded", "Loss", "Task", "arrays_of", "load", "losses", "module", "to_layout"]
 
 DOWNSAMPLE: dict[str, Downsample] = {"stride": "stride", "max": "max_pool"}  # a work's word → Conv4's
+Loss = Callable[[Callable[[Any], Any], torch.Tensor, torch.Tensor], torch.Tensor]  # of predict, x, y
 Task = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # support x, y, query x, y
 
 
@@ -64,9 +67,33 @@ def arrays_of(loss: torch.Tensor, gradient: Mapping[str, torch.Tensor | None]) -
     return {name: value.detach().cpu().numpy() for name, value in found.items() if value is not None}
 
 
-def module(spec: Spec, loaded: Loaded) -> Conv4:
+def module(spec: Spec, loaded: Loaded) -> torch.nn.Module:
     """The work's network as a torch module with the problem's weights, in the memory layout of the setting."""
-    model = conv4_like(loaded.params, loaded.stacked[0].shape[-1], DOWNSAMPLE[spec.work["pool"]], "mean")
-    if spec.setting["layout"] == "channels_last":
+    if spec.work["kind"] == "meta_module":
+        model = networks.build(spec.work).to(loaded.stacked[0])  # dtype and device
+        model.load_state_dict(loaded.params)
+    else:
+        model = conv4_like(loaded.params, loaded.stacked[0].shape[-1], DOWNSAMPLE[spec.work["pool"]], "mean")
+    if spec.setting.get("layout") == "channels_last":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return model
+
+
+def losses(
+    spec: Spec, residual: Callable[[Any, torch.Tensor], torch.Tensor] = equation.by_autograd
+) -> tuple[Loss, Loss]:
+    """What the inner loop descends, and the outer: (predict, x, y) → a scalar; residual: for works with an equation."""
+    learns = networks.NETWORKS[spec.work["network"]].learns if "network" in spec.work else "classes"
+    if learns == "classes":
+        return _cross_entropy, _cross_entropy
+    if learns == "equation":
+        return lambda predict, x, y: F.mse_loss(residual(predict, x), y), _mean_squared_error
+    return _mean_squared_error, _mean_squared_error
+
+
+def _cross_entropy(predict: Callable[[Any], Any], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(predict(x), y)
+
+
+def _mean_squared_error(predict: Callable[[Any], Any], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.mse_loss(predict(x), y)

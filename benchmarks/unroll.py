@@ -43,6 +43,7 @@ def measure(work: Unroll, dataset: CharacterSet, options: Options) -> Found:
         notes=(
             f"With checkpoint and without, the float64 gradients agree to {worst:.1e} (relative).",
             f"An inner step more takes {plain / 1e6:.2f} MB, with checkpoint {checkpointed / 1e6:.2f} MB.",
+            *filter(None, [options.note]),
         ),
         unrolled=tuple(rows),
     )

@@ -34,6 +34,18 @@ BUILDERS = {  # (kind of work, contender) → module and function
     ("meta_step", "torch_func_loop"): f"{PEERS}.torch_func:loop",
     ("meta_step", "torch_func_vmap"): f"{PEERS}.torch_func:vmapped",
     ("meta_step", "jax"): f"{PEERS}.jax:meta_step",
+    **{
+        ("meta_module", peer): f"{PEERS}.{builder}"
+        for peer, builder in {
+            "neo": "neo:meta_step",
+            "learn2learn": "learn2learn:meta_step",
+            "higher": "higher:meta_step",
+            "torch": "torch:meta_step",
+            "torch_func_loop": "torch_func:loop",
+            "torch_func_vmap": "torch_func:vmapped",
+            "jax": "jax:meta_step",
+        }.items()
+    },
     ("meta_step", "machine"): "benchmarks.rates:rates",
     ("training", "neo"): f"{PEERS}.neo:training",
     ("training", "torch"): f"{PEERS}.torch:training",
@@ -53,12 +65,14 @@ class Serving:
     def __init__(self) -> None:
         self.step: Step | None = None
         self.device = "cpu"
+        self.clock = time.perf_counter
 
     def build(self, spec: dict[str, Any], memory_limit: int | None) -> dict[str, Any]:
         if memory_limit is not None:
             resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
         wanted = Spec(**spec)
         self.device = wanted.device
+        self.clock = time.process_time if wanted.clock == "processor" else time.perf_counter
         module, _, function = BUILDERS[wanted.work["kind"], wanted.peer].partition(":")
         self.step = getattr(importlib.import_module(module), function)(wanted)
         return {}
@@ -78,9 +92,9 @@ class Serving:
         gc.collect()  # garbage of earlier turns is not this turn's
         if self.device.startswith("cuda"):
             return _timed_on_cuda(self.step.run, self.device)
-        began = time.perf_counter()
+        began = self.clock()
         output = self.step.run()
-        return time.perf_counter() - began, output
+        return self.clock() - began, output
 
     def _peak_bytes(self) -> int:
         if self.device.startswith("cuda"):

@@ -1,12 +1,12 @@
-"""The works W1 to W7: what is computed, how much of it, and what its time is divided by."""
+"""The works W1 to W14: what is computed, how much of it, and what its time is divided by."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-__all__ = ["WORKS", "Chain", "Draws", "MetaStep", "Training", "Unroll", "Work", "choose"]
+__all__ = ["WORKS", "Chain", "Draws", "MetaModule", "MetaStep", "Training", "Unroll", "Work", "choose"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,10 @@ class Work:
     @property
     def per_turn(self) -> int:
         return 1
+
+    def variants(self) -> list[Self]:
+        """What is measured beside one another in one table, smallest first."""
+        return [self]
 
     def fields(self) -> dict[str, Any]:
         """What a worker is told."""
@@ -49,6 +53,33 @@ class MetaStep(Work):
     meta_batch: int
     inner_steps: int = 1
     inner_lr: float = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaModule(Work):
+    """One second-order MAML meta-gradient of a torch module, for one task and for a meta-batch; see networks.py.
+
+    Neo differentiates neo.nn.from_torch(module), the peers the module. Examples are random numbers, ways * shots of
+    them in a support set, ways * queries in a query set. Compared as a MetaStep is.
+    """
+
+    kind = "meta_module"
+    unit = "meta-step"
+    tolerance = 1e-8
+    check_dtype = "float64"
+    network: str  # one of NETWORKS
+    width: int  # filters, channels, units
+    size: int  # of an image's side, a sequence, a place
+    ways: int = 5
+    shots: int = 1
+    queries: int = 5
+    meta_batch: int = 8
+    meta_batches: tuple[int, ...] = (1, 8)
+    inner_steps: int = 1
+    inner_lr: float = 0.01
+
+    def variants(self) -> list[Self]:
+        return [replace(self, meta_batch=tasks, meta_batches=(tasks,)) for tasks in self.meta_batches]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +177,59 @@ WORKS: dict[str, Work] = {
             shots=5,
             inner_lr=0.1,
         ),
+        MetaModule(
+            name="W8",
+            title="mini-ImageNet's conv-4, 32 filters, 84x84, 5 inner steps",
+            network="conv4",
+            width=32,
+            size=84,
+            queries=15,
+            inner_steps=5,
+        ),
+        MetaModule(
+            name="W8-64",
+            title="mini-ImageNet's conv-4, 64 filters, 84x84, 5 inner steps",
+            network="conv4",
+            width=64,
+            size=84,
+            queries=15,
+            inner_steps=5,
+        ),
+        MetaModule(name="W9", title="ResNet-12, 32x32", network="resnet12", width=64, size=32),
+        MetaModule(name="W9-84", title="ResNet-12, 84x84", network="resnet12", width=64, size=84),
+        MetaModule(name="W9-18", title="ResNet-18, 32x32", network="resnet18", width=64, size=32),
+        MetaModule(name="W10", title="a block of WRN-28-10, 32x32", network="wide_block", width=160, size=32),
+        MetaModule(
+            name="W11",
+            title="a SIREN in an equation of third derivatives",
+            network="siren",
+            width=64,
+            size=2,
+            ways=1,
+            shots=64,
+            queries=64,
+        ),
+        MetaModule(
+            name="W12", title="an LSTM classifier, 24 steps of 64 units", network="lstm", width=64, size=24
+        ),
+        MetaModule(
+            name="W13",
+            title="a transformer of four layers, 16 tokens of width 128",
+            network="transformer",
+            width=128,
+            size=16,
+        ),
+        MetaModule(
+            name="W14",
+            title="the sinusoid's perceptron, 1-40-40-1, 10 points",
+            network="sinusoid",
+            width=40,
+            size=1,
+            ways=1,
+            shots=10,
+            queries=10,
+            meta_batches=(1, 8, 25),
+        ),
     )
 }
 
@@ -167,6 +251,10 @@ def _small(work: Work) -> Work:
             return replace(work, hidden=4, shots=1, queries=2, unrolled=(1, 3))
         case MetaStep():
             return replace(work, hidden=8, ways=3, queries=2, meta_batch=2)
+        case MetaModule():
+            width, size = (8, min(work.size, 16)) if work.network != "conv4" else (4, 16)
+            shots, queries = min(work.shots, 3), min(work.queries, 2)
+            return replace(work, width=width, size=size, shots=shots, queries=queries, meta_batches=(1, 2))
         case Training():
             return replace(work, steps=3)
         case Chain():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from benchmarks.step import Arrays, NotInstalled, Spec, Step
-from benchmarks.torch_problem import arrays_of, load, module
+from benchmarks.torch_problem import arrays_of, load, losses, module
 
 __all__ = ["meta_step"]
 
@@ -18,6 +17,7 @@ def meta_step(spec: Spec) -> Step:
         raise NotInstalled(f"higher 0.2.1 is not installed ({error}); make bench installs it") from None
     work, loaded = spec.work, load(spec)
     model = module(spec, loaded)
+    support_loss, query_loss = losses(spec)
     optimizer = torch.optim.SGD(model.parameters(), lr=work["inner_lr"])
 
     def run() -> torch.Tensor:
@@ -26,8 +26,8 @@ def meta_step(spec: Spec) -> Step:
         for sx, sy, qx, qy in loaded.tasks:
             with higher.innerloop_ctx(model, optimizer, copy_initial_weights=False) as (learner, steps):
                 for _ in range(work["inner_steps"]):
-                    steps.step(F.cross_entropy(learner(sx), sy))
-                loss = F.cross_entropy(learner(qx), qy) / len(loaded.tasks)
+                    steps.step(support_loss(learner, sx, sy))
+                loss = query_loss(learner, qx, qy) / len(loaded.tasks)
                 loss.backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()

@@ -25,7 +25,7 @@ def meta_step(spec: Spec) -> Step:
     work = spec.work
     dtype = spec.setting.get("dtype", "float32")
     jax.config.update("jax_enable_x64", dtype == "float64")
-    last = spec.setting["layout"] == "channels_last"
+    last = spec.setting.get("layout") == "channels_last"
 
     def placed(name: str, array: np.ndarray) -> Any:
         if last and array.ndim >= 4:
@@ -37,9 +37,12 @@ def meta_step(spec: Spec) -> Step:
         stacked = tuple(
             placed(name, arrays[name]) for name in ("support_x", "support_y", "query_x", "query_y")
         )
-    forward = _conv4(work, AXES[spec.setting["layout"]])
+    perceptron = work["kind"] == "meta_module"
+    forward = _perceptron if perceptron else _conv4(work, AXES[spec.setting["layout"]])
 
     def loss(params: Any, x: Any, y: Any) -> Any:
+        if perceptron:
+            return jnp.square(forward(params, x) - y).mean()
         return -jnp.take_along_axis(jax.nn.log_softmax(forward(params, x)), y[:, None], 1).mean()
 
     def query_loss(params: Any, task: Any) -> Any:
@@ -67,6 +70,16 @@ def meta_step(spec: Spec) -> Step:
         return {"loss": np.asarray(loss), **found}
 
     return Step(lambda: jax.block_until_ready(of_tasks(params, stacked)), result)
+
+
+def _perceptron(params: Any, x: Any) -> Any:
+    """Linear layers "0", "2", "4", ... with ReLUs between them, as in a torch.nn.Sequential."""
+    import jax
+
+    layers = range(0, len(params), 2)  # a weight and a bias each
+    for layer in layers:
+        x = (jax.nn.relu(x) if layer else x) @ params[f"{layer}.weight"].T + params[f"{layer}.bias"]
+    return x
 
 
 def _conv4(work: Any, axes: tuple[str, str, str]) -> Callable[[Any, Any], Any]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from benchmarks.step import Arrays, NotInstalled, Spec, Step
-from benchmarks.torch_problem import arrays_of, load, module
+from benchmarks.torch_problem import arrays_of, load, losses, module
 
 __all__ = ["draw_summary", "draws", "draws_in_memory", "meta_step"]
 
@@ -21,6 +20,7 @@ def meta_step(spec: Spec) -> Step:
     learn2learn = _import()
     work, loaded = spec.work, load(spec)
     model = module(spec, loaded)
+    support_loss, query_loss = losses(spec)
     maml = learn2learn.algorithms.MAML(model, lr=work["inner_lr"], first_order=False)
 
     def run() -> torch.Tensor:
@@ -29,8 +29,8 @@ def meta_step(spec: Spec) -> Step:
         for sx, sy, qx, qy in loaded.tasks:
             learner = maml.clone()
             for _ in range(work["inner_steps"]):
-                learner.adapt(F.cross_entropy(learner(sx), sy))
-            loss = F.cross_entropy(learner(qx), qy) / len(loaded.tasks)
+                learner.adapt(support_loss(learner, sx, sy))
+            loss = query_loss(learner, qx, qy) / len(loaded.tasks)
             loss.backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()

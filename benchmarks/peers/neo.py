@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 
 import meta
 import neo
+from benchmarks import equation
+from benchmarks.networks import NETWORKS
 from benchmarks.step import Arrays, Spec, Step
-from benchmarks.torch_problem import arrays_of, load
+from benchmarks.torch_problem import arrays_of, load, module
 from meta import Batched, MetaGradient, Workers
 from neo.typing import Params
 from tasks import Batch, Task
@@ -28,7 +31,12 @@ def meta_step(spec: Spec) -> Step:
     sx, sy, qx, qy = loaded.stacked
     batch = Task(Batch(sx, sy), Batch(qx, qy))
     workers = spec.setting["workers"]
-    maml = meta.MAML(_model(work), inner_lr=work["inner_lr"], inner_steps=work["inner_steps"])
+    rates = {"inner_lr": work["inner_lr"], "inner_steps": work["inner_steps"]}
+    if work["kind"] == "meta_step":
+        maml = meta.MAML(_model(work), **rates)
+    else:
+        model, _ = neo.nn.from_torch(module(spec, loaded))
+        maml = meta.MAML(model, problem=_problem(spec), **rates)
     side_by_side = Batched() if workers == "batched" else Workers(None if workers == "none" else int(workers))
 
     def result(out: MetaGradient) -> Arrays:
@@ -91,6 +99,28 @@ def training(spec: Spec) -> Step:
         return arrays_of(loss, {name: params[name].data.cpu() - start[name] for name in start})
 
     return Step(run, result)
+
+
+class _Equation(meta.Regression):
+    """The inner loop descends the equation's residual, the outer loop the error of the solution itself."""
+
+    def __init__(self, residual: Callable[[Any, Any], Any]) -> None:
+        self.residual = residual
+
+    def support_loss(self, predict: Any, support: Batch) -> Any:
+        return self.loss(self.residual(predict, neo.LiteTensor(support.x)), support.y)
+
+
+def _problem(spec: Spec) -> meta.Problem:
+    learns = NETWORKS[spec.work["network"]].learns
+    if learns == "classes":
+        return meta.Classification()
+    if learns == "values":
+        return meta.Regression()
+    forward = spec.setting["derivatives"] == "forward"
+    return _Equation(
+        partial(equation.by_forward, neo.jvp) if forward else partial(equation.by_reverse, neo.grad)
+    )
 
 
 def _model(work: Any) -> neo.nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -10,15 +11,18 @@ import torch.nn.functional as F
 
 from benchmarks.conv4 import functional_conv4
 from benchmarks.step import Arrays, Spec, Step
-from benchmarks.torch_problem import DOWNSAMPLE, arrays_of, load
+from benchmarks.torch_problem import DOWNSAMPLE, Loaded, arrays_of, load, losses, module
 
 __all__ = ["meta_step", "training"]
+
+Params = dict[str, torch.Tensor]
 
 
 def meta_step(spec: Spec) -> Step:
     """autograd.grad with create_graph in the inner loop, backward outside; one task's graph lives at a time."""
     work, loaded = spec.work, load(spec)
-    downsample = DOWNSAMPLE[work["pool"]]
+    forward = _forward(spec, loaded)
+    support_loss, query_loss = losses(spec)
     params = {name: param.requires_grad_() for name, param in loaded.params.items()}
 
     def run() -> torch.Tensor:
@@ -28,13 +32,13 @@ def meta_step(spec: Spec) -> Step:
         for sx, sy, qx, qy in loaded.tasks:
             adapted = params
             for _ in range(work["inner_steps"]):
-                loss = F.cross_entropy(functional_conv4(adapted, sx, downsample), sy)
+                loss = support_loss(forward(adapted), sx, sy)
                 grads = torch.autograd.grad(loss, list(adapted.values()), create_graph=True)
                 adapted = {
                     name: param - work["inner_lr"] * grad
                     for (name, param), grad in zip(adapted.items(), grads, strict=True)
                 }
-            loss = F.cross_entropy(functional_conv4(adapted, qx, downsample), qy) / len(loaded.tasks)
+            loss = query_loss(forward(adapted), qx, qy) / len(loaded.tasks)
             loss.backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
@@ -43,6 +47,15 @@ def meta_step(spec: Spec) -> Step:
         return arrays_of(loss, {name: param.grad for name, param in params.items()})
 
     return Step(run, result)
+
+
+def _forward(spec: Spec, loaded: Loaded) -> Callable[[Params], Callable[[torch.Tensor], torch.Tensor]]:
+    """Parameters → the network with them, a function of x."""
+    if spec.work["kind"] == "meta_step":
+        downsample = DOWNSAMPLE[spec.work["pool"]]
+        return lambda params: lambda x: functional_conv4(params, x, downsample)
+    model = module(spec, loaded)
+    return lambda params: lambda x: torch.func.functional_call(model, params, (x,))
 
 
 def training(spec: Spec) -> Step:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch.func import functional_call, grad, grad_and_value, vmap
+from torch.func import functional_call, grad, grad_and_value, jvp, vmap
 
+from benchmarks import equation
 from benchmarks.step import Arrays, Spec, Step
-from benchmarks.torch_problem import arrays_of, load, module
+from benchmarks.torch_problem import Loss, arrays_of, load, losses, module
 
 __all__ = ["loop", "vmapped"]
 
@@ -50,15 +51,19 @@ def vmapped(spec: Spec) -> Step:
 
 def _query_loss(spec: Spec, model: torch.nn.Module) -> Any:
     work = spec.work
+    forward = spec.setting.get("derivatives") == "forward"
+    support_loss, query_loss_of = losses(
+        spec, partial(equation.by_forward, jvp) if forward else partial(equation.by_reverse, grad)
+    )
 
-    def loss(params: Params, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(functional_call(model, params, (x,)), y)
+    def loss(params: Params, of: Loss, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return of(lambda x: functional_call(model, params, (x,)), x, y)
 
     def query_loss(params: Params, sx: Any, sy: Any, qx: Any, qy: Any) -> torch.Tensor:
         for _ in range(work["inner_steps"]):
-            gradient = grad(loss)(params, sx, sy)
+            gradient = grad(loss)(params, support_loss, sx, sy)
             params = {name: param - work["inner_lr"] * gradient[name] for name, param in params.items()}
-        return loss(params, qx, qy)
+        return loss(params, query_loss_of, qx, qy)
 
     return query_loss
 
