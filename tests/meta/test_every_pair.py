@@ -124,8 +124,11 @@ TYPED: dict[tuple[str, str], tuple[str, list[str]]] = {
     ),
 }
 TYPED |= {
-    ("relationnet", task): ("set algorithm.features=10", ["algorithm.features=10"])
-    for task in MNIST - BATCHED
+    ("relationnet", task): (
+        "set algorithm.features=10",
+        ["algorithm.features=10", *(["batched=false"] if task in BATCHED else [])],
+    )
+    for task in MNIST
 }
 
 
