@@ -31,7 +31,7 @@ from meta.estimators import EvolutionStrategies, FirstOrder, Implicit, Mixed, Re
 from meta.evaluate import Evaluation, evaluate
 from meta.feature_learner import FeatureLearner
 from meta.inner_loop import InnerLoop, adapt
-from meta.learner import MetaLearner, Predictor, Step, TaskResult
+from meta.learner import MetaLearner, Predictor, Step, TaskResult, Unsuited
 from meta.load import load
 from meta.meta_batch import MetaGradient, meta_gradient
 from meta.online import OnlineLearner
@@ -105,6 +105,7 @@ __all__ = [
     "TrainingError",
     "TrainingRule",
     "Truncated",
+    "Unsuited",
     "Workers",
     "adapt",
     "evaluate",

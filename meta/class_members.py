@@ -7,9 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from meta.learner import Unsuited
 from meta.problems import constant
 
-__all__ = ["class_members", "expect_labels"]
+__all__ = ["class_members", "expect_class_numbers", "expect_labels"]
 
 
 def class_members(owner: str, labels: torch.Tensor) -> torch.Tensor:
@@ -18,14 +19,10 @@ def class_members(owner: str, labels: torch.Tensor) -> torch.Tensor:
     Args:
         owner: the algorithm, named in errors.
         labels: (examples,) integers ≥ 0, in any order; classes are 0 to the highest of them.
-    Raises: ValueError for labels that are no class numbers, and for a class without an example.
+    Raises: ValueError for labels that are no class numbers (Unsuited), and for a class without an example.
     """
     labels = constant(labels)
-    if labels.ndim != 1 or labels.dtype.is_floating_point or labels.dtype is torch.bool:
-        raise ValueError(
-            f"{owner}: support.y must be class numbers, (examples,) of integers; got "
-            f"{tuple(labels.shape)} {labels.dtype}. For other targets take another algorithm."
-        )
+    _expect_numbers(owner, labels)
     try:
         least, most = (int(value) for value in labels.aminmax())
     except RuntimeError as error:
@@ -41,15 +38,30 @@ def class_members(owner: str, labels: torch.Tensor) -> torch.Tensor:
         missing = (~present).nonzero().flatten().tolist()
         raise ValueError(
             f"{owner}: class {', '.join(map(str, missing))} has no support example, and nothing to be told by; labels "
-            f"must be 0 to {most}, each at least once."
+            f"must be 0 to {most}, each at least once. Take more shots."
         )
     return members
 
 
 def expect_labels(owner: str, examples: Any) -> None:
-    """Raise ValueError, in the name of an algorithm, for a set that is not of examples x, each with its y."""
-    if not hasattr(examples, "y"):
-        raise ValueError(
-            f"{owner}: it learns from examples with labels, support.x and support.y; got {type(examples).__name__}. "
-            "For such a task take another algorithm."
+    """Raise Unsuited, in the name of an algorithm, for a set that is not of examples x, each with its y."""
+    if not (hasattr(examples, "x") and hasattr(examples, "y")):
+        raise Unsuited(
+            owner,
+            f"it learns from examples with labels, support.x and support.y; got {type(examples).__name__}",
+        )
+
+
+def expect_class_numbers(owner: str, examples: Any) -> None:
+    """Raise Unsuited, in the name of an algorithm, for a set that is not of examples x with a class number y each."""
+    expect_labels(owner, examples)
+    _expect_numbers(owner, constant(examples.y))
+
+
+def _expect_numbers(owner: str, labels: torch.Tensor) -> None:
+    if labels.ndim != 1 or labels.dtype.is_floating_point or labels.dtype is torch.bool:
+        raise Unsuited(
+            owner,
+            "support.y must be class numbers, (examples,) of integers; got "
+            f"{tuple(labels.shape)} {labels.dtype}",
         )

@@ -84,9 +84,13 @@ class Conditioned(Module):
         for layer in DEFAULTS:
             if layer in layers:
                 return [layer]
+        choice = (
+            f"name one with algorithm.at: {', '.join(layers)}"
+            if layers
+            else f"it has none with a bias, but {', '.join(params)}; take a model that has, model=mlp say"
+        )
         raise ValueError(
-            f"{self.owner}: the model has no layer {' or '.join(DEFAULTS)} for the context to act on; name one with "
-            f"algorithm.at: {', '.join(layers)}."
+            f"{self.owner}: the model has no layer {' or '.join(DEFAULTS)} for the context to act on; {choice}."
         )
 
 

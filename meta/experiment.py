@@ -22,7 +22,8 @@ from meta.imports import accepted, argument_names, expect_known_arguments, locat
 from meta.learner import MetaLearner
 from meta.loggers import Loggers
 from meta.machine import resolve_device, resolve_workers, versions
-from meta.model_fit import Looking, misfit, too_many_outputs, unsuited
+from meta.meta_batch import meta_gradient
+from meta.model_fit import Looking, explained, too_many_outputs
 from meta.outputs import first_outputs, outputs_to_look_at
 from meta.parallel import Batched, Workers
 from meta.pictures import Picture
@@ -264,10 +265,11 @@ class Experiment:
     def expect_adaptation(self, state: State, sampler: TaskSampler) -> Evaluation:
         """Adapt to one held-out task and score it, so that a predictor of the wrong form is known before training.
 
-        Raises: ValueError for a model that does not fit the tasks, saying both shapes; what the learner raises.
+        Raises: ValueError for an algorithm that has no use for such tasks, naming both, and for a model that does not
+            fit them, saying both shapes; what the learner raises.
         """
         looking: Any = Looking(self.learner)
-        try:
+        with explained(self.learner, self.problem, lambda: sampler.sample(0, [0])[0], self.config):
             found = evaluate(
                 looking,
                 state.params,
@@ -279,14 +281,6 @@ class Experiment:
                 inner_steps=self.config.evaluation.inner_steps,
                 batch_norm=self.config.evaluation.batch_norm,
             )
-        except Exception as error:
-            task = sampler.sample(0, [0])[0]
-            reason = unsuited(task, self.config, error) or misfit(
-                self.learner, self.problem, task, self.config, error
-            )
-            if reason is None:
-                raise
-            raise ValueError(reason) from error
         train = self.sampler("train")
         ways = (
             train.ways if isinstance(train, EpisodeSampler) and not isinstance(train, VariedSampler) else None
@@ -297,6 +291,21 @@ class Experiment:
         if reason is not None:
             raise ValueError(reason)
         return found
+
+    def expect_training(self, state: State, sampler: TaskSampler) -> None:
+        """Take the meta-gradient of one training task, so that what only training meets is known before it begins.
+
+        Raises: as expect_adaptation.
+        """
+        with explained(self.learner, self.problem, lambda: sampler.sample(0, [0])[0], self.config):
+            meta_gradient(
+                self.learner,
+                state.params,
+                sampler.sample(0, [0]),
+                seed=self.config.seed,
+                state=state.state,
+                workers=self.workers,
+            )
 
     def protocol(self) -> dict[str, Any]:
         """How the numbers of this run came about, flat: all that tasks, algorithm and evaluation were set to.

@@ -14,9 +14,25 @@ from meta.problems import Classification, Problem
 from neo.nn import Module
 from neo.typing import PyTree
 
-__all__ = ["MetaLearner", "Predictor", "Step", "TaskResult", "as_predictor", "seed_of"]
+__all__ = ["MetaLearner", "Predictor", "Step", "TaskResult", "Unsuited", "as_predictor", "seed_of"]
 
 Predict = Callable[[Any], Any]
+
+
+class Unsuited(ValueError):
+    """What adapt and task_gradient raise for tasks that an algorithm has no use for, whatever its settings.
+
+    Tasks without labels, say, where it learns classes. A run whose configuration brings the two together is refused
+    before it begins, by the names of both.
+
+    Args:
+        owner: the algorithm.
+        reason: what it needs, and what came; without a full stop.
+    """
+
+    def __init__(self, owner: str, reason: str) -> None:
+        super().__init__(f"{owner}: {reason}. For such tasks take another algorithm.")
+        self.reason = reason
 
 
 @dataclass(frozen=True)

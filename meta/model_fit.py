@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 import neo
-from meta.learner import MetaLearner, ModelPredictor
+from meta.learner import MetaLearner, ModelPredictor, Unsuited
 from meta.problems import Classification, Problem, constant
 from tasks import Batch, Task
 
-__all__ = ["Looking", "misfit", "too_many_outputs", "unsuited"]
+__all__ = ["Looking", "explained", "too_many_outputs"]
 
 REMEDY = "Set these values to fit, or choose another model=..."
+
+
+@contextmanager
+def explained(
+    learner: MetaLearner, problem: Problem, task: Callable[[], Any], config: DictConfig
+) -> Iterator[None]:
+    """What a learner raises on a task, said of what the user chose where that is why: algorithm and task, or the model.
+
+    task: draws it again, to look at.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = task()
+        reason = unsuited(found, config, error) or misfit(learner, problem, found, config, error)
+        if reason is None:
+            raise
+        raise ValueError(reason) from error
 
 
 def misfit(
@@ -57,16 +77,22 @@ def unsuited(task: Any, config: DictConfig, failure: Exception) -> str | None:
     """Why an algorithm and a family of tasks do not go together, where one asks for what the other does not have.
 
     An algorithm that learns images of its own, say, has none for tasks that are environments to act in.
+
+    failure: what the learner raised: Unsuited where it knows itself, AttributeError where it does not.
     """
     sets = (Batch, Task, type(task), type(task.support), type(task.query))
-    if not isinstance(failure, AttributeError) or not isinstance(failure.obj, sets):
+    if isinstance(failure, Unsuited):
+        reason = failure.reason
+    elif isinstance(failure, AttributeError) and isinstance(failure.obj, sets):
+        reason = f"it needs .{failure.name} of {type(failure.obj).__name__}, which has none"
+    else:
         return None
     algorithm, source = (
         OmegaConf.select(config, key) for key in ("algorithm._target_", "task.dataset._target_")
     )
     return (
-        f"algorithm._target_={algorithm} does not go with the tasks of {source}: it needs .{failure.name} of "
-        f"{type(failure.obj).__name__}, which has none. Choose another algorithm=... or task=..."
+        f"algorithm._target_={algorithm} does not go with the tasks of {source}: {reason}. Choose another "
+        "algorithm=... or task=..."
     )
 
 

@@ -8,7 +8,19 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["expect_patterns", "matching"]
+from neo.nn import Linear, Module, Sequential
+
+__all__ = ["HEAD", "expect_patterns", "head_of", "matching"]
+
+HEAD = "head.*"  # what the last layer of Neo's own networks is called
+
+
+def head_of(model: Module, given: Any) -> Any:
+    """HEAD as the pattern of the last linear layer, where the model is a sequence of layers; else what is given."""
+    if given != HEAD or not isinstance(model, Sequential):
+        return given
+    linear = [name for name, layer in model.layers if isinstance(layer, Linear)]
+    return f"{linear[-1]}.*" if linear else given
 
 
 def expect_patterns(owner: str, key: str, given: Any) -> tuple[str, ...]:
@@ -40,7 +52,12 @@ def matching(
     unmatched = [one for one in patterns if not any(fnmatchcase(name, one) for name in names)]
     if unmatched:
         listed = "; ".join(f"{one!r} matches no parameter{_nearest(one, names)}" for one in unmatched)
-        raise ValueError(f"{owner}: in {group}.{key}, {listed}. The model's parameters: {_shortened(names)}.")
+        raise ValueError(
+            f"{owner}: in {group}.{key}, {listed}. The model's parameters: {_shortened(names)}. Say which of them are "
+            f"meant, {group}.{key}='{names[-1]}' for the last."
+            if names
+            else f"{owner}: in {group}.{key}, {listed}, for the model has none that it could."
+        )
     return [name for name in names if any(fnmatchcase(name, one) for one in patterns)]
 
 

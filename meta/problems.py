@@ -163,11 +163,17 @@ class Classification(Supervised):
         self.inner_reduction = inner_reduction
 
     def inner_loss(self, prediction: Any, y: torch.Tensor) -> Any:
-        loss = F.cross_entropy(prediction, y)
+        loss = self.loss(prediction, y)
         return loss * prediction.shape[1] if self.inner_reduction == "shots" else loss
 
     def loss(self, prediction: Any, y: torch.Tensor) -> Any:
-        return F.cross_entropy(prediction, y)
+        try:
+            return F.cross_entropy(prediction, y)
+        except IndexError as error:
+            raise ValueError(
+                f"Classification: a label is {int(y.max())}, and predictions are of {prediction.shape[1]} classes; a "
+                "model must have an output for each class, and an algorithm that compares classes a support example."
+            ) from error
 
     def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (prediction.argmax(1) == y).to(torch.float32)

@@ -31,11 +31,15 @@ NORMAL = 1.96  # 97.5% point
 
 
 class Published(NamedTuple):
-    """What a paper reports. ci95: half-width over test tasks; None where it says nothing."""
+    """What a paper reports. ci95: half-width over test tasks; None where it says nothing.
+
+    checked: what number and settings were held against when they were written down.
+    """
 
     score: float
     ci95: float | None
     source: str
+    checked: str | None = None
 
 
 class Verdict(NamedTuple):
@@ -133,7 +137,8 @@ def page(results: Sequence[Mapping[str, Any]], waiting: Mapping[str, Published],
         "the difference in standard errors of both numbers together. *Reproduced*: no clear difference, and an",
         "interval of at most a percentage point (of an error, a tenth). *Not enough evidence*: no clear difference,",
         "and a wider interval; where the published number's own is as wide, no run here can narrow it. Of one seed,",
-        "a verdict speaks of that run.",
+        "a verdict speaks of that run. [What the published numbers and settings were checked",
+        "against](#what-was-checked-against-what) is told below.",
         "",
         "| experiment | published | ours | over tasks | over seeds | difference | z | verdict | seeds | run |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -155,7 +160,30 @@ def page(results: Sequence[Mapping[str, Any]], waiting: Mapping[str, Published],
         )
     for name, published in sorted(waiting.items()):
         lines.append(f"| {name} | {published.score:g} ({published.source}) | | | | | | not yet run | 0 | |")
-    return "\n".join(lines) + f"\n\n{commands}"
+    told = {one["experiment"]: one["published"].get("checked") for one in results}
+    told |= {name: published.checked for name, published in waiting.items()}
+    return "\n".join(lines) + f"\n\n{commands}\n{_checks(told)}"
+
+
+def _checks(told: Mapping[str, str | None]) -> str:
+    """What each number and its settings were held against, those together that were against the same."""
+    against: dict[str, list[str]] = {}
+    for name, what in sorted(told.items()):
+        against.setdefault(what or "not known", []).append(name)
+    rows = [f"| {what} | {', '.join(names)} |" for what, names in sorted(against.items())]
+    return "\n".join(
+        [
+            "## What was checked against what",
+            "",
+            "Numbers and settings stand in `conf/experiment`. A repository is its authors' own, unless a number is",
+            "*quoted* or *listed* there by others; what is *from memory* may be wrong.",
+            "",
+            "| checked against | experiments |",
+            "| --- | --- |",
+            *rows,
+            "",
+        ]
+    )
 
 
 def _published(metric: Metric, published: Mapping[str, Any]) -> str:

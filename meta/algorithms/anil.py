@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from meta.algorithms.maml import MAML
+from meta.patterns import HEAD, head_of
 from neo.nn import Module
 
 __all__ = ["ANIL"]
@@ -19,12 +20,13 @@ class ANIL(MAML):
 
     Args:
         adapt: which parameters adapt: a pattern of their names as a shell has it, "head.*", or several patterns, of
-            which every one must match a parameter.
+            which every one must match a parameter. "head.*" alone is the last layer of a sequence of layers, whatever
+            it is called: "linear2.*" of an MLP of three.
         others: as MAML has them.
     Raises: ValueError where adapt is no pattern, and at the first adaptation where one matches no
         parameter.
     Cost: an inner step computes no gradient below the first parameter that adapts, neither at first nor second order.
     """
 
-    def __init__(self, model: Module, *, adapt: str | Sequence[str] = "head.*", **options: Any):
-        super().__init__(model, adapt=adapt, **options)
+    def __init__(self, model: Module, *, adapt: str | Sequence[str] = HEAD, **options: Any):
+        super().__init__(model, adapt=head_of(model, adapt), **options)

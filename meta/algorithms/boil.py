@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from meta.algorithms.maml import MAML
+from meta.patterns import HEAD, head_of
 from neo.nn import Module
 
 __all__ = ["BOIL"]
@@ -20,11 +21,12 @@ class BOIL(MAML):
 
     Args:
         freeze: which parameters do not adapt: a pattern of their names as a shell has it, "head.*", or several
-            patterns, of which every one must match a parameter.
+            patterns, of which every one must match a parameter. "head.*" alone is the last layer of a sequence of
+            layers, whatever it is called: "linear2.*" of an MLP of three.
         others: as MAML has them.
     Raises: ValueError where freeze is no pattern, and at the first adaptation where one matches no parameter.
     Cost: MAML's.
     """
 
-    def __init__(self, model: Module, *, freeze: str | Sequence[str] = "head.*", **options: Any):
-        super().__init__(model, freeze=freeze, **options)
+    def __init__(self, model: Module, *, freeze: str | Sequence[str] = HEAD, **options: Any):
+        super().__init__(model, freeze=head_of(model, freeze), **options)

@@ -10,8 +10,9 @@ import torch
 
 import neo
 from meta.algorithms.training_rule import TrainingRule
+from meta.class_members import expect_class_numbers
 from meta.inner_loop import Iterates
-from meta.learner import Step
+from meta.learner import Step, Unsuited
 from neo import LiteTensor
 from neo.nn import Module
 from neo.typing import PyTree
@@ -35,7 +36,8 @@ class Distillation(TrainingRule):
         per_class: synthetic images of each class, ≥ 1.
         inner_lr: every α_k to begin with, > 0; an evaluation with more steps goes on with the last.
         others: as TrainingRule has them.
-    Raises: ValueError in adapt() for tasks whose inputs are of another shape.
+    Raises: ValueError in adapt() for tasks whose inputs are of another shape, and for tasks that are not of classes
+        (Unsuited).
     """
 
     def __init__(
@@ -51,7 +53,10 @@ class Distillation(TrainingRule):
     ) -> None:
         for name, value, least in (("classes", classes, 2), ("per_class", per_class, 1)):
             if not isinstance(value, int) or value < least:
-                raise ValueError(f"Distillation: {name} must be an integer of {least} or more, got {value!r}")
+                raise ValueError(
+                    f"Distillation: {name} must be an integer of {least} or more, got {value!r}"
+                    f"{'; a configuration takes it from task.ways' if name == 'classes' else ''}"
+                )
         if not 0 < inner_lr < math.inf:
             raise ValueError(f"Distillation: inner_lr must be finite and above 0, got {inner_lr}")
         super().__init__(model, inner_steps=inner_steps, **options)
@@ -68,7 +73,14 @@ class Distillation(TrainingRule):
 
     def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
         learned: Any = params
-        given = tuple(support.x.shape[1:]) if hasattr(support, "x") else self.shape
+        if support is not None:
+            expect_class_numbers("Distillation", support)
+            if not support.x.is_floating_point():
+                raise Unsuited(
+                    "Distillation",
+                    f"it learns examples by gradient, which inputs of {support.x.dtype} have none of",
+                )
+        given = self.shape if support is None else tuple(support.x.shape[1:])
         if given != self.shape:
             raise ValueError(
                 f"Distillation: the synthetic images are of shape={self.shape}, and the tasks' inputs of {given}; set "

@@ -1,15 +1,18 @@
-"""Learning rates and weight decays by gradient. Maclaurin, Duvenaud and Adams 2015, arXiv:1502.03492."""
+"""Rates, weight decays and augmentation strengths by gradient. Maclaurin, Duvenaud, Adams 2015, arXiv:1502.03492."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 import neo
 from meta.algorithms.training_rule import TrainingRule
+from meta.class_members import expect_labels
 from meta.inner_loop import Iterates
+from meta.learned_augmentation import LearnedAugmentation
 from meta.learner import Step, TaskResult
 from meta.problems import constant
 from neo import LiteTensor
@@ -24,17 +27,23 @@ class Hyperparameters(TrainingRule):
 
     θ ← θ − α_l ∇_θ (L_support(θ) + Σ_l λ_l/2 ‖θ_l‖²), `inner_steps` times;  minimise L_query(θ) over log α, log λ
 
+    With augment the inputs of each step's L_support are transformed at random, another draw a step, and how strongly is
+    learned, too, by the gradient that goes through the draws (meta.learned_augmentation.LearnedAugmentation).
+
     Unrolled, each task is a training run of its own, from weights drawn anew. Online, there is one run, whose weights
     are carried from meta-update to meta-update (state): each takes `inner_steps` of its steps, and the hypergradient
     goes through these alone (Luketina et al. 2016, arXiv:1511.06727, with one step), so that it is short-sighted and
     costs no more for a long run. The tasks of a meta-batch are then copies, averaged after these steps.
 
-    Meta-parameters: {"log_rate": log α, "log_decay": log λ}, scalars by the tensor's name.
+    Meta-parameters: {"log_rate": log α, "log_decay": log λ}, scalars by the tensor's name; with augment "log_strength",
+    scalars by the kind, which are reported as train/<kind>.
 
     Args:
         inner_lr: α to begin with, > 0.
         decay: λ to begin with, > 0.
         online: one run over all meta-updates, in the place of one in each task.
+        augment: kind of augmentation ("translation", "brightness", "noise") → the strength to begin with, > 0; none by
+            default. The support set must then have inputs x.
         others: as TrainingRule has them; all parameters are trained, by gradient descent.
     Cost: as MAML's; online, memory for `inner_steps` steps.
     """
@@ -47,6 +56,7 @@ class Hyperparameters(TrainingRule):
         inner_steps: int = 20,
         decay: float = 0.001,
         online: bool = False,
+        augment: Mapping[str, float] | None = None,
         **options: Any,
     ) -> None:
         for name, value in (("inner_lr", inner_lr), ("decay", decay)):
@@ -57,13 +67,17 @@ class Hyperparameters(TrainingRule):
                 )
         super().__init__(model, inner_steps=inner_steps, **options)
         self.inner_lr, self.decay, self.online = inner_lr, decay, online
+        self.augmentation = LearnedAugmentation("Hyperparameters", augment or {})
 
     def init(self, seed: int, device: str | torch.device = "cpu") -> PyTree:
         def all_at(value: float) -> dict[str, LiteTensor]:
             names = self.model.init(seed=0)
             return {name: LiteTensor(torch.tensor(math.log(value), device=device)) for name in names}
 
-        return {"log_rate": all_at(self.inner_lr), "log_decay": all_at(self.decay)}
+        learned: PyTree = {"log_rate": all_at(self.inner_lr), "log_decay": all_at(self.decay)}
+        return (
+            {**learned, "log_strength": self.augmentation.initial(device)} if self.augmentation else learned
+        )
 
     def init_state(self, params: PyTree) -> PyTree:
         return self.start(params, Step()) if self.online else ()
@@ -71,9 +85,17 @@ class Hyperparameters(TrainingRule):
     def iterates(self, params: PyTree, support: Any, step: Step, **options: Any) -> Iterates:
         learned: Any = params
         decays = {name: torch.exp(log) for name, log in learned["log_decay"].items()}
+        if self.augmentation:  # all draws before all steps: what is computed again must not draw again
+            expect_labels("Hyperparameters", support)
+            steps = self.inner.steps if step.inner_steps is None else step.inner_steps
+            drawn = [self.augmentation.draw(support.x) for _ in range(steps)]
+            options |= {"at_step": lambda taken: {}}  # loss is told how many steps were taken
 
-        def loss(weights: Any, support: Any) -> Any:
+        def loss(weights: Any, support: Any, taken: int = 0) -> Any:
             norms = sum(0.5 * decay * weights[name].square().sum() for name, decay in decays.items())
+            if self.augmentation:
+                x = self.augmentation(support.x, drawn[taken], learned["log_strength"])
+                support = type(support)(x, support.y)
             return self.support_loss(weights, support) + norms
 
         return self.inner.iterates(
@@ -95,4 +117,6 @@ class Hyperparameters(TrainingRule):
         found = self.estimator.estimate(loss_after_training, params, step)
         score, trained = found.aux
         state = {name: LiteTensor(constant(leaf)) for name, leaf in trained.items()} if self.online else None
-        return TaskResult(found.gradient, found.value, score, state, found.metrics)
+        logs: Any = params
+        strengths = {kind: constant(log).exp() for kind, log in logs.get("log_strength", {}).items()}
+        return TaskResult(found.gradient, found.value, score, state, {**found.metrics, **strengths})

@@ -59,9 +59,9 @@ class LearnedLoss(TrainingRule):
         )
 
     def learned_loss(self, params: PyTree, prediction: Any, y: torch.Tensor) -> Any:
-        """M_φ: scalar, of predictions and targets alike (n, *target), or of logits (n, ways) and labels (n,)."""
+        """M_φ: scalar, of predictions and targets alike (n, *target), or of logits (n, ways, *) and labels (n, *)."""
         if not y.dtype.is_floating_point:
             prediction = F.log_softmax(prediction, 1)
-            y = F.one_hot(y, prediction.shape[1]).to(prediction.dtype)
+            y = F.one_hot(y, prediction.shape[1]).movedim(-1, 1).to(prediction.dtype)
         entries = torch.stack([prediction.flatten(), y.flatten()], 1)
         return self.network(params, entries).mean()

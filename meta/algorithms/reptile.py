@@ -73,6 +73,7 @@ class Reptile(MetaLearner):
         def loss(params: PyTree, support: Any) -> Any:
             return self.loss_and_predictions(params, support)[0]
 
+        expect_labels("Reptile", support)  # which training needs, too
         iterates = self.inner.iterates(loss, params, support, steps=step.inner_steps)
         return Predictor.of_model(self.model, iterates)
 

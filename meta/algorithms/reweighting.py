@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import neo
+from meta.class_members import expect_class_numbers
 from meta.learner import MetaLearner, Predictor, Step, TaskResult
 from meta.problems import Classification, Problem, constant
 from neo.nn import Module
@@ -32,7 +33,8 @@ class Reweighting(MetaLearner):
     Args:
         model: gives logits.
         weights: "learned", or "uniform" for plain training on the support batch, to compare with.
-        problem: judges queries; cross-entropy by default.
+        problem: judges queries; cross-entropy by default. The weighted loss is cross-entropy.
+    Raises: ValueError naming the argument; Unsuited for tasks whose support labels are no class numbers.
     Cost: learned: three gradients (of queries, their tangents in the support batch, and the weighted one).
     """
 
@@ -42,10 +44,12 @@ class Reweighting(MetaLearner):
         self.model, self.weights, self.problem = model, weights, problem or Classification()
 
     def adapt(self, params: PyTree, support: Any, step: Step) -> Predictor:
+        expect_class_numbers("Reweighting", support)
         return Predictor(lambda x: self.model(params, x))
 
     def task_gradient(self, params: PyTree, task: Any, step: Step) -> TaskResult:
         support = task.support
+        expect_class_numbers("Reweighting", support)
 
         def losses(params: PyTree) -> Any:
             return F.cross_entropy(self.model(params, support.x), support.y, reduction="none")

@@ -59,6 +59,11 @@ class Transformed(Module):
     def init(self, seed: int = 0, **options: Any) -> Params:
         params = self.model.init(seed=seed, **options)
         layers = [name.removesuffix(".weight") for name, leaf in params.items() if _is_layers(name, leaf)]
+        if not layers:
+            raise ValueError(
+                "TNet: the model has no layer whose weight has two modes or more, to put a map behind; its parameters: "
+                f"{', '.join(params)}. Take a model of layers, model=mlp say."
+            )
         transforms = {}
         for layer in matching("TNet", "at", self.patterns, layers):
             weight = params[f"{layer}.weight"].data

@@ -40,9 +40,10 @@ def job(config: DictConfig) -> None:
     if config.name is not None:
         print(said(reproduce(config)))
     if config.page is not None:
-        results = read_results(Path(config.results))
+        known = targets()
+        results = [_sourced(one, known) for one in read_results(Path(config.results))]
         run = {one["experiment"] for one in results}
-        waiting = {name: target for name, target in targets().items() if name not in run}
+        waiting = {name: target for name, target in known.items() if name not in run}
         call = f"python scripts/reproduce.py results={config.results}"
         again = f"```sh\n{call} name=NAME seeds=3 data_dir=path/to/folder\n{call} page={config.page}\n```\n"
         atomic_write(Path(config.page), page(results, waiting, again).encode())
@@ -139,6 +140,14 @@ def said(result: dict[str, Any]) -> str:
         f"{result['seeds']} seed{'s' if result['seeds'] > 1 else ''}): {in_words(result['verdict'], metric)}; "
         f"z = {result['z']:+.1f}"
     )
+
+
+def _sourced(result: dict[str, Any], known: dict[str, Published]) -> dict[str, Any]:
+    """A result, with what is known by now of where its published number comes from, if it still is that number."""
+    now, then = known.get(result["experiment"]), result["published"]
+    if now is None or (now.score, now.ci95) != (then["score"], then["ci95"]):
+        return result
+    return result | {"published": now._asdict()}
 
 
 def _changes(override: str) -> bool:
