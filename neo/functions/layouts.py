@@ -15,11 +15,11 @@ from weakref import ref
 
 import torch
 
-from neo import kernels, pytree
+from neo import kernels
 from neo.autograd._aliases import aliases_of
 from neo.autograd.tensor import LiteTensor
 
-__all__ = ["NotAView", "as_torch_lays_it", "expect_no_copy", "note_copy", "own_layout", "own_layouts"]
+__all__ = ["NotAView", "expect_no_copy", "in_own_layout", "note_copy", "own_layout", "own_layouts"]
 
 
 class NotAView(BaseException):
@@ -58,15 +58,16 @@ def own_layout(x: Any) -> bool:
     )
 
 
-def as_torch_lays_it(out: Any, args: tuple[Any, ...]) -> Any:
-    """What a module gave, with images contiguous where those that it got were: Neo's layout is for its inside alone."""
-    if isinstance(out, LiteTensor) and out.ndim != 4:
-        return out
-    if any(x.ndim == 4 and not x.is_contiguous() for x in args if isinstance(x, LiteTensor | torch.Tensor)):
-        return out
-    return pytree.tree_map(
-        lambda leaf: leaf.contiguous() if isinstance(leaf, LiteTensor) and leaf.ndim == 4 else leaf, out
-    )
+def in_own_layout(x: Any) -> Any:
+    """Images (n, channels, h, w) channels-last, where Neo's kernels would take them; anything else as it is."""
+    if (
+        isinstance(x, LiteTensor | torch.Tensor)
+        and x.ndim == 4
+        and x.device.type == "cpu"
+        and kernels.available()
+    ):
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 def note_copy(x: Any, out: Any) -> None:

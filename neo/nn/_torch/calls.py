@@ -15,7 +15,7 @@ from neo.autograd.tensor import LiteTensor
 from neo.autograd.torch_code import torch_code
 from neo.errors import ConversionError
 from neo.functions.in_place import run_again_lifted
-from neo.functions.layouts import as_torch_lays_it, own_layouts
+from neo.functions.layouts import own_layouts
 from neo.functions.lifting import Lifting, lifted
 from neo.nn._torch.copies import Copy
 
@@ -58,13 +58,24 @@ def run_as_torch_code(
             own_layouts() if copy.own_layouts else contextlib.nullcontext(),
         ):
             out = copy.module(*mine[0], **mine[1])
-        return as_torch_lays_it(out, mine[0]) if copy.own_layouts else out
+        return _as_torch_lays_it(out, mine[0]) if copy.own_layouts else out
     finally:
         if [version(tensor) for tensor in plain] != versions:
             raise ConversionError(
                 "forward writes into a torch.Tensor that it was given, so that a second call would see other numbers. "
                 "Give the module x.clone(), or a LiteTensor, which forward changes for itself alone."
             )
+
+
+def _as_torch_lays_it(out: Any, args: tuple[Any, ...]) -> Any:
+    """What a module gave, with images contiguous where those that it got were: Neo's layout is for its inside alone."""
+    if isinstance(out, LiteTensor) and out.ndim != 4:
+        return out
+    if any(x.ndim == 4 and not x.is_contiguous() for x in args if isinstance(x, LiteTensor | torch.Tensor)):
+        return out
+    return pytree.tree_map(
+        lambda leaf: leaf.contiguous() if isinstance(leaf, LiteTensor) and leaf.ndim == 4 else leaf, out
+    )
 
 
 def _own(leaf: Any) -> Any:

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from neo import kernels
 from neo.autograd.tensor import LiteTensor
 from neo.functions import chosen_statistics
 from neo.functions.batch_normalization import batch_norm_relu, batch_norm_relu_max_pool
 from neo.functions.fused import block_of_any_layout
+from neo.functions.layouts import in_own_layout
 
 __all__ = ["Chain", "NotFused", "Watch", "convolutions", "fuse"]
 
@@ -183,15 +183,7 @@ def convolutions(module: torch.nn.Module) -> list[Any]:
 
 
 def _convolved(conv: Any, x: Any) -> Any:
-    """The convolution of images that lie channels-last, where Neo's kernels are."""
-    if (
-        isinstance(x, LiteTensor | torch.Tensor)
-        and x.ndim == 4
-        and x.device.type == "cpu"
-        and kernels.available()
-    ):
-        x = x.contiguous(memory_format=torch.channels_last)
-    return type(conv).forward(conv, x)
+    return type(conv).forward(conv, in_own_layout(x))
 
 
 def _convolve(chain: Chain, conv: Any, norm: Any, x: Any) -> Any:
