@@ -27,7 +27,7 @@ import torch
 from neo import LiteTensor, autograd, pytree
 from neo.typing import PyTree
 
-__all__ = ["blocks", "mean", "pieces"]
+__all__ = ["blocks", "mean", "mean_of_rows", "pieces"]
 
 
 def blocks(slots: range) -> list[range]:
@@ -93,6 +93,43 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
         for given, leaf in zip(first, average, strict=True)
     ]
     return pytree.unflatten(spec, wrapped)
+
+
+def mean_of_rows(stacked: PyTree) -> PyTree:
+    """mean() of the trees that are stacked in the first dim of each leaf, bit for bit, in log₂(rows) additions.
+
+    Raises: ValueError where there are no rows.
+    """
+    leaves: list[Any]
+    leaves, spec = pytree.flatten(stacked)
+    rows = len(leaves[0])
+    if rows == 0:
+        raise ValueError("mean: there is nothing to average, expected at least one task")
+    recorded = autograd.TapeContext.current() is not None
+    values = leaves if recorded else [_raw(leaf) for leaf in leaves]
+    alike = not recorded and len({(value.dtype, value.device) for value in values}) == 1
+    if alike:  # one addition for all leaves
+        average = _tree_of_rows(torch.cat([value.reshape(rows, -1) for value in values], 1))
+        sizes = [value[0].numel() for value in values]
+        means = [part.view(value.shape[1:]) for part, value in zip(average.split(sizes), values, strict=True)]
+    else:
+        means = [_tree_of_rows(value) for value in values]
+    wrapped = [
+        LiteTensor(value) if isinstance(leaf, LiteTensor) and not recorded else value
+        for leaf, value in zip(leaves, means, strict=True)
+    ]
+    return pytree.unflatten(spec, wrapped)
+
+
+def _tree_of_rows(x: Any) -> Any:
+    """The mean of x over its first dim, added up as the tree has it."""
+    total: Any = None
+    for block in blocks(range(len(x))):
+        node = x[block.start : block.stop]
+        while len(node) > 1:
+            node = node[::2] + node[1::2]
+        total = node[0] if total is None else total + node[0]
+    return total / len(x)
 
 
 def _sums(left: list[Any], right: list[Any]) -> list[Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
 
 import neo
-from meta.averaging import blocks, mean, pieces
+from meta.averaging import blocks, mean, mean_of_rows, pieces
 from meta.carried import Carried
 from meta.distributed import ALONE, Ranks
 from meta.learner import MetaLearner, Step, TaskResult, seed_of
@@ -148,8 +148,8 @@ class MetaBatch:
         if isinstance(self.workers, Batched):
             first = self.step(iteration, slots[0], state)
             step = _Shared(first, ("slot", "seed"), "batched=true")
-            return self._averaged(
-                self.workers.each(lambda task: self._drawn(params, task, step, first.seed), tasks)
+            return self._at_once(
+                lambda task: self._drawn(params, task, step, first.seed), tasks, self.workers
             )
         steps = (self.step(iteration, slot, state) for slot in slots)
 
@@ -239,6 +239,19 @@ class MetaBatch:
             f"got {got}."
         )
 
+    def _at_once(self, of_task: Callable[[Any], _Result], tasks: Task, workers: Batched) -> MetaGradient:
+        """_averaged() of all tasks together, to the same bits: without a tree for each of them."""
+        found = workers.stacked(of_task, tasks)
+        gradient, losses, scores, carried, metrics = found
+        if carried is None:
+            losses, scores, metrics = pytree.tree_map(_raw, (losses, scores, metrics))
+            return MetaGradient(mean_of_rows(gradient), losses, scores, None, metrics)
+        leaves: list[Any]
+        leaves, spec = pytree.flatten(found)
+        return self._averaged(
+            pytree.unflatten(spec, rows) for rows in zip(*map(torch.unbind, leaves), strict=True)
+        )
+
     def _averaged(self, results: Iterable[_Result]) -> MetaGradient:
         """The mean of tasks' results, taken one by one: few gradients are held at a time."""
         losses, scores, metrics = [], [], []
@@ -319,3 +332,7 @@ class _Shared(Step):
                 f"tasks or steps; an algorithm that needs it runs without {known['_reason']}."
             )
         return object.__getattribute__(self, name)
+
+
+def _raw(value: Any) -> torch.Tensor:
+    return value.data if isinstance(value, LiteTensor) else value

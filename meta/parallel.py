@@ -105,13 +105,17 @@ class Batched(Workers):
         Raises: what neo.vmap does.
         Cost: the memory of all tasks at once.
         """
-        at_once: Callable[[Any], Any] = neo.vmap(fn, randomness="different")
-        (stacked,) = Workers(1 if self.count == 1 else None).each(at_once, [items])
         leaves: list[Any]
-        leaves, spec = pytree.flatten(stacked)
+        leaves, spec = pytree.flatten(self.stacked(fn, items))
         for rows in zip(*(torch.unbind(leaf) for leaf in leaves), strict=True):
             result: Any = pytree.unflatten(spec, rows)
             yield result
+
+    def stacked(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Result:
+        """What each() gives, as one tree whose leaves have the items' axis in front."""
+        at_once: Callable[[Any], Any] = neo.vmap(fn, randomness="different")
+        (found,) = Workers(1 if self.count == 1 else None).each(at_once, [items])
+        return found
 
 
 def _under_autocast_of_this_thread(fn: Callable[[Item], Result]) -> Callable[[Item], Result]:

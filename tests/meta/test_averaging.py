@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import neo
-from meta.averaging import blocks, mean
+from meta.averaging import blocks, mean, mean_of_rows
 
 
 def numbers(count: int) -> list[torch.Tensor]:
@@ -91,3 +91,33 @@ def test_blocks_are_aligned_powers_of_two_that_cover_the_slots_in_order(start, l
 def test_share_of_a_power_of_two_is_one_block(ranks):
     size = 32 // ranks
     assert all(len(blocks(range(rank * size, (rank + 1) * size))) == 1 for rank in range(ranks))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 25, 33])
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.float32, torch.float64)], ids=["one", "two"])
+def test_the_mean_of_stacked_trees_has_the_bits_of_the_mean_of_trees(
+    count: int, dtypes: tuple[torch.dtype, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(count)
+    stacked = {
+        name: neo.LiteTensor(torch.randn(count, *shape, generator=generator).to(dtype))
+        for name, shape, dtype in zip("ab", ((3, 2), ()), dtypes, strict=True)
+    }
+    right = mean([{name: leaf[i] for name, leaf in stacked.items()} for i in range(count)])
+    found = mean_of_rows(stacked)
+    for name, leaf in right.items():
+        assert isinstance(found[name], neo.LiteTensor)
+        assert found[name].dtype is leaf.dtype
+        assert torch.equal(found[name].data, leaf.data)
+
+
+def test_the_mean_of_stacked_trees_is_differentiated_by_the_session_around_it() -> None:
+    stacked = neo.LiteTensor(torch.randn(5, 2, dtype=torch.float64))
+    (gradient,) = neo.grad(lambda x: (mean_of_rows([x])[0] ** 2).sum(), argnums=(0,))(stacked)
+    expected = (2 / 5 * stacked.data.mean(0)).expand(5, 2)
+    torch.testing.assert_close(gradient.data, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_rows_have_no_mean() -> None:
+    with pytest.raises(ValueError, match="nothing to average"):
+        mean_of_rows({"a": torch.zeros(0, 3)})
