@@ -95,6 +95,9 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
     return pytree.unflatten(spec, wrapped)
 
 
+SMALL = 1 << 20  # entries, beyond which a copy of them costs more than calls
+
+
 def mean_of_rows(stacked: PyTree) -> PyTree:
     """mean() of the trees that are stacked in the first dim of each leaf, bit for bit, in log₂(rows) additions.
 
@@ -107,8 +110,10 @@ def mean_of_rows(stacked: PyTree) -> PyTree:
         raise ValueError("mean: there is nothing to average, expected at least one task")
     recorded = autograd.TapeContext.current() is not None
     values = leaves if recorded else [_raw(leaf) for leaf in leaves]
-    alike = not recorded and len({(value.dtype, value.device) for value in values}) == 1
-    if alike:  # one addition for all leaves
+    alike = len({(value.dtype, value.device) for value in values}) == 1
+    if (
+        alike and not recorded and sum(value.numel() for value in values) < SMALL
+    ):  # one addition for all leaves
         average = _tree_of_rows(torch.cat([value.reshape(rows, -1) for value in values], 1))
         sizes = [value[0].numel() for value in values]
         means = [part.view(value.shape[1:]) for part, value in zip(average.split(sizes), values, strict=True)]
