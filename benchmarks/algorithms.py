@@ -169,7 +169,7 @@ def fill(page: Path, title: str, folder: Path, compared: Mapping[str, Results], 
         ["---"] * (WRITTEN + len(headings)),
         *([*row, *(column.get(row[0].strip("`"), "") for column in columns)] for row in rows[2:]),
     ]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *notes])
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "\n\n".join(notes)])
 
 
 def place(page: Path, title: str) -> tuple[str, str, str]:
