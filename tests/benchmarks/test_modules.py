@@ -43,6 +43,7 @@ def distinct(work: MetaModule, peer: str):
     return {tuple({**one, "allocator": ""}.items()) for one in settings(work, peer, "cpu")}
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batching rule for a pooling
 @pytest.mark.filterwarnings(
     "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
 )  # torch.func.jvp calls it
