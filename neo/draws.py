@@ -96,12 +96,14 @@ class no_draws(draws):
         self._states: list[bytes] = []
 
     def __enter__(self) -> no_draws:
-        self._states = _default_states()
-        _enter(self, mode=self.asks)
+        # While a CUDA graph is recorded, its generator cannot be looked at.
+        recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        self._states = [] if recording else _default_states()
+        _enter(self, mode=self.asks or recording)
         return self
 
     def drew(self) -> bool:
-        return self._states != _default_states()
+        return bool(self._states) and self._states != _default_states()
 
     def drops(self) -> bool:
         return True
