@@ -128,7 +128,8 @@ class Run:
             return json.loads(result_path.read_text(encoding="utf-8")) if ranks.first else {}
         state = ranks.broadcast(state)
         before = experiment.expect_adaptation(start, samplers["val"])
-        experiment.expect_training(start, samplers["train"])
+        if state.step == 0:  # a run that goes on has trained
+            experiment.expect_training(start, samplers["train"])
         held_out = experiment.for_tasks_of(samplers["val"], experiment.trained(state))
 
         def validate(state: State) -> Evaluation:
