@@ -111,9 +111,8 @@ def mean_of_rows(stacked: PyTree) -> PyTree:
     recorded = autograd.TapeContext.current() is not None
     values = leaves if recorded else [_raw(leaf) for leaf in leaves]
     alike = len({(value.dtype, value.device) for value in values}) == 1
-    if (
-        alike and not recorded and sum(value.numel() for value in values) < SMALL
-    ):  # one addition for all leaves
+    if alike and not recorded and sum(value.numel() for value in values) < SMALL:
+        # One addition for all leaves.
         average = _tree_of_rows(torch.cat([value.reshape(rows, -1) for value in values], 1))
         sizes = [value[0].numel() for value in values]
         means = [part.view(value.shape[1:]) for part, value in zip(average.split(sizes), values, strict=True)]

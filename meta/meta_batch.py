@@ -13,8 +13,9 @@ from meta.averaging import blocks, mean, mean_of_rows, pieces
 from meta.carried import Carried
 from meta.distributed import ALONE, Ranks
 from meta.learner import MetaLearner, Step, TaskResult, seed_of
-from meta.parallel import Batched, Workers
+from meta.parallel import Batched, Workers, unstacked
 from meta.precision import computing
+from meta.problems import constant
 from neo import LiteTensor, pytree
 from neo.draws import SeededCalls
 from neo.typing import PyTree
@@ -244,13 +245,9 @@ class MetaBatch:
         found = workers.stacked(of_task, tasks)
         gradient, losses, scores, carried, metrics = found
         if carried is None:
-            losses, scores, metrics = pytree.tree_map(_raw, (losses, scores, metrics))
+            losses, scores, metrics = pytree.tree_map(constant, (losses, scores, metrics))
             return MetaGradient(mean_of_rows(gradient), losses, scores, None, metrics)
-        leaves: list[Any]
-        leaves, spec = pytree.flatten(found)
-        return self._averaged(
-            pytree.unflatten(spec, rows) for rows in zip(*map(torch.unbind, leaves), strict=True)
-        )
+        return self._averaged(unstacked(found))
 
     def _averaged(self, results: Iterable[_Result]) -> MetaGradient:
         """The mean of tasks' results, taken one by one: few gradients are held at a time."""
@@ -332,7 +329,3 @@ class _Shared(Step):
                 f"tasks or steps; an algorithm that needs it runs without {known['_reason']}."
             )
         return object.__getattribute__(self, name)
-
-
-def _raw(value: Any) -> torch.Tensor:
-    return value.data if isinstance(value, LiteTensor) else value

@@ -14,7 +14,7 @@ import neo
 from neo import pytree
 from neo.autograd import autocast
 
-__all__ = ["Batched", "Workers"]
+__all__ = ["Batched", "Workers", "unstacked"]
 
 TOGETHER = 2  # results of each worker that are handed on at a time
 
@@ -105,17 +105,22 @@ class Batched(Workers):
         Raises: what neo.vmap does.
         Cost: the memory of all tasks at once.
         """
-        leaves: list[Any]
-        leaves, spec = pytree.flatten(self.stacked(fn, items))
-        for rows in zip(*(torch.unbind(leaf) for leaf in leaves), strict=True):
-            result: Any = pytree.unflatten(spec, rows)
-            yield result
+        yield from unstacked(self.stacked(fn, items))
 
     def stacked(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Result:
         """What each() gives, as one tree whose leaves have the items' axis in front."""
         at_once: Callable[[Any], Any] = neo.vmap(fn, randomness="different")
         (found,) = Workers(1 if self.count == 1 else None).each(at_once, [items])
         return found
+
+
+def unstacked(tree: Result) -> Iterator[Result]:
+    """A tree for each row of a tree's leaves."""
+    leaves: list[Any]
+    leaves, spec = pytree.flatten(tree)
+    for rows in zip(*(torch.unbind(leaf) for leaf in leaves), strict=True):
+        result: Any = pytree.unflatten(spec, rows)
+        yield result
 
 
 def _under_autocast_of_this_thread(fn: Callable[[Item], Result]) -> Callable[[Item], Result]:

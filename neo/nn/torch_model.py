@@ -234,12 +234,8 @@ class TorchModel(Module):
         try:
             with normalising:
                 out, new_state = self._run(params, constants, args, kwargs, seed)
-        except (
-            NeedsLifting,
-            NotFused,
-            NotAView,
-            _Drew,
-        ) as error:  # it takes another path than at the first call
+        except (NeedsLifting, NotFused, NotAView, _Drew) as error:
+            # It takes another path than at the first call.
             if isinstance(error, NeedsLifting):
                 self._lifts = True
             elif isinstance(error, _Drew):

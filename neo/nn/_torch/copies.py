@@ -134,10 +134,8 @@ class Copy:
     """A copy of a module, to be called with any tensors in its open places."""
 
     def __init__(self, module: torch.nn.Module, own_layouts: bool = False):
-        self.module, self.own_layouts = (
-            module,
-            own_layouts,
-        )  # whether Neo chooses how images lie, see fusion.py
+        self.module = module
+        self.own_layouts = own_layouts  # whether Neo chooses how images lie, see fusion.py
         self.places: dict[str, list[tuple[Any, Any]]] = {}
         self._empty: list[tuple[Any, Any, Place]] = []
         for container, key, place in _open_places(module):
@@ -153,7 +151,7 @@ class Copy:
 
     def fill(self, tensors: Mapping[str, Any]) -> None:
         for name, value in tensors.items():
-            if type(value) is LiteTensor:  # which gets other data where its numbers are to lie elsewhere
+            if isinstance(value, LiteTensor):  # which gets other data where its numbers are to lie elsewhere
                 self._filled[name] = (value, value.data, version(value.data), 0)
             else:
                 self._filled[name] = (value, value, version(value), _address(value))

@@ -69,9 +69,8 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._made: dict[int, tuple[str, Any]] = {}  # id of an output -> name of its layer, the output
         self._norms: list[tuple[str, str | None, Any]] = []  # norm, the convolution before it, its output
-        self._used: dict[
-            int, list[tuple[Any, Any, float, int]]
-        ] = {}  # input -> it, its output, slope, window
+        # Of a rectifier or pooling: id of its input -> the input, the output, slope, window.
+        self._used: dict[int, list[tuple[Any, Any, float, int]]] = {}
         for name, part in module.named_modules():
             if type(part) is torch.nn.Conv2d and _plain(part):
                 vars(part)["forward"] = functools.partial(self._conv, name, part)
