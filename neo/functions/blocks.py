@@ -13,12 +13,12 @@ from neo.autograd._batched import any_batched
 from neo.autograd.policy import Policy, function
 from neo.autograd.tensor import LiteTensor
 from neo.functions._tangents import total
-from neo.functions.batch_normalization import (
+from neo.functions.convolution import convolution, input_gradient, weight_gradient
+from neo.functions.norm_relu_pool import (
     composed_norm_relu_pool,
     norm_relu_pool_gradient,
     norm_relu_pool_tangent,
 )
-from neo.functions.convolution import convolution, input_gradient, weight_gradient
 from neo.kernels import block as block_kernels
 
 __all__ = ["conv_norm_relu_pool"]

@@ -14,7 +14,7 @@ from neo.autograd.policy import Policy, function
 from neo.autograd.tensor import LiteTensor
 from neo.functions._tangents import total
 from neo.functions.activations import rectified_by
-from neo.functions.batch_normalization import at_places, composed_norm_relu_pool, windows_of
+from neo.functions.norm_relu_pool import at_places, composed_norm_relu_pool, windows_of
 from neo.functions.pooling import from_places
 from neo.functions.registry import raw
 from neo.kernels import first as first_kernels

@@ -3,7 +3,7 @@
 A Policy's rule is free to be any formula that is right; these are chosen so that large tensors are read and written as
 few times as the kernels allow, forward and backward. Models choose them (neo.nn); nothing else changes. Under
 torch.autocast, which gives each op a dtype of its own, each is its plain composition. Batch norm's are in
-batch_normalization.py.
+norm_relu_pool.py.
 """
 
 from __future__ import annotations

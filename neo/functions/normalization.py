@@ -1,4 +1,4 @@
-"""Layer, group and instance normalisation; batch normalisation is in batch_normalization.py."""
+"""Batch, layer, group and instance normalisation, as they are called."""
 
 from __future__ import annotations
 
@@ -8,10 +8,76 @@ import torch
 import torch.nn.functional as F
 
 from neo.autograd._batched import in_transform
+from neo.autograd._queries import autocast_enabled
 from neo.errors import InPlaceError
-from neo.functions.batch_normalization import batch_norm_as_called
+from neo.functions import chosen_statistics
+from neo.functions.batch_moments import expect_channels, per_channel_shape
+from neo.functions.batch_normalization import batch_normalize
 from neo.functions.layer_normalization import layer_normalize
-from neo.functions.registry import implements
+from neo.functions.norm_relu_pool import norm_relu_pool
+from neo.functions.registry import implements, raw
+from neo.kernels import batch_norm as batch_norm_kernels
+
+
+@implements(F.batch_norm, only=True, name="batch_norm")
+def batch_norm(
+    x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
+    """Each channel (dim 1) of x brought to mean 0 and variance 1, then scaled by weight and shifted by bias.
+
+    training=True: by the statistics of the batch, biased variance. training=False: by running_mean and running_var.
+    Neo never writes in place, so that running statistics are not updated; momentum is there for torch's signature.
+    A block of neo.functions.chosen_statistics around the call may choose other statistics.
+    Raises: InPlaceError for running statistics with training=True; ValueError for a batch of one value a channel.
+    """
+    if chosen_statistics.chosen():
+        call = chosen_statistics.Call(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return chosen_statistics.applied(call)
+    return batch_norm_as_called(x, running_mean, running_var, weight, bias, training, eps)
+
+
+def batch_norm_as_called(
+    x, running_mean=None, running_var=None, weight=None, bias=None, training=False, eps=1e-5
+):
+    """batch_norm by the statistics that its arguments name, whatever block is around."""
+    if x.ndim < 2:
+        raise NotImplementedError(
+            f"batch_norm: expected an input (n, channels, *space), got shape {tuple(x.shape)}"
+        )
+    if not training:
+        if running_mean is None or running_var is None:
+            raise RuntimeError(
+                "batch_norm: training=False normalises by running_mean and running_var, got None; "
+                "give them, or pass training=True to use the statistics of the batch"
+            )
+        given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+        expect_channels("batch_norm: ", x.shape[1], **given)
+        return _by_running_statistics(x, running_mean, running_var, weight, bias, eps)
+    if running_mean is not None or running_var is not None:
+        raise InPlaceError(
+            "batch_norm: training=True would update running_mean and running_var in place, and Neo never writes in "
+            "place. Pass running_mean=None, running_var=None, and compute running statistics apart."
+        )
+    if x.numel() == x.shape[1]:
+        raise ValueError(
+            f"batch_norm: expected more than 1 value per channel when training, got input size {x.shape}"
+        )
+    expect_channels("batch_norm: ", x.shape[1], weight=weight, bias=bias)
+    weight, bias = (
+        param if param is None or param.ndim == 1 else param.reshape(-1) for param in (weight, bias)
+    )
+    if not autocast_enabled() and batch_norm_kernels.ready(raw(x), raw(weight), raw(bias), 1):
+        return norm_relu_pool(x, weight, bias, eps, 1, 1.0)
+    return batch_normalize(x, weight, bias, eps)
+
+
+def _by_running_statistics(x, mean, var, weight, bias, eps):
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = per_channel_shape(x)
+    return x * scale.reshape(shape) + shift.reshape(shape)
 
 
 @implements(F.instance_norm, only=True, name="instance_norm")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from neo.functions import chosen_statistics
-from neo.functions.batch_normalization import batch_norm_relu, batch_norm_relu_max_pool
+from neo.functions.norm_relu_pool import batch_norm_relu, batch_norm_relu_max_pool
 from neo.nn import init
 from neo.nn.module import Module
 

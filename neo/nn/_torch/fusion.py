@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 from neo.autograd.tensor import LiteTensor
 from neo.functions import chosen_statistics
-from neo.functions.batch_normalization import batch_norm_relu, batch_norm_relu_max_pool
 from neo.functions.fused import block_of_any_layout
 from neo.functions.layouts import in_own_layout
+from neo.functions.norm_relu_pool import batch_norm_relu, batch_norm_relu_max_pool
 
 __all__ = ["Chain", "NotFused", "Watch", "convolutions", "fuse"]
 

@@ -15,6 +15,7 @@ from neo.autograd import Policy
 from neo.functions import batch_normalization as bn
 from neo.functions import blocks, first_block, fused, losses, recurrence
 from neo.functions import layer_normalization as ln
+from neo.functions.norm_relu_pool import BatchNormReLUMaxPool, NormReLUPool, NormReLUPoolGradient
 from neo.functions.registry import raw
 from neo.kernels import batch_norm as norm_kernels
 from neo.kernels import block as block_kernels
@@ -225,14 +226,14 @@ ON_TORCH: dict[type[Policy], Samples] = {
     ln.LayerNormGradient: layer_norm_gradient,
     bn.BatchNorm: batch_norm,
     bn.BatchNormGradient: batch_norm_gradient,
-    bn.BatchNormReLUMaxPool: norm_relu_pool_on_torch,
+    BatchNormReLUMaxPool: norm_relu_pool_on_torch,
     fused.PatchesLinear: patches_linear,
     losses.CrossEntropy: cross_entropy,
     losses.CrossEntropyGradient: cross_entropy_gradient,
 }
 ON_OWN_KERNELS: dict[type[Policy], Samples] = {
-    bn.NormReLUPool: norm_relu_pool,
-    bn.NormReLUPoolGradient: norm_relu_pool_gradient,
+    NormReLUPool: norm_relu_pool,
+    NormReLUPoolGradient: norm_relu_pool_gradient,
     blocks.ConvNormReLUPool: conv_norm_relu_pool,
     blocks.ConvNormReLUPoolGradient: conv_norm_relu_pool_gradient,
     first_block.FirstBlock: first_blocks,

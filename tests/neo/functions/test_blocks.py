@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import neo
 from neo import kernels
 from neo.autograd import session
-from neo.functions import batch_normalization, fused
+from neo.functions import fused, norm_relu_pool
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="built without Neo's own kernels")
 
@@ -78,7 +78,7 @@ def test_norm_relu_pool_equals_its_composition_to_third_order(window, size, scal
 
     def own(x, *params):
         weight, bias = params[0] if scaled else None, params[-1]
-        return batch_normalization.norm_relu_pool(x, weight, bias, 1e-5, window, slope)
+        return norm_relu_pool.norm_relu_pool(x, weight, bias, 1e-5, window, slope)
 
     def composed(x, *params):
         return pooled(norm(x, params[0] if scaled else None, params[-1]), window, slope)
@@ -256,7 +256,7 @@ def test_blocks_give_the_bias_that_the_mean_takes_away_a_gradient_of_zero(planes
 def test_norm_relu_pool_keeps_nan(size: int) -> None:
     x = torch.randn(2, 16, size, size).contiguous(memory_format=torch.channels_last)
     x[0, 3, 1, 1] = torch.nan
-    y = batch_normalization.norm_relu_pool(x, None, torch.zeros(16), 1e-5, 2, 0.0)
+    y = norm_relu_pool.norm_relu_pool(x, None, torch.zeros(16), 1e-5, 2, 0.0)
     assert y[:, 3].isnan().all()
     assert not y[:, 4].isnan().any()
 
@@ -267,6 +267,6 @@ def test_norm_relu_pool_keeps_the_digits_of_float32() -> None:
     x = torch.randn(75, 16, 28, 28, generator=generator) + 3 * torch.randn(1, 16, 1, 1, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last)
     bias = torch.zeros(16)
-    y = batch_normalization.norm_relu_pool(x, None, bias, 1e-5, 1, 0.0)
+    y = norm_relu_pool.norm_relu_pool(x, None, bias, 1e-5, 1, 0.0)
     exact = torch.relu(norm(x.double(), None, bias.double()))
     assert (y - exact).norm() < 3e-7 * exact.norm()

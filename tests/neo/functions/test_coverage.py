@@ -32,7 +32,7 @@ BY_THEIR_OWN_TESTS = tuple(
     f"neo.functions.{name}."
     for name in (
         "foreach", "queries", "sampling", "filling", "_kinks",
-        *(() if kernels.available() else ("fused", "blocks", "first_block", "batch_normalization.NormReLUPool")),
+        *(() if kernels.available() else ("fused", "blocks", "first_block", "norm_relu_pool.NormReLUPool")),
     )
 )  # fmt: skip
 

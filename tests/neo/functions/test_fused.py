@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import neo
-from neo.functions import batch_normalization as statistics
-from neo.functions.batch_normalization import batch_norm_relu, batch_norm_relu_max_pool
+from neo.functions import batch_moments
 from neo.functions.fused import patches_linear
+from neo.functions.norm_relu_pool import batch_norm_relu, batch_norm_relu_max_pool
 
 
 def plain(x, weight, bias):
@@ -88,7 +88,7 @@ def test_channels_last_statistics_keep_the_digits_of_float32() -> None:
     x = torch.randn(75, 16, 28, 28, generator=generator) + 2 * torch.randn(1, 16, 1, 1, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last)
     exact_mean, exact_variance = x.double().mean((0, 2, 3)), x.double().var((0, 2, 3), correction=0)
-    mean, variance = statistics.moments(x)
+    mean, variance = batch_moments.moments(x)
     worst = ((mean - exact_mean) / exact_variance.sqrt()).abs().max()
     assert worst < 3e-6
     assert ((variance - exact_variance) / exact_variance).abs().max() < 1e-6
@@ -98,6 +98,6 @@ def test_channels_last_statistics_keep_the_digits_of_float32() -> None:
 
 @pytest.mark.parametrize("pixels", [1, 2, 7, 60, 97, 980, 58800])
 def test_pieces_divide_the_pixels(pixels: int) -> None:
-    pieces = statistics.pieces_of(pixels)
+    pieces = batch_moments.pieces_of(pixels)
     assert pixels % pieces == 0
-    assert 1 <= pieces <= statistics.MOST_PIECES
+    assert 1 <= pieces <= batch_moments.MOST_PIECES

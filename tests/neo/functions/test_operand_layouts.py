@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import neo
 from neo import LiteTensor
 from neo.autograd import Policy
-from neo.functions import batch_normalization, function, fused
+from neo.functions import function, fused, norm_relu_pool
 from tests.neo.functions import certificate
 from tests.neo.functions.orders import close, tensors
 
@@ -219,8 +219,8 @@ NORMS: dict[str, Callable[..., Any]] = {
     "batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
     "batch_norm, no shift": lambda x, w, b: F.batch_norm(x, None, None, w, None, training=True) + b.sum(),
     "batch_norm by running statistics": lambda x, w, b: F.batch_norm(x, w.data**2, b.data**2 + 1, w, b),
-    "batch_norm_relu": batch_normalization.batch_norm_relu,
-    "batch_norm_relu_max_pool": lambda x, w, b: batch_normalization.batch_norm_relu_max_pool(x, w, b, 2),
+    "batch_norm_relu": norm_relu_pool.batch_norm_relu,
+    "batch_norm_relu_max_pool": lambda x, w, b: norm_relu_pool.batch_norm_relu_max_pool(x, w, b, 2),
     "group_norm": lambda x, w, b: F.group_norm(x, 1, w, b),
     "instance_norm": lambda x, w, b: F.instance_norm(x, weight=w, bias=b),
 }

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import neo
 from neo import LiteTensor, kernels
-from neo.functions import batch_normalization, fused
+from neo.functions import fused, norm_relu_pool
 from neo.kernels import batch_norm as norm_kernels
 
 ones = torch.ones
@@ -76,8 +76,8 @@ def batch_norm(x: Any, weight: Any, bias: Any) -> Any:
 
 NORMS: dict[str, Callable[..., Any]] = {
     "batch_norm": batch_norm,
-    "batch_norm_relu": batch_normalization.batch_norm_relu,
-    "batch_norm_relu_max_pool": batch_normalization.batch_norm_relu_max_pool,
+    "batch_norm_relu": norm_relu_pool.batch_norm_relu,
+    "batch_norm_relu_max_pool": norm_relu_pool.batch_norm_relu_max_pool,
 }
 
 
