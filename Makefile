@@ -57,10 +57,10 @@ test: env peers triton  ## run the tests, the slow ones left out (ARGS="-k maml 
 	$(PYTEST) -m "not slow" $(ARGS)
 
 # pytest's exit code 5 means that it found no such test, which is no failure here.
-test-slow: env peers triton  ## run only the slow tests
-	$(PYTEST) -m slow $(ARGS) || test $$? -eq 5
+test-slow: env peers triton  ## run only the slow tests, the exhaustive ones left out
+	$(PYTEST) -m "slow and not exhaustive" $(ARGS) || test $$? -eq 5
 
-test-all: env peers triton  ## run every test
+test-all: env peers triton  ## run every test: an hour or two
 	$(PYTEST) $(ARGS)
 
 # Minutes: the kernels are built in a copy, with every access to memory checked; needs gcc's libasan and libubsan.

@@ -17,6 +17,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What goes through every case is slow, too."""
+    if item.get_closest_marker("exhaustive"):
+        item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def omniglot_dir() -> Path:
     """The folder of the real Omniglot: $NEO_DATA, or ../shared/data beside the repository."""

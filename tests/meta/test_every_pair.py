@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -174,9 +175,21 @@ def trained(algorithm: str, task: str, overrides: list[str]) -> float:
     return held_out.evaluate(end, samplers["test"], 2, record=True).loss
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def pairs() -> list[Any]:
+    """All of them; a diagonal, on which each algorithm and each task is met, is not of the exhaustive tests."""
+    return [
+        pytest.param(
+            algorithm,
+            task,
+            id=f"{algorithm}-{task}",
+            marks=pytest.mark.slow if (row - column) % len(TASKS) == 0 else pytest.mark.exhaustive,
+        )
+        for row, algorithm in enumerate(ALGORITHMS)
+        for column, task in enumerate(TASKS)
+    ]
+
+
+@pytest.mark.parametrize(("algorithm", "task"), pairs())
 def test_pair_trains_or_is_refused_by_name(algorithm, task, made):
     pair, data = (algorithm, task), made.get(task, [])
     if pair in REFUSED:

@@ -119,7 +119,7 @@ def test_run_that_fails_at_a_write_leaves_the_folder_to_one_run(tmp_path, whole,
     assert fail(tmp_path, at, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_that_fails_at_any_write_leaves_the_folder_to_one_run(tmp_path, whole):
     at = 0
     while fail(tmp_path / str(at), at, whole):
@@ -127,7 +127,7 @@ def test_run_that_fails_at_any_write_leaves_the_folder_to_one_run(tmp_path, whol
     assert at > 50
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_killed_at_any_file_leaves_the_folder_to_one_run(tmp_path, whole):
     at = 0
     while True:

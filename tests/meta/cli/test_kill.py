@@ -116,7 +116,7 @@ def test_run_killed_at_a_file_goes_on_as_if_nothing_had_been(tmp_path, short, ca
     assert survive(tmp_path, event, short, caplog)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_killed_at_every_other_file_goes_on_as_if_nothing_had_been(tmp_path, short, caplog):
     event = 1
     while survive(tmp_path / str(event), event, short, caplog):
