@@ -87,7 +87,7 @@ def mean(means: Iterable[PyTree], sizes: Iterable[int] = repeat(1)) -> PyTree:
     sums = tower.pop(0)[1]
     for _, node in tower:
         sums = _sums(sums, node)
-    average = [leaf / total for leaf in sums]
+    average = sums if total == 1 else [leaf / total for leaf in sums]
     wrapped = [
         LiteTensor(leaf) if isinstance(given, LiteTensor) and not isinstance(leaf, LiteTensor) else leaf
         for given, leaf in zip(first, average, strict=True)

@@ -50,19 +50,21 @@ def scaled_dot_product_attention(
         scores = torch.matmul(query * scale, key.transpose(-2, -1))
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
-    if attn_mask is None:
-        weights = torch.softmax(scores, -1)
-    else:
+    if attn_mask is not None:
         boolean = attn_mask.dtype is torch.bool
         scores = torch.where(attn_mask, scores, -math.inf) if boolean else scores + attn_mask
-        weights = safe_softmax(scores, -1)
+    # Without a mask, or with this one, every place has one to attend to.
+    softmax = torch.softmax if attn_mask is None or is_causal else safe_softmax
+    weights = softmax(scores, -1)
     return torch.matmul(F.dropout(weights, dropout_p) if dropout_p else weights, value)
 
 
 def safe_softmax(x, dim, dtype=None):
     """softmax over dim; zeros, with gradient zero, where all of x is −∞."""
     x = x if dtype is None else x.to(dtype)
-    empty = (raw(x) == -math.inf).all(dim, keepdim=True)
+    if x.numel() == 0:
+        return torch.softmax(x, dim)
+    empty = raw(x).amax(dim, keepdim=True) == -math.inf
     if known(empty.any()) is False:
         return torch.softmax(x, dim)
     return torch.where(empty, 0.0, torch.softmax(torch.where(empty, 0.0, x), dim))
@@ -147,7 +149,7 @@ def multi_head_attention_forward(
     scores = torch.matmul(q * math.sqrt(1 / q.shape[-1]), k.transpose(-2, -1))
     if mask is not None:
         scores = scores + mask
-    weights = torch.softmax(scores, -1) if need_weights else safe_softmax(scores, -1)
+    weights = torch.softmax(scores, -1) if need_weights or mask is None else safe_softmax(scores, -1)
     if training and dropout_p:
         weights = F.dropout(weights, dropout_p)
     heads = torch.matmul(weights, v).permute((2, 0, 1, 3)).reshape((length * n, width))

@@ -190,6 +190,7 @@ Tensor tanh_of(const Tensor& x) { return at::tanh(x); }
 PyMethodDef functions[] = {
     {"add", FAST(binary<Add>), nullptr},
     {"affine", FAST(affine), nullptr},
+    {"batch_product", FAST(batch_product), nullptr},
     {"cross_entropy", FAST(cross_entropy), nullptr},
     {"cross_entropy_gradient", FAST(cross_entropy_gradient), nullptr},
     {"cross_entropy_double_backward", FAST(cross_entropy_double_backward), nullptr},

@@ -22,7 +22,7 @@ __all__ = ["matmul", "product", "softmax", "softmax_gradient", "triton_kernels"]
 Kernels = tuple[Callable[..., Any], ...]
 
 product = direct.product  # (a, b, transpose_a, transpose_b): (m, k), (k, n) → (m, n)
-matmul = torch.matmul  # (a, b): (.., m, k), (.., k, n) → (.., m, n), leading dims broadcast
+matmul = direct.batch_product  # (a, b): (.., m, k), (.., k, n) → (.., m, n), leading dims broadcast
 softmax = torch._softmax  # (x, dim, False): eˣ / Σ eˣ over dim
 softmax_gradient = torch._softmax_backward_data  # (g, y, dim, dtype): y (g − Σ g y) over dim
 

@@ -22,6 +22,7 @@ import torch
 __all__ = [
     "add",
     "affine",
+    "batch_product",
     "cos",
     "cross_entropy",
     "cross_entropy_double_backward",
@@ -70,7 +71,7 @@ def _bound(name: str, fallback: Any) -> Any:
 
 
 def use_matrix(matrix: object) -> None:
-    """Whose kernels compute `product` and `affine`: those of neo.kernels.library.matrix, or torch's for None."""
+    """Whose kernels compute all products: those of neo.kernels.library.matrix, or torch's for None."""
     if _library is not None:
         _library.use_matrix(matrix)
 
@@ -191,6 +192,8 @@ empty = _bound("empty", _empty)
 """(shape, dtype, channels_last) → a tensor on the CPU, its entries whatever they are; a thread keeps the GIL for it."""
 product = _bound("product", _product)
 """(a, b, transpose_a, transpose_b) → a b for matrices, each transposed first where its flag says so."""
+batch_product = _bound("batch_product", torch.matmul)
+"""(a (.., m, k), b (.., k, n)) → (.., m, n); leading dims that are not the same broadcast."""
 affine = _bound("affine", _affine)
 """(x, weight, bias) → x weightᵀ + bias."""
 sum_of_rows = _bound("sum_of_rows", _sum_of_rows)

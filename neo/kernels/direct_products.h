@@ -1,4 +1,4 @@
-// Products of matrices: on Neo's kernels (matrix_product.h) where use_matrix has named them, shared between torch's
+// Products of matrices and of stacks of them: on Neo's kernels (matrix_product.h) where use_matrix has named them, shared between torch's
 // threads; on torch's elsewhere.
 #pragma once
 #include <ATen/Parallel.h>
@@ -21,21 +21,22 @@ const NeoMatrix* matrix = nullptr;
 constexpr int64_t SHARE = 1 << 17;  // products that are worth another thread: a few microseconds of them
 constexpr int64_t ROWS = 6, COLUMNS = 64;  // as the kernels take them at a time
 
-// A matrix as the product reads it: transposed, or as it is.
+// A matrix, or each one of a stack, as the product reads it: transposed, or as it is.
 struct Side {
   const Tensor& tensor;
   bool turned;
-  int64_t rows() const { return tensor.size(turned ? 1 : 0); }
-  int64_t columns() const { return tensor.size(turned ? 0 : 1); }
-  int64_t row() const { return tensor.stride(turned ? 1 : 0); }
-  int64_t column() const { return tensor.stride(turned ? 0 : 1); }
+  int64_t rows() const { return tensor.size(turned ? -1 : -2); }
+  int64_t columns() const { return tensor.size(turned ? -2 : -1); }
+  int64_t row() const { return tensor.stride(turned ? -1 : -2); }
+  int64_t column() const { return tensor.stride(turned ? -2 : -1); }
   bool dense() const { return row() == 1 || column() == 1; }
 };
 
 bool takes(const Side& a, const Side& b, const Tensor* bias) {
   const Tensor &x = a.tensor, &y = b.tensor;
   const auto dtype = x.scalar_type();
-  if (matrix == nullptr || x.dim() != 2 || y.dim() != 2) return false;
+  if (matrix == nullptr || x.dim() < 2 || x.dim() != y.dim() || x.sizes().slice(0, x.dim() - 2) != y.sizes().slice(0, y.dim() - 2))
+    return false;
   if ((dtype != at::kFloat && dtype != at::kDouble) || y.scalar_type() != dtype || a.columns() != b.rows()) return false;
   if (a.rows() < 2 || b.columns() < 2 || a.columns() < 1) return false;  // a vector: torch has kernels for it
   if (!a.dense() && !b.dense()) return false;
@@ -72,23 +73,26 @@ void compute(const NeoProduct& whole, NeoProductRows rows_of, int64_t bytes) {
   }
 }
 
-// a b + bias, of sides that the kernels take. They spread the left side's entries over vectors of the right side's
-// columns; where those do not lie side by side, the product may be computed turned round, bᵀ aᵀ.
+// x y + added, of sides that the kernels take, where x, y and the output begin. The kernels spread the left side's
+// entries over vectors of the right side's columns; where those do not lie side by side, the product may be computed
+// turned round, yᵀ xᵀ.
+NeoProduct planned(const Side& a, const Side& b, const void* x, const void* y, const void* added, void* out) {
+  const int64_t m = a.rows(), n = b.columns(), k = a.columns();
+  if (b.column() != 1 && a.dense() && (a.row() == 1 || m < n || !b.dense()))
+    return {y, b.column(), b.row(), x, a.column(), a.row(), added, 1, 0, out, 1, n, n, m, k};
+  return {x, a.row(), a.column(), y, b.row(), b.column(), added, 0, 1, out, n, 1, m, n, k};
+}
+
+NeoProductRows rows_of(const Tensor& x) { return x.scalar_type() == at::kDouble ? matrix->of_double : matrix->of_float; }
+
+// a b + bias, of sides that the kernels take
 PyObject* own(const Side& a, const Side& b, const Tensor* bias) {
   const int64_t m = a.rows(), n = b.columns(), k = a.columns();
   const Tensor &x = a.tensor, &y = b.tensor;
   Tensor out = fresh({m, n}, x.scalar_type());
   const void* added = bias == nullptr ? nullptr : bias->const_data_ptr();
-  NeoProduct whole;
-  if (b.column() != 1 && a.dense() && (a.row() == 1 || m < n || !b.dense())) {
-    whole = {y.const_data_ptr(), b.column(), b.row(), x.const_data_ptr(), a.column(), a.row(), added, 1, 0,
-             out.data_ptr(), 1, n, n, m, k};
-  } else {
-    whole = {x.const_data_ptr(), a.row(), a.column(), y.const_data_ptr(), b.row(), b.column(), added, 0, 1,
-             out.data_ptr(), n, 1, m, n, k};
-  }
-  const bool wide = x.scalar_type() == at::kDouble;
-  const auto go = [&] { compute(whole, wide ? matrix->of_double : matrix->of_float, wide ? 8 : 4); };
+  const NeoProduct whole = planned(a, b, x.const_data_ptr(), y.const_data_ptr(), added, out.data_ptr());
+  const auto go = [&] { compute(whole, rows_of(x), static_cast<int64_t>(x.element_size())); };
   if (m * n * k < SHARE) {
     go();
   } else {
@@ -106,7 +110,7 @@ PyObject* product(PyObject* fallback, PyObject* const* arguments, Py_ssize_t cou
   if (b == nullptr || !PyBool_Check(arguments[2]) || !PyBool_Check(arguments[3]) || !unwatched())
     return elsewhere(fallback, arguments, count);
   const Side left{*a, arguments[2] == Py_True}, right{*b, arguments[3] == Py_True};
-  if (takes(left, right, nullptr)) return own(left, right, nullptr);
+  if (a->dim() == 2 && takes(left, right, nullptr)) return own(left, right, nullptr);
   const Tensor& larger = a->numel() > b->numel() ? *a : *b;
   return kernel(larger, [&] { return at::mm(left.turned ? a->t() : *a, right.turned ? b->t() : *b); });
   END_HANDLE_TH_ERRORS
@@ -120,9 +124,58 @@ PyObject* affine(PyObject* fallback, PyObject* const* arguments, Py_ssize_t coun
   const Tensor* bias = weight != nullptr ? plain(arguments[2]) : nullptr;
   if (bias == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
   const Side left{*x, false}, right{*weight, true};
-  if (takes(left, right, bias)) return own(left, right, bias);
+  if (x->dim() == 2 && takes(left, right, bias)) return own(left, right, bias);
   const Tensor& larger = x->numel() > weight->numel() ? *x : *weight;
   return kernel(larger, [&] { return at::addmm(*bias, *x, weight->t()); });
+  END_HANDLE_TH_ERRORS
+}
+
+// Where the i-th matrix of a stack begins.
+const void* start_of(const Tensor& stack, int64_t i) {
+  int64_t place = 0;
+  for (int64_t d = stack.dim() - 3; d >= 0; --d) {
+    place += i % stack.size(d) * stack.stride(d);
+    i /= stack.size(d);
+  }
+  return static_cast<const char*>(stack.const_data_ptr()) + place * static_cast<int64_t>(stack.element_size());
+}
+
+// Stacks of matrices, which are read where they lie: torch copies those of heads that stand side by side in memory.
+PyObject* own_stack(const Side& a, const Side& b) {
+  const Tensor &x = a.tensor, &y = b.tensor;
+  const int64_t m = a.rows(), n = b.columns(), work = m * n * a.columns();
+  auto shape = x.sizes().vec();
+  shape.back() = n;
+  Tensor out = fresh(shape, x.scalar_type());
+  const int64_t count = out.numel() / (m * n), bytes = m * n * static_cast<int64_t>(x.element_size());
+  char* const first = static_cast<char*>(out.data_ptr());
+  const NeoProductRows rows = rows_of(x);
+  const auto go = [&] {
+    at::parallel_for(0, count, std::max<int64_t>(1, SHARE / work), [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i) {
+        const NeoProduct one = planned(a, b, start_of(x, i), start_of(y, i), nullptr, first + i * bytes);
+        if (rows(&one, 0, one.rows) != 0) throw std::bad_alloc();
+      }
+    });
+  };
+  if (count * work < SHARE) {
+    go();
+  } else {
+    pybind11::gil_scoped_release others;
+    go();
+  }
+  return THPVariable_Wrap(std::move(out));
+}
+
+// batch_product(a, b), of stacks of matrices of one shape; leading dims that broadcast are torch's
+PyObject* batch_product(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* a = count == 2 ? plain(arguments[0]) : nullptr;
+  const Tensor* b = a != nullptr ? plain(arguments[1]) : nullptr;
+  if (b == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
+  const Side left{*a, false}, right{*b, false};
+  if (a->dim() < 3 || a->numel() == 0 || !takes(left, right, nullptr)) return elsewhere(fallback, arguments, count);
+  return own_stack(left, right);
   END_HANDLE_TH_ERRORS
 }
 

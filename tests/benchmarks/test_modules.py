@@ -51,7 +51,12 @@ def distinct(work: MetaModule, peer: str):
     "ignore:The .grad attribute of a Tensor:UserWarning"
 )  # learn2learn clones an LSTM
 @pytest.mark.parametrize(
-    "name", ["w14", *(pytest.param(name, marks=pytest.mark.slow) for name in MODULES if name != "w14")]
+    "name",
+    [
+        "w14",
+        pytest.param("w12", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in MODULES if name not in ("w12", "w14")),
+    ],
 )
 def test_every_contender_computes_neos_meta_gradient_at_every_setting(name, tmp_path):
     work = choose([name], quick=True)[0].variants()[-1]

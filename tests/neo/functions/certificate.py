@@ -15,10 +15,11 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import optree
+import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing._internal.common_methods_invocations import op_db
@@ -31,7 +32,7 @@ from tests.neo.functions import forward_mode
 from tests.neo.functions.ops_page import PAGE, cell, page
 from tests.neo.functions.orders import close, scalar, tensors
 
-__all__ = ["ENTRIES", "WITH_DERIVATIVES", "Row", "answered_though_wrong", "examine", "full_name"]
+__all__ = ["ENTRIES", "WITH_DERIVATIVES", "Row", "answered_though_wrong", "examine", "full_name", "sampled"]
 
 WITH_DERIVATIVES = [op for op in op_db if op.supports_autograd and torch.float64 in op.dtypes]
 
@@ -63,6 +64,14 @@ RANDOM = {"bernoulli", "multinomial", "rand_like", "randn_like", "randint_like"}
 
 def full_name(op: Any) -> str:
     return f"{op.name}-{op.variant_test_name}" if op.variant_test_name else op.name
+
+
+def sampled(ops: Iterable[Any], every: int = 6) -> list[Any]:
+    """For parametrize: one in so many of the entries among the slow tests, and the rest among the exhaustive ones."""
+    return [
+        pytest.param(op, id=full_name(op), marks=pytest.mark.exhaustive if at % every else pytest.mark.slow)
+        for at, op in enumerate(ops)
+    ]
 
 
 def _answered_constants() -> list[Any]:

@@ -15,7 +15,7 @@ pytest.importorskip("expecttest", reason="torch's operator database needs it")
 pytest.importorskip("torch.testing._internal.common_methods_invocations")
 
 from tests.neo.autograd.test_ambient import default_dtype
-from tests.neo.functions.certificate import ENTRIES, _as_function, full_name
+from tests.neo.functions.certificate import ENTRIES, _as_function, sampled
 from tests.neo.functions.orders import scalar, tensors
 
 LARGEST = 800
@@ -40,9 +40,8 @@ def value_and_gradients(call: Any, args: list[torch.Tensor]) -> list[Any]:
     return [*values, *first, *second]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("op", [op for op in ENTRIES if torch.float32 in op.dtypes], ids=full_name)
+@pytest.mark.parametrize("op", sampled(op for op in ENTRIES if torch.float32 in op.dtypes))
 def test_op_is_the_same_under_another_default_device_and_dtype(op: Any):
     torch.manual_seed(0)
     for sample in itertools.islice(op.sample_inputs("cpu", torch.float32), 3):

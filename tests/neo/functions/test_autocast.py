@@ -49,10 +49,10 @@ def is_listed(op: Any, device: str) -> bool:
 
 
 def entries(device: str) -> list[Any]:
-    """All that can be asked about a device; what is in no list, and so is left alone, among the slow tests."""
+    """All that can be asked about a device; what is in no list, and so is left alone, among the exhaustive ones."""
     off = OFF | OFF_ON_FAKE_CUDA if device == "cuda" else OFF
     return [
-        pytest.param(op, id=full_name(op), marks=() if is_listed(op, device) else pytest.mark.slow)
+        pytest.param(op, id=full_name(op), marks=() if is_listed(op, device) else pytest.mark.exhaustive)
         for op in ENTRIES
         if torch.float32 in op.dtypes and full_name(op) not in off
     ]

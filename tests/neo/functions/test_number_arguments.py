@@ -43,7 +43,7 @@ def test_number_of_an_op_gets_its_gradient_or_is_refused(op: Any):
     assert not faults
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("op", [op for op in ENTRIES if full_name(op) not in NOT_A_NUMBER], ids=full_name)
 def test_number_of_an_op_gets_its_gradient_or_is_refused_on_every_sample(op: Any):
     faults = {

@@ -199,7 +199,7 @@ def test_layouts_do_not_matter_to_ops_whose_kernels_know_of_them(name: str) -> N
         assert_layouts_of_indices_do_not_matter(op, sample, call, args)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore")  # some samples are made by functions that torch gives up
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("op", OPS, ids=certificate.full_name)

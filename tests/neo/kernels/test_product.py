@@ -82,6 +82,71 @@ def test_affine_of_any_layout(rows, outputs, inputs, layout, weights, dtype):
     assert_near(direct.affine(x, weight, bias), x, weight.t(), bias)
 
 
+STACKS = {  # (leading, rows, columns) → a stack as attention has them, and others
+    "whole": lambda leading, rows, columns: torch.randn(*leading, rows, columns),
+    "transposed": lambda leading, rows, columns: torch.randn(*leading, columns, rows).transpose(-1, -2),
+    "heads": lambda leading, rows, columns: torch.randn(*leading[:-1], rows, leading[-1], columns).transpose(
+        -2, -3
+    ),
+    "turned heads": lambda leading, rows, columns: (
+        torch.randn(*leading[:-1], columns, leading[-1], rows).movedim(-2, -3).transpose(-1, -2)
+    ),
+    "expanded": lambda leading, rows, columns: torch.randn(rows, columns).expand(*leading, rows, columns),
+    "every other entry": lambda leading, rows, columns: torch.randn(*leading, rows, 2 * columns)[..., ::2],
+}
+
+
+@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([(1,), (7,), (3, 4), (2, 3, 5)]),
+    st.tuples(*[st.sampled_from([1, 2, 7, 17, 33])] * 3),
+    st.sampled_from(sorted(STACKS)),
+    st.sampled_from(sorted(STACKS)),
+    dtypes,
+)
+def test_product_of_stacks_of_any_layout(leading, sizes, left, right, dtype):
+    m, k, n = sizes
+    a, b = STACKS[left](leading, m, k).to(dtype), STACKS[right](leading, k, n).to(dtype)
+    found = direct.batch_product(a, b)
+    assert found.shape == (*leading, m, n)
+    pairs = zip(a.reshape(-1, m, k), b.reshape(-1, k, n), found.reshape(-1, m, n), strict=True)
+    for one, other, product in pairs:
+        assert_near(product, one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bits_of_stacks_do_not_depend_on_threads(threads, dtype):
+    a, b = torch.randn(6, 3, 65, 64, dtype=dtype), torch.randn(6, 3, 65, 64, dtype=dtype).transpose(-1, -2)
+    found = direct.batch_product(a, b)
+    torch.set_num_threads(1)
+    assert torch.equal(found, direct.batch_product(a, b))
+    assert torch.equal(found[2, 1], direct.product(a[2, 1], b[2, 1], False, False))
+
+
+def test_stacks_that_the_kernels_do_not_take_are_torchs():
+    a = torch.randn(4, 3, 5)
+    for b in (torch.randn(5, 2), torch.randn(1, 5, 2), torch.randn(2, 4, 5, 2), torch.randn(5)):
+        assert torch.equal(direct.batch_product(a, b), a @ b)
+    assert torch.equal(direct.batch_product(a.bfloat16(), a.bfloat16().mT), a.bfloat16() @ a.bfloat16().mT)
+    assert torch.equal(direct.batch_product(a[:, :, :0], a[:, :0, :]), torch.zeros(4, 3, 5))
+    assert direct.batch_product(a[:0], a[:0].mT).shape == (0, 3, 3)
+    with pytest.raises(RuntimeError, match=r"must match"):
+        direct.batch_product(a, torch.randn(3, 5, 2))
+    with pytest.raises(RuntimeError, match=r"batch2 tensor|must match"):
+        direct.batch_product(a, torch.randn(4, 6, 2))
+    with pytest.raises(RuntimeError, match="expected scalar type Float but found Double"):
+        direct.batch_product(a, torch.randn(4, 5, 2, dtype=torch.float64))
+
+
+def test_attention_is_right_to_third_order():
+    q, k, v = (neo.LiteTensor(torch.randn(2, 4, 2, 3, dtype=torch.float64).transpose(1, 2)) for _ in range(3))
+
+    def energy(q, k, v):
+        return (torch.softmax(q @ k.transpose(-1, -2), -1) @ v).sin().sum()
+
+    neo.gradcheck(energy, (q, k, v), order=3)
+
+
 # Shared by rows, by columns, and by nobody, for being small; both ways round.
 @pytest.mark.parametrize(("m", "k", "n"), [(300, 90, 70), (7, 600, 1100), (1100, 600, 7), (9, 5, 11)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -137,4 +202,5 @@ def test_switched_off_products_are_torchs_bits():
     with kernels.switched_off():
         assert not kernels.own_products()
         assert torch.equal(direct.product(a, b, False, False), a @ b)
+        assert torch.equal(direct.batch_product(a[None], b[None]), a[None] @ b[None])
     assert kernels.own_products() == (kernels.library.AMD and kernels.available())
