@@ -1,7 +1,8 @@
 """Products of matrices: torch's and Neo's (neo/kernels/matrix_product.h): python -m benchmarks.products
 
-Microseconds of a linear layer's three products, float32, on as many threads as torch has. The two take turns; the
-medians of ROUNDS count: torch's / Neo's, and how many times as fast that is.
+Microseconds of a linear layer's three products and of attention's, whose heads stand side by side in memory, float32,
+on as many threads as torch has. The two take turns; the medians of ROUNDS count: torch's / Neo's, and how many times as
+fast that is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ LAYERS = [  # rows, inputs, outputs: inner loops of sinusoids and of heads, the 
     (4096, 64, 64),
 ]
 
+ATTENTION = [  # sequences, tokens, heads, width of a head: W13's task, ViT-tiny's, BERT's of 32 tokens
+    (5, 16, 4, 32),
+    (25, 16, 4, 32),
+    (5, 65, 3, 64),
+    (25, 65, 3, 64),
+    (5, 32, 12, 64),
+    (25, 32, 12, 64),
+]
+
 Call = Callable[[], Any]
 
 
@@ -41,6 +51,21 @@ def products(rows: int, inputs: int, outputs: int) -> dict[str, Call]:
         "forward": lambda: direct.affine(x, weight, bias),
         "weight's gradient": lambda: direct.product(y_bar, x, True, False),
         "x's gradient": lambda: direct.product(y_bar, weight, False, False),
+    }
+
+
+def stacks(sequences: int, tokens: int, heads: int, width: int) -> dict[str, Call]:
+    joint = torch.randn(sequences, tokens, 3, heads, width).permute(2, 0, 3, 1, 4)
+    query, key, value = joint.unbind(0)
+    weights, y_bar = (
+        torch.rand(sequences, heads, tokens, tokens),
+        torch.randn(sequences, heads, tokens, width),
+    )
+    return {
+        "scores": lambda: direct.batch_product(query, key.mT),
+        "heads": lambda: direct.batch_product(weights, value),
+        "values' gradient": lambda: direct.batch_product(weights.mT, y_bar),
+        "weights' gradient": lambda: direct.batch_product(y_bar, value.mT),
     }
 
 
@@ -59,13 +84,19 @@ def compared(call: Call) -> tuple[float, float]:
 def main() -> None:
     if not kernels.own_products():
         raise SystemExit("products are on torch's kernels here; neo/kernels/__init__.py says why")
-    names = list(products(1, 1, 1))
-    print("| rows, inputs, outputs |", " | ".join(names), "|")
+    table("rows, inputs, outputs", LAYERS, products)
+    print()
+    table("sequences, tokens, heads, width", ATTENTION, stacks)
+
+
+def table(sizes: str, cases: list[Any], calls: Callable[..., dict[str, Call]]) -> None:
+    names = list(calls(*cases[0]))
+    print(f"| {sizes} |", " | ".join(names), "|")
     print("|---|" + "---:|" * len(names))
-    for layer in LAYERS:
-        times = [compared(call) for call in products(*layer).values()]
+    for case in cases:
+        times = [compared(call) for call in calls(*case).values()]
         cells = [f"{torchs:.1f} / {own:.1f} = {torchs / own:.2f}" for torchs, own in times]
-        print("|", ", ".join(map(str, layer)), "|", " | ".join(cells), "|", flush=True)
+        print("|", ", ".join(map(str, case)), "|", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def lock_dir(folder: Path) -> Iterator[None]:
         os.close(descriptor)
         raise BlockingIOError(
             f"{folder} is being written by {_holder(folder)}, which is alive; nothing was changed. Wait until it ends, "
-            "or stop it, which leaves a checkpoint (kill -INT), and give the command again."
+            "or stop it, which leaves a checkpoint (kill, or Ctrl-C where it runs), and give the command again."
         ) from error
     except OSError:
         pass  # a network file system, perhaps
