@@ -296,7 +296,7 @@ def test_unknown_work_is_refused_by_name():
         choose(["w1", "w99"], quick=False)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_quick_benchmark_writes_page_record_and_picture_and_its_guard_passes(tmp_path):
     page = tmp_path / "docs" / "benchmarks.md"
 

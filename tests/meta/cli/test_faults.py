@@ -311,7 +311,7 @@ def ended(cwd: Path, name: str) -> Done:
     return Done(int((cwd / f"{name}.code").read_text()), "", (cwd / f"{name}.err").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_full_disk_ends_the_run_and_room_lets_it_go_on(tmp_path):
     mounted(
         tmp_path,

@@ -149,7 +149,7 @@ def _stopped_arms_are_whole(folder: Path, states: list[str]) -> None:
     assert stopped.reason.partition("'")[0] in page(read(folder))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_trials_side_by_side_are_pruned_too_and_several_objectives_have_a_front(tmp_path):
     """Each trial in a process of its own, which reports to the study by itself."""
     together = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2", "workers=1")

@@ -78,7 +78,7 @@ def test_overrides_are_checked(project, way):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "way", ["both", *(pytest.param(one, marks=pytest.mark.slow) for one in WAYS if one != "both")]
+    "way", ["both", *(pytest.param(one, marks=pytest.mark.exhaustive) for one in WAYS if one != "both")]
 )
 def test_run_trains_resumes_and_sweeps(project, way):
     tiny = [one for one in TINY if not one.startswith("trainer.iterations")]

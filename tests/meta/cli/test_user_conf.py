@@ -93,7 +93,7 @@ def test_python_m_neo_runs_the_commands(project):
     assert "error: run_dir is missing" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sweep_in_other_processes_runs_beside_a_conf_of_the_users(project):
     joblib = ("sweep=joblib", "hydra.launcher.n_jobs=2")
     done = call(project, "train", "-m", *TINY, *joblib, "seed=0,1", "hydra.sweep.dir=s")

@@ -112,7 +112,7 @@ def test_server_that_does_not_answer_costs_seconds_and_one_warning(tmp_path, mon
     assert warning.startswith("mlflow could not start (MlflowException: ")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_processes_that_start_at_the_same_time_share_a_database(tmp_path):
     """As the arms of a parallel sweep do, before there are any tables."""
     code = """if True:

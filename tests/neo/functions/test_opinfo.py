@@ -1,8 +1,9 @@
 """torch's own operator database as a second examiner: its sample inputs, our gradients, torch's gradients.
 
 Every entry that supports autograd, and every other one that Neo answers, is examined (certificate.py): in float64 to
-second order on its first samples by default, on every sample among the slow tests, which also hold docs/ops.md to what
-they find; in float32 and on a GPU likewise. A sample may be refused by name; a wrong number never passes.
+second order on its first samples by default, on every sample among the exhaustive tests, which also hold docs/ops.md to
+what they find, and a quarter of the entries so among the slow ones; in float32 and on a GPU likewise. A sample may be
+refused by name; a wrong number never passes.
 """
 
 from __future__ import annotations
@@ -46,9 +47,8 @@ def test_op_agrees_with_torch_on_samples_of_its_database(op: Any):
         assert not row.first, f"covered, and the page does not say so; run {ops_page.COMMAND}"
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("op", ENTRIES, ids=full_name)
+@pytest.mark.parametrize("op", sampled(ENTRIES, every=4))
 def test_op_agrees_with_torch_on_every_sample_of_its_database(op: Any):
     row = examine(op)
     assert not row.wrong, row.wrong[0]
@@ -57,7 +57,7 @@ def test_op_agrees_with_torch_on_every_sample_of_its_database(op: Any):
 
 
 def test_page_is_what_the_run_writes_of_these_lines():
-    """Its head is made of its lines; the slow tests hold each line to what its entry gives."""
+    """Its head is made of its lines; the exhaustive tests hold each line to what its entry gives."""
     assert set(LINES) == {full_name(op) for op in WITH_DERIVATIVES}
     assert ops_page.page(LINES.values()) == ops_page.PAGE.read_text()
 
@@ -217,7 +217,7 @@ def test_entry_with_every_sample_refused_is_not_covered():
 # --- bad input -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore")
 def test_what_torch_refuses_neo_refuses_too():
     """The database's own wrong inputs, as LiteTensors: none is answered silently."""
