@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from neo.autograd.policy import Policy, function
-from neo.autograd.tensor import LiteTensor
 from neo.functions._tangents import total
 
 __all__ = ["composed_layer_norm", "layer_normalize"]
@@ -41,7 +40,7 @@ def pull_back(g, x, weight, mean, scale, shape, mask):
 
 class LayerNorm(Policy):
     """y = w x̂ + b,  x̂ = r (x − μ), μ and 1/r² the mean and variance + eps of each row, the last dims of x;
-    (x̄, w̄, b̄) = layer_norm_gradient(ȳ, x, w);  ẏ = w P(ẋ) + ẇ x̂ + ḃ, with P as in LayerNormGradient.
+    (x̄, w̄, b̄) = layer_norm_gradient(ȳ, x, w);  ẏ = layer_norm_tangent(ẋ, ẇ, ḃ, x, w).
 
     μ and r are marked constant: the rule of the gradient counts in that they come from x.
     """
@@ -68,16 +67,7 @@ class LayerNorm(Policy):
         x, weight, mean, scale, biased, shape, eps = self.ctx.release
         w_dot = dots[0] if weight is not None else None
         b_dot = dots[-1] if biased else None
-        of_x = of_w = None
-        if x_dot is not None:
-            (of_x,) = layer_norm_gradient(x_dot, x, None, mean, scale, shape, eps, (True, False, False))
-            of_x = of_x if weight is None else of_x * weight
-        if w_dot is not None:
-            if isinstance(x, LiteTensor):
-                mean, scale = row_statistics(x, shape, eps)
-            of_w = (x - mean) * scale * w_dot
-        b_dot = None if b_dot is None else b_dot.expand(tuple(x.shape))
-        return total(of_x, total(of_w, b_dot))
+        return layer_norm_tangent(x_dot, w_dot, b_dot, x, weight, mean, scale, shape, eps)
 
 
 class LayerNormGradient(Policy):
@@ -114,49 +104,99 @@ class LayerNormGradient(Policy):
         return tuple(bar for bar in pull_back(g, x, weight, mean, scale, shape, mask) if bar is not None)
 
     def backward(self, *bars):
-        weight, mask = self.ctx.release[2], self.ctx.release[-1]
+        *saved, mask = self.ctx.release
+        weight = saved[2]
         given = iter(bars)
         X, W, B = (next(given) if wanted else None for wanted in mask)
         need_g, need_x, *need_w = self.ctx.needs_grad
-        g_bar, x_bar, w_bar = self.second_order(X, W, B, (need_g, need_x, weight is not None and need_w[0]))
+        needs = (need_g, need_x, weight is not None and need_w[0])
+        g_bar, x_bar, w_bar = second_order(X, W, B, saved, needs)
         return g_bar, x_bar, *(() if weight is None else (w_bar,)), None, None
 
     def jvp(self, g_dot, x_dot, *dots):
-        _, x, weight, mean, scale, shape, mask = self.ctx.release
+        *saved, mask = self.ctx.release
+        _, x, weight, mean, scale, shape = saved
         w_dot = None if weight is None else dots[0]
         bars: Any = (None, None, None)
         if g_dot is not None:
             bars = pull_back(g_dot, x, weight, mean, scale, shape, mask)
         if x_dot is not None or w_dot is not None:
-            _, of_x, of_w = self.second_order(x_dot, w_dot, None, (False, mask[0], mask[1]))
+            _, of_x, of_w = second_order(x_dot, w_dot, None, saved, (False, mask[0], mask[1]))
             bars = (total(bars[0], of_x), total(bars[1], of_w), bars[2])
         return tuple(bar for bar, wanted in zip(bars, mask, strict=True) if wanted)
 
-    def second_order(self, X, W, B, needs):
-        """(ḡ, x̄, w̄) for cotangents X, W, B, None for zero; needs: which are wanted."""
-        g, x, weight, mean, scale, shape, _ = self.ctx.release
-        rows = tuple(range(-len(shape), 0))
-        normal = (x - mean).mul_(scale)
-        P_X = None if X is None else pull_back(X, x, None, mean, scale, shape, (True, False, False))[0]
-        g_bar = x_bar = w_bar = None
-        if needs[0]:
-            g_bar = None if P_X is None else P_X if weight is None else P_X * weight
-            g_bar = total(g_bar, None if W is None else normal * W)
-            g_bar = total(g_bar, None if B is None else B.expand(x.shape))
-        if needs[1]:
-            along, slope = None if W is None else W * g, None
-            if X is not None:
-                h = g if weight is None else g * weight
-                hx, Xx = (h * normal).mean(rows, True), (X * normal).mean(rows, True)
-                a = (X * h).mean(rows, True) - X.mean(rows, True) * h.mean(rows, True) - Xx * hx
-                mixed = torch.addcmul(X * hx, h, Xx).mul_(-scale)
-                along, slope = total(along, mixed), a * scale * scale
-            if along is not None:
-                x_bar = pull_back(along, x, None, mean, scale, shape, (True, False, False))[0]
-                x_bar = x_bar if slope is None else x_bar.addcmul_(normal, slope, value=-1)
-        if needs[2] and P_X is not None:
-            w_bar = over_rows(g * P_X, shape)
-        return g_bar, x_bar, w_bar
+
+class LayerNormTangent(Policy):
+    """ẏ = w P(ẋ) + ẇ x̂ + ḃ, with P as in LayerNormGradient, whose adjoint in g this is.
+
+    With a cotangent c for it: (ẋ, ẇ, ḃ) get what LayerNormGradient gives for g = c, x and w what they get there for
+    g = c and (X, W) = (ẋ, ẇ).
+    """
+
+    verified = True
+    once_differentiable = True
+
+    @staticmethod
+    def composition(x_dot, w_dot, b_dot, x, weight, mean, scale, shape, eps):
+        """μ and r anew as functions of x, which they are."""
+        mean, scale = row_statistics(x, shape, eps)
+        normal, y_dot = (x - mean) * scale, None
+        if x_dot is not None:
+            rows = tuple(range(-len(shape), 0))
+            y_dot = (x_dot - x_dot.mean(rows, True) - normal * (x_dot * normal).mean(rows, True)) * scale
+            y_dot = y_dot if weight is None else y_dot * weight
+        y_dot = total(y_dot, None if w_dot is None else normal * w_dot)
+        return total(y_dot, None if b_dot is None else b_dot.expand(tuple(x.shape)))
+
+    def forward(self, x_dot, w_dot, b_dot, x, weight, mean, scale, shape, eps):
+        self.ctx.save(x_dot, w_dot, b_dot is not None, x, weight, mean, scale, shape)
+        needs = (True, False, False)
+        return second_order(x_dot, w_dot, b_dot, (None, x, weight, mean, scale, shape), needs)[0]
+
+    def backward(self, c):
+        x_dot, w_dot, shifted, x, weight, mean, scale, shape = self.ctx.release
+        given = (x_dot is not None, w_dot is not None, shifted)
+        needs = iter(self.ctx.needs_grad)
+        mask = tuple(next(needs) if one else False for one in given)
+        need_x, need_w = next(needs), weight is not None and next(needs)
+        bars = pull_back(c, x, weight, mean, scale, shape, mask) if any(mask) else (None, None, None)
+        saved = (c, x, weight, mean, scale, shape)
+        _, x_bar, w_bar = second_order(x_dot, w_dot, None, saved, (False, need_x, need_w))
+        of_params = (x_bar,) if weight is None else (x_bar, w_bar)
+        return *(bar for bar, one in zip(bars, given, strict=True) if one), *of_params, None, None
+
+    def jvp(self, *dots):
+        return self.composed_jvp(*dots)
+
+
+def second_order(X, W, B, saved, needs):
+    """LayerNormGradient's (ḡ, x̄, w̄) for cotangents X, W, B, None for zero; needs: which are wanted.
+
+    saved: (g, x, weight, mean, scale, shape); g may be None where ḡ alone is wanted.
+    """
+    g, x, weight, mean, scale, shape = saved
+    rows = tuple(range(-len(shape), 0))
+    normal = (x - mean).mul_(scale)
+    P_X = None if X is None else pull_back(X, x, None, mean, scale, shape, (True, False, False))[0]
+    g_bar = x_bar = w_bar = None
+    if needs[0]:
+        g_bar = None if P_X is None else P_X if weight is None else P_X * weight
+        g_bar = total(g_bar, None if W is None else normal * W)
+        g_bar = total(g_bar, None if B is None else B.expand(x.shape))
+    if needs[1]:
+        along, slope = None if W is None else W * g, None
+        if X is not None:
+            h = g if weight is None else g * weight
+            hx, Xx = (h * normal).mean(rows, True), (X * normal).mean(rows, True)
+            a = (X * h).mean(rows, True) - X.mean(rows, True) * h.mean(rows, True) - Xx * hx
+            mixed = torch.addcmul(X * hx, h, Xx).mul_(-scale)
+            along, slope = total(along, mixed), a * scale * scale
+        if along is not None:
+            x_bar = pull_back(along, x, None, mean, scale, shape, (True, False, False))[0]
+            x_bar = x_bar if slope is None else x_bar.addcmul_(normal, slope, value=-1)
+    if needs[2] and P_X is not None:
+        w_bar = over_rows(g * P_X, shape)
+    return g_bar, x_bar, w_bar
 
 
 def over_rows(x, shape):
@@ -167,3 +207,4 @@ def over_rows(x, shape):
 
 layer_normalize = function(LayerNorm, "layer_norm")
 layer_norm_gradient = function(LayerNormGradient, "layer_norm_gradient")
+layer_norm_tangent = function(LayerNormTangent, "layer_norm_tangent")

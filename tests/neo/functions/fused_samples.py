@@ -219,11 +219,23 @@ def cross_entropy_gradient() -> Iterator[tuple]:
         yield g, x, target, log_p, count, reduction, ignored
 
 
+def layer_norm_tangent() -> Iterator[tuple]:
+    for x, weight, bias, shape, eps in layer_norm():
+        _, mean, scale = torch.native_layer_norm(raw(x), shape, None, None, eps)
+        draw = Draw(11)
+        x_dot, w_dot, b_dot = (None if one is None else draw.like(one) for one in (x, weight, bias))
+        yield x_dot, w_dot, b_dot, x, weight, mean, scale, shape, eps
+        yield x_dot, None, None, x, weight, mean, scale, shape, eps
+        if w_dot is not None:
+            yield None, w_dot, b_dot, x, weight, mean, scale, shape, eps
+
+
 ON_TORCH: dict[type[Policy], Samples] = {
     recurrence.LSTMRecurrence: lstm_recurrence,
     recurrence.LSTMGradient: lstm_gradient,
     ln.LayerNorm: layer_norm,
     ln.LayerNormGradient: layer_norm_gradient,
+    ln.LayerNormTangent: layer_norm_tangent,
     bn.BatchNorm: batch_norm,
     bn.BatchNormGradient: batch_norm_gradient,
     BatchNormReLUMaxPool: norm_relu_pool_on_torch,
