@@ -5,8 +5,9 @@
 
 A six-layer transformer adapts by n steps of SGD on one batch of sequences, and the meta-gradient of a query loss is
 taken by reverse mode, by reverse mode with every inner step checkpointed, by mixed mode, plain, in segments of √n
-steps, in three segments, and with each layer checkpointed; and, of another meta-gradient, implicitly (iMAML, five
-conjugate gradients), by what the solution alone says. The second call draws what the file has, and measures nothing.
+steps, in three and in five segments, and with each layer checkpointed; and, of another meta-gradient, implicitly
+(iMAML, five conjugate gradients), by what the solution alone says. The second call draws what the file has, and
+measures nothing.
 With JAX at hand (make bench-jax) also by its nested grad over lax.scan, with jax.checkpoint around a step and without.
 Each number comes from a process of its own, on one thread, time being that of the processor; the ways alternate from
 round to round. Peak memory is the process's, less what it had when the problem was built (a small one having been
@@ -16,6 +17,7 @@ run); of JAX, what XLA plans for temporaries and outputs, since compiling takes 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -41,6 +43,7 @@ WAYS = (
     "mixed",
     "mixed in segments",
     "mixed in three segments",
+    "mixed in five segments",
     "mixed, layers checkpointed",
     "implicit",
     "JAX",
@@ -99,7 +102,9 @@ def by_neo(way: str, steps: int, size: int = BATCH) -> Callable[[], Any]:
 
     segment = None
     if "segments" in way:
-        segment = math.ceil(steps / 3) if "three" in way else max(1, round(math.sqrt(steps)))
+        counts = {"three": 3, "five": 5}
+        count = next((counts[word] for word in way.split() if word in counts), math.sqrt(steps))
+        segment = max(1, round(steps / count))
     exact = meta.Mixed(segment) if "mixed" in way else meta.Reverse()
     estimator = meta.Implicit() if way == "implicit" else exact
 
@@ -170,6 +175,8 @@ def measure(way: str, steps: int) -> dict[str, Any]:
     else:
         gradient = by_neo(way, steps)
         by_neo(way, 1, size=1)()  # what torch and Neo load and compile on first use
+    gc.collect()
+    gc.freeze()  # what the libraries have made would be walked through again at some step of one way or another
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.process_time()
     value, size = gradient()
