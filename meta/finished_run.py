@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from meta import checkpoint
 from meta.experiment import Experiment
 from meta.files import expect_writable
-from meta.load import checkpoint_paths, loaded
+from meta.loading import checkpoint_paths, loaded
 from meta.resume import expect_own, expect_same_data
 from meta.trained import Trained
 from tasks import TaskSampler

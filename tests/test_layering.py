@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,7 @@ LAZY_IMPORTS = {
     ("meta/search/pruning.py", "optuna"): "is optional: training reports to it only as a trial",
     ("meta/search/pruning.py", "meta.search.samplers.pruner"): "needs Optuna, which is optional",
     ("meta/search/pruning.py", "meta.search.study.storage"): "needs Optuna, which is optional",
+    ("meta/__init__.py", "import_module"): "what reads finished runs needs hydra and matplotlib",
     ("meta/tables.py", "pandas"): "pandas is optional",
     ("meta/imports.py", "import_module"): "the user's own modules, which a configuration names",
 }
@@ -137,6 +140,15 @@ def test_engine_and_tasks_know_nothing_of_hydra():
     for package in ("neo", "tasks"):
         for path in sources(package):
             assert not imported(path) & {"hydra", "omegaconf"}, path
+
+
+def test_training_from_python_needs_neither_hydra_nor_matplotlib():
+    """They are 50 MB, which commands and pictures alone have a use for; what needs them is there when asked for."""
+    code = (
+        "import sys, meta; there = {'hydra', 'matplotlib', 'omegaconf'} & {*sys.modules}; assert not there, there; "
+        "assert {'load', 'metrics', 'results'} <= {*dir(meta)}; from meta import load; assert meta.load is load"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_conf_has_no_logic():
@@ -216,7 +228,8 @@ def test_no_import_hides_inside_a_function(source_tree):
 
 
 def test_no_module_finds_names_by_getattr(source_tree):
-    assert source_tree.module_getattrs() == []
+    """But one: what reads finished runs is imported when it is asked for (see its comment)."""
+    assert source_tree.module_getattrs() == ["meta/__init__.py"]
 
 
 # --- the check sees what is planted ----------------------------------------------------------------------------------

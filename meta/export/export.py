@@ -18,7 +18,7 @@ from meta.export.definition import define
 from meta.export.support import read_support
 from meta.files import atomic_write, write_json
 from meta.learner import ModelPredictor, Step, as_predictor, seed_of
-from meta.load import checkpoint_paths, loaded
+from meta.loading import checkpoint_paths, loaded
 from meta.machine import versions
 from meta.precision import computing
 from meta.problems import constant

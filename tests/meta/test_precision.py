@@ -13,7 +13,7 @@ import neo
 from meta.evaluate_run import evaluate_run
 from meta.experiment import Experiment
 from meta.interruption import Stopped
-from meta.load import load
+from meta.loading import load
 from meta.plots import canvas
 from meta.resume import resumed_config
 from meta.run import Run

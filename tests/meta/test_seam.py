@@ -21,6 +21,7 @@ from meta import (
     evaluate,
     meta_gradient,
 )
+from meta.checkpoint import CheckpointError
 from meta.experiment import Experiment
 from meta.learner import seed_of
 from meta.parallel import Batched
@@ -374,5 +375,5 @@ def test_loaded_run_adapts_as_its_evaluation_did(tmp_path):
 
 def test_run_without_validation_has_no_best(tmp_path):
     train(tiny("trainer.val_every=0"), tmp_path)
-    with pytest.raises(meta.checkpoint.CheckpointError, match=r'no validation ran. Use .*which="last"'):
+    with pytest.raises(CheckpointError, match=r'no validation ran. Use .*which="last"'):
         meta.load(tmp_path)

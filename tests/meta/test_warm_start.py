@@ -11,7 +11,7 @@ import torch
 
 from meta.checkpoint import CheckpointError, Checkpoints, read_params
 from meta.experiment import Experiment
-from meta.load import load
+from meta.loading import load
 from meta.replay import state_at
 from meta.resume import resumed_config
 from meta.run_summary import summary

@@ -18,7 +18,7 @@ from meta.cli.configs import composed
 from meta.experiment import Experiment
 from meta.export import export_run
 from meta.export.definition import Definition, define
-from meta.load import load
+from meta.loading import load
 from meta.models import lora_model, torch_model
 from meta.named_models import torchvision_model
 from meta.plots import canvas
