@@ -130,7 +130,8 @@ class LayerNormTangent(Policy):
     """ẏ = w P(ẋ) + ẇ x̂ + ḃ, with P as in LayerNormGradient, whose adjoint in g this is.
 
     With a cotangent c for it: (ẋ, ẇ, ḃ) get what LayerNormGradient gives for g = c, x and w what they get there for
-    g = c and (X, W) = (ẋ, ẇ).
+    g = c and (X, W) = (ẋ, ẇ). Its own tangent, for directions (h, ω, β, v, u) of (ẋ, ẇ, ḃ, x, w), is
+    w P(h) + ω x̂ + β + u P(ẋ) + ẇ P(v) − w r (P(ẋ) ⟨x̂ v⟩ + P(v) ⟨x̂ ẋ⟩ + x̂ ⟨ẋ P(v)⟩).
     """
 
     verified = True
@@ -166,7 +167,25 @@ class LayerNormTangent(Policy):
         return *(bar for bar, one in zip(bars, given, strict=True) if one), *of_params, None, None
 
     def jvp(self, *dots):
-        return self.composed_jvp(*dots)
+        x_dot, w_dot, shifted, x, weight, mean, scale, shape = self.ctx.release
+        rest = iter(dots)
+        h, omega, beta = (
+            next(rest) if one else None for one in (x_dot is not None, w_dot is not None, shifted)
+        )
+        v, u = next(rest), None if weight is None else next(rest)
+        y_dot = second_order(h, omega, beta, (None, x, weight, mean, scale, shape), (True, False, False))[0]
+        P_x, P_v = (
+            None if one is None else pull_back(one, x, None, mean, scale, shape, (True, False, False))[0]
+            for one in (x_dot, v)
+        )
+        y_dot = total(y_dot, None if u is None or P_x is None else u * P_x)
+        y_dot = total(y_dot, None if w_dot is None or P_v is None else w_dot * P_v)
+        if P_x is None or P_v is None:
+            return y_dot
+        normal, rows = (x - mean) * scale, tuple(range(-len(shape), 0))
+        bent = P_x * (normal * v).mean(rows, True) + P_v * (normal * x_dot).mean(rows, True)
+        bent = (bent + normal * (x_dot * P_v).mean(rows, True)) * -scale
+        return total(y_dot, bent if weight is None else bent * weight)
 
 
 def second_order(X, W, B, saved, needs):

@@ -108,6 +108,15 @@ def matrices(draw: Any, bias: bool) -> tuple[Any, ...]:
 
 
 @st.composite
+def stacks(draw: Any) -> tuple[torch.Tensor, ...]:
+    m, k, n = draw(dims), draw(dims), draw(dims)
+    leading = draw(st.sampled_from([(), (1,), (3,), (0,), (2, 3), (2, 1)]))
+    other = leading if draw(st.integers(0, 3)) else draw(st.sampled_from([(), (1,), (3,), (2, 3)]))
+    a, b = draw(tensors((*leading, m, k))), draw(tensors((*other, k, n)))
+    return a, b.to(a.dtype) if draw(st.booleans()) else b
+
+
+@st.composite
 def losses(draw: Any, kind: str) -> tuple[Any, ...]:
     n, classes = draw(st.sampled_from([0, 1, 2, 7, 33])), draw(st.sampled_from([0, 1, 3, 16, 20]))
     dtype = draw(st.sampled_from(DTYPES[:2]))
@@ -156,6 +165,7 @@ ARGUMENTS: dict[str, Any] = {
     **{name: alike(2) for name in ("relu_gradient", "tanh_gradient")},
     "product": matrices(False),
     "affine": matrices(True),
+    "batch_product": stacks(),
     **{
         name: losses(name)
         for name in ("cross_entropy", "cross_entropy_gradient", "cross_entropy_double_backward")
@@ -188,7 +198,7 @@ def fallback(name: str) -> Callable[..., Any]:
 def test_function_equals_its_fallback_or_refuses_as_that_does(
     name: str, variant: str, data: st.DataObject
 ) -> None:
-    if variant != "_baseline" and name not in ("product", "affine"):
+    if variant != "_baseline" and name not in ("product", "affine", "batch_product"):
         return  # which know nothing of the variant
     arguments = data.draw(ARGUMENTS[name])
     got, right = outcome(getattr(direct, name), arguments), outcome(fallback(name), arguments)
