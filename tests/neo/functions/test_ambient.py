@@ -57,4 +57,8 @@ def test_op_is_the_same_under_another_default_device_and_dtype(op: Any):
                 got = value_and_gradients(call, args)
             for mine, theirs in zip(got, expected, strict=True):
                 assert (mine.dtype, mine.device) == (theirs.dtype, theirs.device)
-                torch.testing.assert_close(mine.data, theirs.data, rtol=1e-4, atol=1e-5, equal_nan=True)
+                # With a default device torch's kernels multiply in the place of Neo's, and round sums elsewhere.
+                finite = theirs.data[theirs.data.isfinite()]
+                largest = float(finite.abs().max()) if finite.numel() and finite.dtype != torch.bool else 0.0
+                atol = 1e-5 * max(1.0, largest)
+                torch.testing.assert_close(mine.data, theirs.data, rtol=1e-4, atol=atol, equal_nan=True)
