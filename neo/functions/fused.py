@@ -18,6 +18,7 @@ from neo.autograd.tensor import LiteTensor
 from neo.functions.blocks import conv_norm_relu_pool
 from neo.functions.convolution import at_every_pixel
 from neo.functions.first_block import first_block
+from neo.functions.linalg import matmul
 from neo.functions.registry import raw
 from neo.kernels import block as block_kernels
 from neo.kernels import first as first_kernels
@@ -117,7 +118,8 @@ class PatchesLinear(Policy):
         if needs[1]:
             # Image by image, then over images: one sum over every pixel would lose three digits. Patches first: the
             # product with few rows is four times as fast as its transpose.
-            w_bar = (patches.reshape((n, -1, patches.shape[1])).mT @ rows).sum(0).t().reshape(shape)
+            # by one kernel whether a session records it or not: `@` of plain tensors would be torch's
+            w_bar = matmul(patches.reshape((n, -1, patches.shape[1])).mT, rows).sum(0).t().reshape(shape)
         if len(needs) == 2:
             return None, w_bar
         return None, w_bar, rows.sum((0, 1)) if needs[2] else None

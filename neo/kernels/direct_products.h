@@ -1,5 +1,5 @@
-// Products of matrices and of stacks of them: on Neo's kernels (matrix_product.h) where use_matrix has named them, shared between torch's
-// threads; on torch's elsewhere.
+// Products of matrices and of stacks of them: on Neo's kernels (matrix_product.h) where use_matrix has named them, shared
+// between torch's threads; on torch's elsewhere.
 #pragma once
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>

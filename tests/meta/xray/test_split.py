@@ -104,7 +104,7 @@ def test_learned_rates_have_no_curvature_in_the_first_step():
     early, late = (
         [leaf.abs().max() for leaf in optree.tree_leaves(part["rates"])] for part in found.curvature
     )
-    assert max(early) < 1e-14
+    assert max(early) < 1e-15
     assert max(late) > 1e-3
 
 
