@@ -23,6 +23,7 @@ __all__ = ["Gathering"]
 CACHE = (
     1 << 24
 )  # bytes that the processor's last cache holds: of more, the first are gone when the last are written
+GRAIN = 1 << 18  # numbers that are worth a thread: some 30 microseconds
 CHUNK = 1 << 20  # bytes of images that a core's own cache holds, along with what is computed from them
 
 
@@ -99,13 +100,13 @@ class Gathering:
             None if mean is None else mean.flatten().numpy(),
             None if std is None else std.flatten().numpy(),
             out.nbytes > CACHE,
-            torch.get_num_threads(),
+            max(1, min(torch.get_num_threads(), out.numel() // GRAIN)),
         )
 
 
 def _chunks(x: torch.Tensor) -> list[slice]:
-    """Images of CHUNK bytes together, but none alone: its mean, several threads would sum in an order of their own."""
+    """Images of CHUNK bytes for each thread, but none alone: its mean, several threads would sum in another order."""
     n = len(x)
-    step = max(2, CHUNK // max(1, x[:1].nbytes))
+    step = max(2, torch.get_num_threads() * CHUNK // max(1, x[:1].nbytes))
     starts = [start for start in range(0, n, step) if start == 0 or n - start > 1]
     return [slice(start, end) for start, end in pairwise([*starts, n])]
