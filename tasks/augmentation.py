@@ -64,15 +64,15 @@ class Augmentation:
         return 1 + self.colour * (2 * drawn - 1)
 
 
-def moved(images: torch.Tensor, moves: torch.Tensor, crop: int) -> torch.Tensor:
-    """images (n, channels, height, width), moves (n, 3) of Augmentation.moves → their windows, with 0 outside."""
+def moved(images: torch.Tensor, moves: torch.Tensor, crop: int, outside: int = 0) -> torch.Tensor:
+    """images (n, channels, height, width), moves (n, 3) of Augmentation.moves → windows, `outside` around images."""
     n, channels, height, width = images.shape
     down, right, mirrored = moves[:, :, None].unbind(1)
     columns = torch.arange(width, device=images.device).expand(n, width)
     columns = torch.where(mirrored > 0, columns.flip(1), columns) + (crop + right)
     rows = torch.arange(height, device=images.device) + (crop + down)
     pixels = (rows * (width + 2 * crop))[:, :, None] + columns[:, None, :]
-    padded = torch.nn.functional.pad(images, [crop] * 4).flatten(2)
+    padded = torch.nn.functional.pad(images, [crop] * 4, value=outside).flatten(2)
     return padded.gather(2, pixels.view(n, 1, height * width).expand(n, channels, -1)).view(images.shape)
 
 
