@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -259,3 +260,13 @@ def test_tasks_do_not_depend_on_the_extension(monkeypatch):
         assert same_bits(with_extension.support.x, without.support.x)
         assert same_bits(with_extension.query.x, without.query.x)
         assert torch.equal(with_extension.query.y, without.query.y)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(crop=8, flip=True), LEE2019])
+def test_several_threads_draw_at_once(augmentation):
+    x = images(30, 3, 84, 84)
+    taken = Gathering(x, augmentation, None, None, CPU)
+    drawn = [(rows_of(x, 20, seed), derive(seed, torch.arange(20))) for seed in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda one: taken(*one), drawn)]
+    assert all(same_bits(one, taken.by_torch(*each)) for one, each in zip(found, drawn, strict=True))
