@@ -1,6 +1,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+VECTORS: tuple[int, ...]
+
+def use(kind: int) -> None: ...
 def gather(
     images: NDArray[np.uint8],
     rows: NDArray[np.int64],

@@ -1,4 +1,4 @@
-"""Chosen uint8 images as float32, in one pass over memory: tasks/gathering.py calls it, and _pixels.h says what an image is."""
+"""Chosen uint8 images as float32, in one pass over memory: _pixels.h is what is done to one, tasks/gathering.py calls it."""
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t, uint8_t
@@ -12,9 +12,23 @@ cdef extern from "_pixels.h" nogil:
         bint streamed
     ctypedef void (*TakeImage)(
         const Images *, const uint8_t *, const uint8_t *, float *, const int64_t *, uint8_t *)
-    TakeImage take_of_this_processor()
+    TakeImage take_with(int kind)
+    enum:
+        KINDS
 
-cdef TakeImage take_image = take_of_this_processor()
+cdef TakeImage take_image = NULL
+VECTORS = tuple([kind for kind in range(KINDS) if take_with(kind) != NULL])    # of this processor, the widest last
+
+
+def use(int kind):
+    """Compute with vectors of this kind, one of VECTORS; for tests, as the widest are used from the start."""
+    global take_image
+    if take_with(kind) == NULL:
+        raise ValueError(f"gather: vectors of kind {kind} are not of this processor, which has {VECTORS}.")
+    take_image = take_with(kind)
+
+
+use(max(VECTORS))
 
 
 def gather(

@@ -135,14 +135,18 @@ TAKE(take_baseline, )
 #if defined(__GNUC__) && defined(__x86_64__)
 TAKE(take_avx2, __attribute__((target("avx2"))))
 TAKE(take_avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))))
-
-static TakeImage take_of_this_processor(void) {
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    return take_avx512;
-  return __builtin_cpu_supports("avx2") ? take_avx2 : take_baseline;
-}
-#else
-static TakeImage take_of_this_processor(void) { return take_baseline; }
 #endif
+
+enum { BASELINE, AVX2, AVX512, KINDS };
+
+/* NULL where this processor has not these vectors, or the compiler was not asked for them. */
+static TakeImage take_with(int kind) {
+#if defined(__GNUC__) && defined(__x86_64__)
+  __builtin_cpu_init();
+  if (kind == AVX512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return take_avx512;
+  if (kind == AVX2 && __builtin_cpu_supports("avx2")) return take_avx2;
+#endif
+  return kind == BASELINE ? take_baseline : NULL;
+}
