@@ -80,9 +80,8 @@ def coloured_(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """x (n, channels, height, width) float32 in [0, 1], changed in place; factors (n, 3) of Augmentation.factors."""
     brightness, contrast, saturation = (one[:, None, None, None] for one in factors.unbind(1))
     grey = _grey(x.mul_(brightness).clamp_(0, 1))
-    grey.copy_(
-        grey.mean((1, 2, 3), keepdim=True)
-    )  # torch's lerp is slow where it has to broadcast both of its ends
+    # Filled, and not broadcast: torch's lerp is slow where it has to broadcast both of its ends.
+    grey.copy_(grey.mean((1, 2, 3), keepdim=True))
     torch.lerp(grey, x, contrast, out=x).clamp_(0, 1)
     return x if x.shape[1] == 1 else torch.lerp(_grey(x), x, saturation, out=x).clamp_(0, 1)
 

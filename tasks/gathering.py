@@ -20,13 +20,11 @@ except ImportError:  # as where there is no C compiler
 
 __all__ = ["Gathering"]
 
-CACHE = (
-    1 << 24
-)  # bytes that the processor's last cache holds: of more, the first are gone when the last are written
+# Bytes that the processor's last cache holds: of more, the first are gone when the last are written.
+CACHE = 1 << 24
 GRAIN = 1 << 18  # numbers that are worth a thread: some 30 microseconds
-CHUNK = (
-    1 << 22
-)  # bytes of images that a core finds again in its caches; fewer cost as much, in more calls of torch
+# Bytes of images that a core finds again in its caches; fewer cost as much, in more calls of torch.
+CHUNK = 1 << 22
 
 
 class Gathering:

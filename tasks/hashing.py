@@ -19,9 +19,7 @@ try:
 except ImportError:  # as where there is no C compiler: torch's functions then
     mix = None  # type: ignore[assignment]
 
-_transform = (
-    torch._C._functorch.peek_interpreter_stack
-)  # the innermost torch.func transform that is open, or None
+_transform = torch._C._functorch.peek_interpreter_stack  # the innermost torch.func transform, or None
 WORD = (1 << 64) - 1  # all 64 bits
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, odd: the step of the counter
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64's multipliers
