@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check
 SEEN := $(VENV)/.installed$(if $(DEBUG),-debug)
 
-EXTENSIONS := $(shell find neo -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -name '*.cpp')
+EXTENSIONS := $(shell find neo tasks -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -name '*.cpp')
 
 # Test processes run side by side, so each computes on one thread; together they fill the machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -119,5 +119,5 @@ freeze: env  ## write the versions in .venv to constraints.txt
 
 clean:  ## remove .venv, builds and tool caches (never runs or data)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find neo -name '*.so' -delete
+	find neo tasks -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,12 +1,13 @@
-"""Builds the Cython extensions: every .pyx under neo/ becomes the module of the same name, as plain C.
+"""Builds the Cython extensions: every .pyx under neo/ and tasks/ becomes the module of the same name, as plain C.
 
 The kernels (neo/kernels) are one text, compiled for each width of vectors; a compiler that cannot is no error, for
-torch's kernels serve then. _direct.cpp calls torch's C++, and is built where torch is at hand.
+torch's kernels serve then. So it is with tasks/, whose samplers do by torch's functions what is not built. _direct.cpp
+calls torch's C++, and is built where torch is at hand.
 
 All else about the package is in pyproject.toml. Compiler directives are set here, once, for every file.
 NEO_DEBUG_BUILD=1 turns the run-time checks on and the optimiser off: make env DEBUG=1.
-NEO_SANITIZE=1 builds the kernels of this processor and _direct.cpp, nothing else, with the compiler's checks of every
-address and of undefined behaviour: make test-sanitized, which builds a copy and runs Python as such a build needs it.
+NEO_SANITIZE=1 builds the kernels of this processor, _direct.cpp and tasks/, nothing else, with the compiler's checks of
+every address and of undefined behaviour: make test-sanitized, which builds a copy and runs Python as it needs.
 """
 
 import os
@@ -32,7 +33,7 @@ DIRECTIVES = {
     "cdivision": not DEBUG,
 }
 
-# Torch's own threads, for _direct.cpp, which takes one without.
+# Torch's own threads, for _direct.cpp and tasks/, which take one without.
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 INTEL = platform.machine().lower() in ("x86_64", "amd64")
@@ -58,6 +59,18 @@ def extension(path: Path) -> Extension:
         extra_compile_args=flags,
         extra_link_args=SANITIZERS,
         optional=kernels and not SANITIZE,
+    )
+
+
+def of_tasks(path: Path) -> Extension:
+    flags = [] if sys.platform == "win32" else ["-ffp-contract=off"]  # each number as torch rounds it
+    return Extension(
+        ".".join(path.with_suffix("").parts),
+        [path.as_posix()],
+        depends=[file.as_posix() for file in path.parent.glob("*.h")],
+        extra_compile_args=[*COMPILER_FLAGS, *OPENMP, *flags],
+        extra_link_args=[*OPENMP, *SANITIZERS],
+        optional=not SANITIZE,
     )
 
 
@@ -107,6 +120,7 @@ setup(
     ext_modules=[
         *(extension(path) for path in sorted(Path("neo").rglob("*.pyx")) if wanted(path)),
         *direct(),
+        *(of_tasks(path) for path in sorted(Path("tasks").glob("*.pyx"))),
     ],
     options={
         "build_ext": {

@@ -3,8 +3,8 @@
     python .ci/check_sanitized.py [pytest's arguments ...]
 
 A read or write outside of a tensor or of the kernels' scratch, a misaligned access, an overflow: the run ends with the
-compiler's report. Only the kernels of this processor, the plain ones and _direct.cpp are built so (setup.py,
-NEO_SANITIZE=1), at -O1; the rest of Neo is copied as it was built.
+compiler's report. Only the kernels of this processor, the plain ones, _direct.cpp and tasks/ are built so
+(setup.py, NEO_SANITIZE=1), at -O1; the rest of Neo is copied as it was built.
 """
 
 import os
@@ -33,6 +33,8 @@ TESTS = (
     "tests/neo/test_direct.py",
     "tests/neo/functions/test_blocks.py",
     "tests/neo/functions/test_fused.py",
+    "tests/tasks/test_gathering.py",
+    "tests/tasks/test_hashing.py",
 )
 
 
@@ -49,7 +51,7 @@ def library(name: str) -> str:
 def copy_to(folder: Path) -> None:
     """The sources and all extensions but those that are to be built."""
     skipped = shutil.ignore_patterns(
-        "__pycache__", "*.pyc", "_avx*.so", "_baseline*.so", "_direct*.so", "data"
+        "__pycache__", "*.pyc", "_avx*.so", "_baseline*.so", "_direct*.so", "_gather*.so", "_mix*.so", "data"
     )
     for name in COPIED:
         source = ROOT / name

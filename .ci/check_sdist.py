@@ -26,6 +26,8 @@ IN_SDIST = (
     "neo/autograd/_tape.pyx",
     "neo/kernels/kernels.h",
     "neo/kernels/_direct.cpp",
+    "tasks/_gather.pyx",
+    "tasks/_pixels.h",
     "meta/template/.gitignore",
     "meta/template/conf/experiment/own_images.yaml",
     "meta/template/my_project/model.py",
@@ -47,6 +49,7 @@ assert not list(folder.rglob("*.c")), "generated C travelled"
 x = neo.LiteTensor([1.0, 2.0])
 out, grads = neo.value_and_grad(lambda x: (x * x).sum())(x)
 assert neo.kernels.available(), "the kernels did not travel, or were not built"
+assert tasks.gathering.gather and tasks.hashing.mix, "what samplers do in C did not travel, or was not built"
 assert out.item() == 5.0 and grads[x].tolist() == [2.0, 4.0], (out, grads)
 """
 

@@ -1,6 +1,6 @@
 """Image sets: how fast tasks of 84x84 RGB images are drawn, and how much memory reading many images takes.
 
-python -m benchmarks.image_sets draw                    Neo's sampler against learn2learn's Taskset (`make peers`)
+python -m benchmarks.image_sets draw                    Neo's sampler against learn2learn's Tasksets (`make peers`)
 python -m benchmarks.image_sets read --images 100000    peak memory of reading so many, and of drawing from them
 """
 
@@ -15,18 +15,24 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 import tasks
+from neo.runtime import keep_freed_memory
 from tasks._torchvision import import_torchvision
 
 SIDE, WAYS, SHOTS, QUERIES = 84, 5, 1, 15
 SIZES = ((84, 84), (500, 375))  # width and height of the files: shrunk before, as CUB's and ImageNet's are
 SEVERAL = 4  # tasks of a meta-batch, as of MAML on mini-ImageNet
 FRACTIONS = (0.6, 0.2, 0.2)
+# learn2learn's data_augmentation="lee2019", of its mini-ImageNet; mean and std of 0..255.
+MEAN = tuple(value / 255 for value in (120.39586422, 115.59361427, 104.54012653))
+STD = tuple(value / 255 for value in (70.68188272, 68.27635443, 72.54505529))
+LEE2019 = {"crop": 8, "flip": True, "colour": 0.4, "mean": MEAN, "std": STD}
 
 
 def main() -> None:
@@ -38,8 +44,10 @@ def main() -> None:
         "--images", type=int, help="how many are made; 1000 of each size to draw, 100000 to read"
     )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each, in alternation")
+    parser.add_argument("--threads", type=int, default=1, help="of torch's, to draw; of several, wall time")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as Neo's commands do; for learn2learn's tasks, too
     with tempfile.TemporaryDirectory() as place:
         if options.what == "draw":
             draw({size: make(Path(place), options.images or 1000, size) for size in SIZES}, options.rounds)
@@ -63,26 +71,36 @@ def make(place: Path, count: int, size: tuple[int, int], per_class: int = 50) ->
 
 
 def draw(folders: dict[tuple[int, int], Path], rounds: int) -> None:
-    """Seconds of processor time a task, medians in alternation, of one thread."""
-    turns = {"Neo": neo(folders[SIZES[0]]), **learn2learn(folders)}
+    """Seconds a task, medians in alternation: of the processor on one thread, of the clock on several."""
+    plain, augmented = learn2learn(folders)
+    turns = {
+        "Neo": neo(folders[SIZES[0]]),
+        "filling as much memory by torch's fill_": filling,
+        **plain,
+        "Neo, lee2019": neo(folders[SIZES[0]], **LEE2019),
+        **augmented,
+    }
+    threads = torch.get_num_threads()
+    clock = time.process_time if threads == 1 else time.perf_counter
     spent: dict[str, list[float]] = {name: [] for name in turns}
     for turn in range(rounds + 1):
         for name, one in turns.items():
-            begin = time.process_time()
+            begin = clock()
             done = one()
             if turn:  # the first one warms up
-                spent[name].append((time.process_time() - begin) / done)
+                spent[name].append((clock() - begin) / done)
     median = {name: statistics.median(found) for name, found in spent.items()}
-    print(
-        f"a task: {WAYS}-way {SHOTS}-shot, {QUERIES} queries, {SIDE}x{SIDE} RGB; one thread of the processor"
-    )
+    measured = "time of the processor, one thread" if threads == 1 else f"wall time, {threads} threads"
+    print(f"a task: {WAYS}-way {SHOTS}-shot, {QUERIES} queries, {SIDE}x{SIDE} RGB; {measured}")
     for name, seconds in median.items():
-        print(f"{name:58} {1e3 * seconds:9.3f} ms a task {seconds / median['Neo']:8.1f} times Neo")
+        if name.startswith("Neo"):
+            own = seconds
+        print(f"{name:58} {1e3 * seconds:9.3f} ms a task {seconds / own:8.1f} times Neo")
 
 
-def neo(folder: Path) -> Callable[[], int]:
+def neo(folder: Path, **settings: Any) -> Callable[[], int]:
     data = tasks.Images(folder, size=SIDE, channels=3, fractions=FRACTIONS)
-    sampler = data.sampler("train", ways=WAYS, shots=SHOTS, queries=QUERIES, seed=0)
+    sampler = data.sampler("train", ways=WAYS, shots=SHOTS, queries=QUERIES, seed=0, **settings)
     iteration = 0
 
     def turn(batches: int = 25) -> int:
@@ -95,8 +113,34 @@ def neo(folder: Path) -> Callable[[], int]:
     return turn
 
 
-def learn2learn(folders: dict[tuple[int, int], Path]) -> dict[str, Callable[[], int]]:
-    """Its Taskset on torchvision's ImageFolder, as its own data sets of files are; and on images in memory."""
+class InMemory(torch.utils.data.Dataset):
+    """All images as float32 from 0 to 255, height x width x channels in memory, as learn2learn's MiniImagenet."""
+
+    def __init__(self, files: Any, transform: Callable[[Any], Any] | None = None) -> None:
+        pixels = np.stack([np.asarray(image) for image, _ in files])
+        self.images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+        self.labels, self.transform = files.targets, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = self.images[index]
+        return image if self.transform is None else self.transform(image), self.labels[index]
+
+
+def filling(batches: int = 25) -> int:
+    for _ in range(batches):
+        torch.empty(SEVERAL * WAYS * (SHOTS + QUERIES), 3, SIDE, SIDE).fill_(1)
+    return batches * SEVERAL
+
+
+Turns = dict[str, Callable[[], int]]
+
+
+def learn2learn(folders: dict[tuple[int, int], Path]) -> tuple[Turns, Turns]:
+    """Its Taskset on torchvision's ImageFolder, as its own data sets of files are, and on images in memory, as its
+    MiniImagenet, with the transforms of its mini_imagenet_tasksets: those without augmentation, and those with it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gym and learn2learn use what newer libraries deprecate
@@ -106,24 +150,23 @@ def learn2learn(folders: dict[tuple[int, int], Path]) -> dict[str, Callable[[], 
             f"learn2learn is not installed ({error}), so that nothing is compared with it; make peers",
             file=sys.stderr,
         )
-        return {}
+        return {}, {}
     torchvision = import_torchvision()
     from torchvision import transforms
 
     steps = transforms.Compose([transforms.Resize((SIDE, SIDE)), transforms.ToTensor()])
     files = {size: torchvision.datasets.ImageFolder(str(folder), steps) for size, folder in folders.items()}
-    small = files[SIZES[0]]
-
-    class InMemory(torch.utils.data.Dataset):  # floats, as its MiniImagenet has them
-        def __init__(self) -> None:
-            self.images = torch.stack([image for image, _ in small])
-            self.labels = small.targets
-
-        def __len__(self) -> int:
-            return len(self.labels)
-
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            return self.images[index], self.labels[index]
+    small = torchvision.datasets.ImageFolder(str(folders[SIZES[0]]))
+    lee2019 = transforms.Compose(
+        [
+            transforms.ToPILImage(),
+            transforms.RandomCrop(SIDE, padding=8),
+            transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=MEAN, std=STD),
+        ]
+    )
 
     def taskset(data: torch.utils.data.Dataset) -> Callable[[], int]:
         meta = learn2learn.data.MetaDataset(data)
@@ -145,13 +188,16 @@ def learn2learn(folders: dict[tuple[int, int], Path]) -> dict[str, Callable[[], 
 
         return turn
 
-    return {
+    in_memory = "learn2learn's Taskset, float32 in memory"
+    plain = {
         **{
             f"learn2learn's Taskset, JPEGs of {width}x{height}": taskset(data)
             for (width, height), data in files.items()
         },
-        "learn2learn's Taskset, images in memory as float32": taskset(InMemory()),
+        in_memory: taskset(InMemory(small)),
+        f"{in_memory}, x / 255": taskset(InMemory(small, lambda x: x / 255.0)),
     }
+    return plain, {f"{in_memory}, lee2019": taskset(InMemory(small, lee2019))}
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from neo import LiteTensor
 from tasks import Batch
+from tasks.task import IGNORED
 
 __all__ = [
     "ACCURACY",
@@ -234,6 +235,8 @@ class MultiLabel(Supervised):
 class PixelClassification(Supervised):
     """Cross-entropy on logits (n, classes, height, width) and labels (n, height, width), mean over all pixels.
 
+    Pixels whose label is tasks.task.IGNORED count neither there nor in the score.
+
     The score is of a whole set: the mean over classes of |P ∩ Y| / |P ∪ Y|, where P are the pixels taken for a class
     and Y those that are of it, in all images together; classes that are in neither do not count. Shaban et al. 2017,
     arXiv:1709.03410, section 5, of each task.
@@ -250,7 +253,7 @@ class PixelClassification(Supervised):
         return F.cross_entropy(prediction, y)
 
     def score(self, prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        taken = prediction.argmax(1)
+        taken = torch.where(y == IGNORED, IGNORED, prediction.argmax(1))
         classes = [(taken == label, y == label) for label in range(prediction.shape[1])]
         both = torch.stack([(one & other).sum() for one, other in classes])
         either = torch.stack([(one | other).sum() for one, other in classes])

@@ -8,7 +8,7 @@ import torch
 
 from tasks.hashing import derive, unit
 
-__all__ = ["Augmentation"]
+__all__ = ["Augmentation", "coloured_", "moved"]
 
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey, as torchvision and Pillow weigh them
 
@@ -39,38 +39,56 @@ class Augmentation:
     def __bool__(self) -> bool:
         return bool(self.crop or self.flip or self.colour)
 
+    @property
+    def moves_images(self) -> bool:
+        return bool(self.crop or self.flip)
+
     def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """images (n, channels, height, width) uint8, keys (n,) int64 → uint8; with colour float32 in [0, 1]."""
-        if self.crop or self.flip:
-            images = self._moved(images, keys)
-        return self._coloured(images.to(torch.float32) / 255, keys) if self.colour else images
+        if self.moves_images:
+            images = moved(images, self.moves(keys), self.crop)
+        if not self.colour:
+            return images
+        return coloured_(images.to(torch.float32) / 255, self.factors(keys))
 
-    def _moved(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        n, channels, height, width = images.shape
-        down, right, mirrored = (unit(derive(keys, purpose))[:, None] for purpose in range(3))
+    def moves(self, keys: torch.Tensor) -> torch.Tensor:
+        """Of each image, (n, 3) int64: down and right, where its window begins, in [−crop, crop]; mirrored, 0 or 1."""
+        down, right, mirrored = (unit(derive(keys, purpose)) for purpose in range(3))
         places = 2 * self.crop + 1
-        rows = torch.arange(height, device=images.device) + (down * places).to(torch.int64)
-        columns = torch.arange(width, device=images.device).expand(n, width)
-        if self.flip:
-            columns = torch.where(mirrored < 0.5, columns.flip(1), columns)
-        columns = columns + (right * places).to(torch.int64)
-        padded = torch.nn.functional.pad(images, [self.crop] * 4)
-        number = torch.arange(n, device=images.device)[:, None, None, None]
-        channel = torch.arange(channels, device=images.device)[:, None, None]
-        return padded[number, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        begins = [(one * places).to(torch.int64) - self.crop for one in (down, right)]
+        return torch.stack([*begins, (mirrored < 0.5 * self.flip).to(torch.int64)], 1)
 
-    def _coloured(self, x: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        brightness, contrast, saturation = (
-            1 + self.colour * (2 * unit(derive(keys, purpose)) - 1)[:, None, None, None]
-            for purpose in range(3, 6)
-        )
-        x = (x * brightness).clamp_(0, 1)
-        x = torch.lerp(_grey(x).mean((1, 2, 3), keepdim=True), x, contrast).clamp_(0, 1)
-        return x if x.shape[1] == 1 else torch.lerp(_grey(x), x, saturation).clamp_(0, 1)
+    def factors(self, keys: torch.Tensor) -> torch.Tensor:
+        """Brightness, contrast and saturation of each image, (n, 3) float32."""
+        drawn = torch.stack([unit(derive(keys, purpose)) for purpose in range(3, 6)], 1)
+        return 1 + self.colour * (2 * drawn - 1)
+
+
+def moved(images: torch.Tensor, moves: torch.Tensor, crop: int, outside: int = 0) -> torch.Tensor:
+    """images (n, channels, height, width), moves (n, 3) of Augmentation.moves → windows, `outside` around images."""
+    n, channels, height, width = images.shape
+    down, right, mirrored = moves[:, :, None].unbind(1)
+    columns = torch.arange(width, device=images.device).expand(n, width)
+    columns = torch.where(mirrored > 0, columns.flip(1), columns) + (crop + right)
+    rows = torch.arange(height, device=images.device) + (crop + down)
+    pixels = (rows * (width + 2 * crop))[:, :, None] + columns[:, None, :]
+    padded = torch.nn.functional.pad(images, [crop] * 4, value=outside).flatten(2)
+    return padded.gather(2, pixels.view(n, 1, height * width).expand(n, channels, -1)).view(images.shape)
+
+
+def coloured_(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """x (n, channels, height, width) float32 in [0, 1], changed in place; factors (n, 3) of Augmentation.factors."""
+    brightness, contrast, saturation = (one[:, None, None, None] for one in factors.unbind(1))
+    grey = _grey(x.mul_(brightness).clamp_(0, 1))
+    # Filled, and not broadcast: torch's lerp is slow where it has to broadcast both of its ends.
+    grey.copy_(grey.mean((1, 2, 3), keepdim=True))
+    torch.lerp(grey, x, contrast, out=x).clamp_(0, 1)
+    return x if x.shape[1] == 1 else torch.lerp(_grey(x), x, saturation, out=x).clamp_(0, 1)
 
 
 def _grey(x: torch.Tensor) -> torch.Tensor:
-    """(n, 1, height, width)."""
+    """(n, 1, height, width), a new tensor."""
     if x.shape[1] != len(LUMA):
         return x.mean(1, keepdim=True)
-    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = (x[:, i : i + 1] * weight for i, weight in enumerate(LUMA))
+    return red.add_(green).add_(blue)

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from tasks.augmentation import Augmentation
+from tasks.gathering import Gathering
 from tasks.hashing import derive, stream
 from tasks.streams import at_least
 from tasks.task import Batch, Task
@@ -115,7 +116,8 @@ class EpisodeSampler:
             upright = images[rows]
             images = torch.cat([torch.rot90(upright, k, dims=(-2, -1)) for k in range(ROTATIONS)])
             rows, counts = torch.arange(len(images), device="cpu"), counts.repeat(ROTATIONS)
-        self._images, self._rows = _placed(images.reshape(len(images), -1), rows, self.device)
+        self._images, self._rows = _placed(images, rows, self.device)
+        self._gathering = Gathering(self._images, self.augmentation, self._mean, self._std, self.device)
         self._starts = (counts.cumsum(0) - counts).to(self.device)
         most = int(counts.max())
         self._counts = counts.to(self.device) if int(counts.min()) < most else None  # None: all have as many
@@ -200,17 +202,7 @@ class EpisodeSampler:
 
     def _gathered(self, places: torch.Tensor, keys: torch.Tensor | None) -> torch.Tensor:
         """Images (n, channels, height, width) float32 at some places of the rows, normalised; with keys, augmented."""
-        chosen = self._rows[places]
-        pixels = self._images.index_select(0, chosen.to(self._images.device)).to(self.device)
-        x = pixels.view(-1, *self._item)
-        if keys is not None:
-            x = self.augmentation(x, keys)
-        x = x.to(torch.float32).div_(255) if x.dtype == torch.uint8 else x
-        if self._mean is not None:
-            x = x.sub_(self._mean)
-        if self._std is not None:
-            x = x.div_(self._std)
-        return x
+        return self._gathering(self._rows[places], keys)
 
     def pixels(self, x: torch.Tensor) -> torch.Tensor:
         """Images x (n, channels, height, width) of its tasks in [0, 1], for people: without mean and std."""
@@ -281,13 +273,13 @@ class EpisodeSampler:
 def _placed(
     images: torch.Tensor, rows: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (n, pixels) and the rows of the classes' images in it: on a GPU where there is room, else on the CPU."""
+    """Images, and the rows of the classes' images in them: on a GPU where there is room, else on the CPU."""
     if device.type == "cpu":
         return images, rows
-    size = len(rows) * images.shape[1] * images.element_size()  # bytes
+    size = len(rows) * images[0].numel() * images.element_size()  # bytes
     if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] // 2:
         return images, rows.to(device)
-    there = torch.empty(len(rows), images.shape[1], dtype=images.dtype, device=device)
+    there = torch.empty(len(rows), *images.shape[1:], dtype=images.dtype, device=device)
     for start in range(0, len(rows), CHUNK):
         there[start : start + CHUNK] = images[rows[start : start + CHUNK]].to(device)
     return there, torch.arange(len(rows), device=device)

@@ -11,6 +11,8 @@ import optree
 import torch
 from optree.registry import __GLOBAL_NAMESPACE as GLOBAL
 
+IGNORED = -100  # the label of a pixel that is of no class and counts nowhere: what cross_entropy leaves out
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -63,7 +65,7 @@ class PixelBatch(Batch):
     """Images with a label for each pixel.
 
     x: (n, channels, height, width) float32, or (meta_batch, n, channels, height, width) for a meta-batch.
-    y: int64 labels (n, height, width) or (meta_batch, n, height, width), in [0, classes).
+    y: int64 labels (n, height, width) or (meta_batch, n, height, width), in [0, classes) or IGNORED.
     Raises: ValueError where x and y disagree in images or pixels, or are on two devices.
     """
 

@@ -126,14 +126,17 @@ def test_package_imports_only_what_lies_below_it(package):
         assert not strangers, f"{path.relative_to(ROOT)} imports {sorted(strangers)}"
 
 
-def test_extensions_import_nothing_above_neo():
-    for path in [*(ROOT / "neo").rglob("*.pyx"), *(ROOT / "neo").rglob("*.pxd")]:
+@pytest.mark.parametrize("package", ["neo", "tasks"])
+def test_extensions_import_nothing_above_their_package(package):
+    paths = [*(ROOT / package).rglob("*.pyx"), *(ROOT / package).rglob("*.pxd")]
+    assert paths
+    for path in paths:
         words = [
             line.split()[1].partition(".")[0]
             for line in path.read_text().splitlines()
             if line.startswith(("import ", "from "))
         ]
-        assert not {*words} & (OURS - {"neo"}), path
+        assert not {*words} & (OURS - {package}), path
 
 
 def test_engine_and_tasks_know_nothing_of_hydra():

@@ -87,7 +87,7 @@ def masks(
     for slot, task in enumerate(sampler.sample(0, tasks)):
         found = constant(trained.adapt(task.support, steps, slot)(task.query.x)).argmax(1)[0]
         rows["image"].append(_shown(sampler.pixels(task.query.x[:1])[0]))
-        rows["mask"].append(task.query.y[0] / sampler.ways)
+        rows["mask"].append(task.query.y[0].clamp(min=0) / sampler.ways)  # IGNORED is shown as background
         rows["found"].append(found / sampler.ways)
     plots.image_rows([*rows.items()], path, title=headed(title, sampler, len(rows["image"])))
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tasks.augmentation import moved
 from tasks.class_splits import by_fractions, by_part, read_split
 from tasks.errors import DataError, shortened
 from tasks.images import folders
@@ -18,7 +19,7 @@ from tasks.images.image_set import ImageSet, stored
 from tasks.images.listing import Found, Listing, Stored, opened
 from tasks.sampler import EpisodeSampler
 from tasks.streams import PARTS
-from tasks.task import PixelBatch, Task
+from tasks.task import IGNORED, PixelBatch, Task
 
 __all__ = ["PixelSampler", "Segmentation"]
 
@@ -99,7 +100,7 @@ class Segmentation(ImageSet):
         self.masks = torch.from_numpy(found)[:, 0]  # (n, height, width) uint8, a row for each of self.images
         self.checksum = hashlib.sha256(f"{self.checksum}{about.checksum}".encode()).hexdigest()
 
-    def sampler(  # type: ignore[override]  # what moves pixels would have to move masks too
+    def sampler(  # type: ignore[override]  # without turned classes, and sizes of tasks that vary
         self,
         part: str,
         *,
@@ -107,21 +108,26 @@ class Segmentation(ImageSet):
         shots: int,
         queries: int,
         seed: int,
+        crop: int = 0,
+        flip: bool = False,
+        colour: float = 0.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         device: str | torch.device = "cpu",
     ) -> PixelSampler:
         """The tasks of one part ("train", "val" or "test"); see PixelSampler."""
         return PixelSampler(
-            self, part, ways=ways, shots=shots, queries=queries, seed=seed, mean=mean, std=std, device=device
-        )
+            self, part, ways=ways, shots=shots, queries=queries, seed=seed, crop=crop, flip=flip, colour=colour,
+            mean=mean, std=std, device=device,
+        )  # fmt: skip
 
 
 class PixelSampler(EpisodeSampler):
     """Tasks of some classes, whose pixels are to be found; a pure function of (seed, split, iteration, slot).
 
     As EpisodeSampler's, but that a label is one of each pixel: 0 for the background, 1 for the first class of the task,
-    and so on; an image shows pixels of its own class alone. ways may be 1.
+    and so on; an image shows pixels of its own class alone. ways may be 1. Labels move with their images, and are
+    IGNORED where a crop takes pixels from outside.
     """
 
     LEAST_WAYS = 1
@@ -135,14 +141,19 @@ class PixelSampler(EpisodeSampler):
         """The tasks of some slots of one iteration, stacked; arguments as EpisodeSampler.sample has them.
 
         Returns: support.x (slots, ways*shots, channels, height, width), support.y (slots, ways*shots, height, width)
-            int64 in [0, ways], query likewise, both PixelBatch.
+            int64 in [0, ways] or IGNORED, query likewise, both PixelBatch.
         """
-        classes, images, _ = self._draw(iteration, slots)
+        classes, images, class_keys = self._draw(iteration, slots)
         tasks = len(classes)
         places = self._support_first(self._starts[classes].unsqueeze(-1) + images)
         labels = torch.cat([self._support_y.repeat(tasks), self._query_y.repeat(tasks)]) + 1
-        x = self._gathered(places, None)
+        keys = self._support_first(self._image_keys(class_keys, images)) if self.augmentation else None
+        x = self._gathered(places, keys)
         y = torch.where(self._masks[places], labels[:, None, None], 0)
+        if keys is not None and self.augmentation.moves_images:
+            y = moved(y[:, None], self.augmentation.moves(keys), self.augmentation.crop, outside=IGNORED)[
+                :, 0
+            ]
         sizes = [classes.numel() * self.shots, classes.numel() * self.queries]
         support, query = (
             PixelBatch(some_x.view(tasks, -1, *self._item), some_y.view(tasks, -1, *self._item[1:]))

@@ -74,6 +74,21 @@ def test_pixels_are_scored_class_by_class_over_the_whole_set():
         problem.loss(logits[..., :1], y)
 
 
+def test_pixels_without_a_label_count_in_neither_loss_nor_score():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 5, 6, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 4, (3, 5, 6), generator=generator)
+    hidden = torch.rand(3, 5, 6, generator=generator) < 0.3
+    problem = PixelClassification()
+    some = torch.where(hidden, -100, y)
+    loss, score = problem.loss(logits, some), problem.score(logits, some)
+    # The same of the other pixels alone, as one image of a row.
+    rest, labels = logits.permute(1, 0, 2, 3)[:, ~hidden][None, :, None], y[~hidden][None, None]
+    torch.testing.assert_close(loss, problem.loss(rest, labels))
+    torch.testing.assert_close(score, problem.score(rest, labels))
+    assert float(score) != float(problem.score(logits, y))
+
+
 def test_more_accuracy_and_less_error_are_better_and_nan_never_is():
     assert ACCURACY.better(0.9, 0.8)
     assert not ACCURACY.better(0.8, 0.8)

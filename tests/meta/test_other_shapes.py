@@ -41,7 +41,7 @@ def multi_label(place: Path) -> list[str]:
 
 def segmentation(place: Path) -> list[str]:
     return [f"data_dir={pixels.as_folder(place / 'data')}", "task.dataset.size=8", "task.shots=2", "task.queries=2",
-            "task.dataset.fractions=[0.4,0.3,0.3]", "model.hidden=4"]  # fmt: skip
+            "task.dataset.fractions=[0.4,0.3,0.3]", "model.hidden=4", "task.crop=2", "task.flip=true"]  # fmt: skip
 
 
 def tokens(place: Path) -> list[str]:

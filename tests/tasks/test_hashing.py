@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks import hashing
 from tasks.hashing import WORD, derive, stream, uniform
 
 words = st.integers(min_value=-(1 << 63), max_value=(1 << 63) - 1)
@@ -24,6 +26,37 @@ def test_derive_agrees_between_integers_and_tensors(key, value):
         (torch.tensor(key), torch.tensor(value)),
     ):
         assert derive(one, other).item() & WORD == expected
+
+
+@given(st.lists(words, max_size=20), st.lists(words, min_size=1, max_size=3))
+def test_derive_of_many_words_is_the_one_of_each(values, keys):
+    found = derive(torch.tensor(keys)[:, None], torch.tensor(values, dtype=torch.int64))
+    assert found.shape == (len(keys), len(values))
+    assert [[word & WORD for word in row] for row in found.tolist()] == [
+        [derive(key, value) for value in values] for key in keys
+    ]
+
+
+def test_derive_is_the_same_without_the_extension(monkeypatch):
+    keys, values = torch.arange(-3, 4)[:, None], torch.arange(1000)[::3]
+    found, of_one = derive(keys, values), derive(torch.tensor(5), 7)
+    assert found.is_contiguous()
+    monkeypatch.setattr(hashing, "mix", None)
+    assert torch.equal(found, derive(keys, values))
+    assert torch.equal(of_one, derive(torch.tensor(5), 7))
+
+
+@pytest.mark.skipif(hashing.mix is None, reason="tasks/_mix.pyx was not built")
+def test_derive_leaves_its_arguments_as_they_are():
+    keys, values = torch.arange(4), torch.arange(4)
+    derive(keys, values)
+    derive(keys, 3)
+    assert keys.tolist() == values.tolist() == [0, 1, 2, 3]
+
+
+def test_derive_under_a_transform_of_torch_is_the_same():
+    values = torch.arange(12).view(3, 4)
+    assert torch.equal(torch.func.vmap(lambda value: derive(9, value))(values), derive(9, values))
 
 
 def test_derive_never_repeats_a_word_in_one_stream():

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import tasks
+from tasks.task import IGNORED
 
 CLASSES = {f"class{number}": 5 + number % 2 for number in range(10)}
 PROTOCOL = {"ways": 2, "shots": 1, "queries": 2, "seed": 0}
@@ -70,6 +71,42 @@ def test_task_asks_for_the_pixels_of_its_classes(tmp_path):
     assert alone.checksum() == together[2].checksum() != sampler.sample(4, [2])[0].checksum()
     one = data.sampler("test", **{**PROTOCOL, "ways": 1})
     assert one.sample(0, 2).query.y.unique().tolist() == [0, 1]
+
+
+def test_masks_move_with_their_images(tmp_path):
+    """Bright pixels are those of the mask, black ones are from outside, in images of which no pixel is black."""
+    data = tasks.Segmentation(as_folder(tmp_path / "data"), fractions=(0.4, 0.3, 0.3))
+    data.images.clamp_(min=1)
+    plain = data.sampler("train", **PROTOCOL).sample(3, 20)
+    task = data.sampler("train", **PROTOCOL, crop=3, flip=True).sample(3, 20)
+    for part, before in ((task.support, plain.support), (task.query, plain.query)):
+        label = before.y.flatten(2).max(2).values[:, :, None, None]  # of each image
+        expected = torch.where((part.x == 1).all(2), label, 0)
+        assert torch.equal(part.y, expected.masked_fill((part.x == 0).all(2), IGNORED))
+        outside = (part.y == IGNORED).flatten(2).sum(2)
+        assert len(outside.unique()) > 3
+        assert int(outside.max()) <= 16**2 - 13**2
+    mirrored = data.sampler("train", **PROTOCOL, flip=True).sample(3, 20)
+    same = (mirrored.query.x == plain.query.x).flatten(2).all(2)
+    assert torch.equal(mirrored.query.y[same], plain.query.y[same])
+    assert torch.equal(mirrored.query.y[~same], plain.query.y[~same].flip(2))
+    assert 20 < int(same.sum()) < 60  # of 80
+
+
+def test_colours_leave_masks_as_they_are(tmp_path):
+    data = tasks.Segmentation(as_folder(tmp_path / "data"), fractions=(0.4, 0.3, 0.3))
+    plain, coloured = (
+        data.sampler("train", **PROTOCOL, colour=colour).sample(0, 4).query for colour in (0.0, 0.4)
+    )
+    assert not torch.equal(plain.x, coloured.x)
+    assert torch.equal(plain.y, coloured.y)
+
+
+def test_augmented_task_depends_on_nothing_but_its_place(tmp_path):
+    data = tasks.Segmentation(as_folder(tmp_path / "data"), fractions=(0.4, 0.3, 0.3))
+    sampler = data.sampler("train", **PROTOCOL, crop=3, flip=True)
+    together, alone = sampler.sample(5, 4)[2], sampler.sample(5, [2])[0]
+    assert together.checksum() == alone.checksum() != sampler.sample(6, [2])[0].checksum()
 
 
 def test_same_images_give_the_same_tasks_in_every_layout(tmp_path):
