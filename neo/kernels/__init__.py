@@ -63,8 +63,9 @@ _on = library is not None
 
 
 def own_products() -> bool:
-    """Whether products of matrices and what rows.py has run on Neo's kernels now: switched on, both extensions built, and an AMD processor,
-    on which they are faster than torch's (docs/benchmarks.md). On others nothing was measured, and torch's serve."""
+    """Whether products of matrices and what rows.py has run on Neo's kernels now: switched on, both extensions built,
+    and an AMD processor, on which they are faster than torch's (docs/benchmarks.md). On others nothing was measured,
+    and torch's serve."""
     return _on and library.AMD and direct.look is not None
 
 
