@@ -5,7 +5,7 @@
 
 A six-layer transformer adapts by n steps of SGD on one batch of sequences, and the meta-gradient of a query loss is
 taken by reverse mode, by reverse mode with every inner step checkpointed, by mixed mode, plain, in segments of √n
-steps, in three and in five segments, and with each layer checkpointed; and, of another meta-gradient, implicitly
+steps, in three and in four segments, and with each layer checkpointed; and, of another meta-gradient, implicitly
 (iMAML, five conjugate gradients), by what the solution alone says. The second call draws what the file has, and
 measures nothing.
 With JAX at hand (make bench-jax) also by its nested grad over lax.scan, with jax.checkpoint around a step and without.
@@ -43,7 +43,7 @@ WAYS = (
     "mixed",
     "mixed in segments",
     "mixed in three segments",
-    "mixed in five segments",
+    "mixed in four segments",
     "mixed, layers checkpointed",
     "implicit",
     "JAX",
@@ -102,7 +102,7 @@ def by_neo(way: str, steps: int, size: int = BATCH) -> Callable[[], Any]:
 
     segment = None
     if "segments" in way:
-        counts = {"three": 3, "five": 5}
+        counts = {"three": 3, "four": 4}
         count = next((counts[word] for word in way.split() if word in counts), math.sqrt(steps))
         segment = max(1, round(steps / count))
     exact = meta.Mixed(segment) if "mixed" in way else meta.Reverse()

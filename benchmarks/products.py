@@ -1,6 +1,7 @@
-"""Products of matrices: torch's and Neo's (neo/kernels/matrix_product.h): python -m benchmarks.products
+"""What a transformer spends its time in, on torch's kernels and on Neo's: python -m benchmarks.products
 
-Microseconds of a linear layer's three products and of attention's, whose heads stand side by side in memory, float32,
+Microseconds of a linear layer's three products and of attention's, whose heads stand side by side in memory
+(neo/kernels/matrix_product.h), of GELU's derivatives (gelu.h) and of layer norm's second order (layer_norm.h), float32,
 on as many threads as torch has. The two take turns; the medians of ROUNDS count: torch's / Neo's, and how many times as
 fast that is.
 """
@@ -15,7 +16,7 @@ import torch
 
 from benchmarks.direct import nanoseconds
 from neo import kernels
-from neo.kernels import direct
+from neo.kernels import direct, rows
 
 ROUNDS = 15
 SECONDS = 0.01  # of calls in a row, between two looks at the clock
@@ -41,11 +42,13 @@ ATTENTION = [  # sequences, tokens, heads, width of a head: W13's task, ViT-tiny
     (25, 32, 12, 64),
 ]
 
+PASSES = [(80, 128), (80, 512), (400, 512), (512, 64), (512, 256), (1625, 192)]  # rows, entries of a row
+
 Call = Callable[[], Any]
 
 
-def products(rows: int, inputs: int, outputs: int) -> dict[str, Call]:
-    x, y_bar = torch.randn(rows, inputs), torch.randn(rows, outputs)
+def products(count: int, inputs: int, outputs: int) -> dict[str, Call]:
+    x, y_bar = torch.randn(count, inputs), torch.randn(count, outputs)
     weight, bias = torch.randn(outputs, inputs), torch.randn(outputs)
     return {
         "forward": lambda: direct.affine(x, weight, bias),
@@ -69,6 +72,18 @@ def stacks(sequences: int, tokens: int, heads: int, width: int) -> dict[str, Cal
     }
 
 
+def passes(count: int, columns: int) -> dict[str, Call]:
+    a, g, x = torch.randn(3, count, columns)
+    W, weight = torch.randn(2, columns)
+    _, mean, scale = torch.native_layer_norm(x, (columns,), weight, None, 1e-5)
+    norm = (a, W, W, g, x, weight, mean, scale, (columns,), (True, True, True))
+    return {
+        "GELU's gradient": lambda: rows.gelu_gradient(g, x),
+        "its second derivative": lambda: rows.gelu_bend(a, g, x),
+        "layer norm's second order": lambda: rows.layer_norm_second_order(*norm),
+    }
+
+
 def compared(call: Call) -> tuple[float, float]:
     """Microseconds of the call on torch's kernels and on Neo's."""
     calls = max(1, int(SECONDS / (1e-9 * nanoseconds(call, 3))))
@@ -87,6 +102,8 @@ def main() -> None:
     table("rows, inputs, outputs", LAYERS, products)
     print()
     table("sequences, tokens, heads, width", ATTENTION, stacks)
+    print()
+    table("rows, entries of a row", PASSES, passes)
 
 
 def table(sizes: str, cases: list[Any], calls: Callable[..., dict[str, Call]]) -> None:

@@ -11,7 +11,7 @@ from neo.autograd.policy import Policy, function
 from neo.functions._tangents import total
 from neo.functions.elementwise import Unary
 from neo.functions.registry import implements
-from neo.kernels import direct
+from neo.kernels import direct, rows
 
 _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
 
@@ -275,27 +275,22 @@ class GeluGradient(Policy):
 
     def forward(self, g, x):
         self.ctx.save(g, x)
-        return torch.ops.aten.gelu_backward(g, x)
+        return rows.gelu_gradient(g, x)
 
     def backward(self, z_bar):
         g, x = self.ctx.release
         need_g, need_x = self.ctx.needs_grad
-        return gelu_gradient(z_bar, x) if need_g else None, _bent(z_bar, g, x) if need_x else None
+        return gelu_gradient(z_bar, x) if need_g else None, rows.gelu_bend(z_bar, g, x) if need_x else None
 
     def jvp(self, g_dot, x_dot):
         g, x = self.ctx.release
         return total(
-            None if g_dot is None else gelu_gradient(g_dot, x), None if x_dot is None else _bent(x_dot, g, x)
+            None if g_dot is None else gelu_gradient(g_dot, x),
+            None if x_dot is None else rows.gelu_bend(x_dot, g, x),
         )
 
 
 gelu_gradient = function(GeluGradient, "gelu_gradient")
-
-
-def _bent(along, g, x):
-    """along · g φ(x) (2 − x²), the last two factors being what the gradient of gelu changes by with x."""
-    square = x * x
-    return along * g * (torch.exp(square * -0.5) * ((2 - square) * (1 / math.sqrt(2 * math.pi))))
 
 
 @implements(F.softsign)

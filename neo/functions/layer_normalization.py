@@ -8,6 +8,7 @@ import torch
 
 from neo.autograd.policy import Policy, function
 from neo.functions._tangents import total
+from neo.kernels.rows import layer_norm_second_order
 
 __all__ = ["composed_layer_norm", "layer_normalize"]
 
@@ -193,29 +194,7 @@ def second_order(X, W, B, saved, needs):
 
     saved: (g, x, weight, mean, scale, shape); g may be None where ḡ alone is wanted.
     """
-    g, x, weight, mean, scale, shape = saved
-    rows = tuple(range(-len(shape), 0))
-    normal = (x - mean).mul_(scale)
-    P_X = None if X is None else pull_back(X, x, None, mean, scale, shape, (True, False, False))[0]
-    g_bar = x_bar = w_bar = None
-    if needs[0]:
-        g_bar = None if P_X is None else P_X if weight is None else P_X * weight
-        g_bar = total(g_bar, None if W is None else normal * W)
-        g_bar = total(g_bar, None if B is None else B.expand(x.shape))
-    if needs[1]:
-        along, slope = None if W is None else W * g, None
-        if X is not None:
-            h = g if weight is None else g * weight
-            hx, Xx = (h * normal).mean(rows, True), (X * normal).mean(rows, True)
-            a = (X * h).mean(rows, True) - X.mean(rows, True) * h.mean(rows, True) - Xx * hx
-            mixed = torch.addcmul(X * hx, h, Xx).mul_(-scale)
-            along, slope = total(along, mixed), a * scale * scale
-        if along is not None:
-            x_bar = pull_back(along, x, None, mean, scale, shape, (True, False, False))[0]
-            x_bar = x_bar if slope is None else x_bar.addcmul_(normal, slope, value=-1)
-    if needs[2] and P_X is not None:
-        w_bar = over_rows(g * P_X, shape)
-    return g_bar, x_bar, w_bar
+    return layer_norm_second_order(X, W, B, *saved, needs)
 
 
 def over_rows(x, shape):

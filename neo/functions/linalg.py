@@ -11,25 +11,30 @@ from neo.autograd._queries import autocast_enabled
 from neo.autograd.policy import Policy, function
 from neo.functions._tangents import total
 from neo.functions.elementwise import is_exactly
-from neo.functions.registry import implements
+from neo.functions.registry import implements, raw
 from neo.kernels import dense, direct
 
 
 class Product(Policy):
     """C = A B for matrices, A = aᵀ if transpose_a else a, B likewise;  Ā = C̄ Bᵀ, B̄ = Aᵀ C̄.
 
-    The flags keep transposes off the tape: every gradient of a product is one product.
+    The flags keep transposes off the tape: every gradient of a product is one product. a may have leading dims, its
+    rows then being those of one large matrix, and C has them too; or a and b have the same ones, where a is transposed
+    and b is not: a sum over all rows. Each gradient is one of these two again, so that no reshape is recorded.
     """
 
     verified = True
 
     def forward(self, a, b, transpose_a=False, transpose_b=False):
         self.ctx.save(a, b, transpose_a, transpose_b)
-        return dense.product(a, b, transpose_a, transpose_b)
+        c = dense.product(_rows(a), _rows(b), transpose_a, transpose_b)
+        return c if transpose_a else _with_leading_dims(c, a)
 
     def backward(self, c_bar):
         a, b, transpose_a, transpose_b = self.ctx.release
         need_a, need_b = self.ctx.needs_grad
+        if c_bar.ndim > 2:
+            c_bar = c_bar.contiguous()  # once, for both products
         a_bar = b_bar = None
         if need_a:
             a_bar = (
@@ -51,6 +56,16 @@ class Product(Policy):
             None if a_dot is None else product(a_dot, b, *flags),
             None if b_dot is None else product(a, b_dot, *flags),
         )
+
+
+def _rows(x):
+    """A tensor (.., n) as the matrix of all its rows."""
+    return x if x.ndim == 2 else x.flatten(0, -2)
+
+
+def _with_leading_dims(rows, x):
+    """The rows that came of those of x, in the place of those."""
+    return rows if x.ndim == 2 else torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], rows.shape[1]])
 
 
 class BatchProduct(Policy):
@@ -95,6 +110,9 @@ def matmul(x, other):
     if n == 1:
         return matmul(x, other.unsqueeze(-1)).squeeze(-1)
     if n == 2:  # one matrix for the whole stack: one large product
+        if raw(x).is_contiguous():
+            return product(x, other)
+        # Copied once here, and not by every product that reads it.
         return product(x.flatten(0, -2), other).reshape((*x.shape[:-1], other.shape[-1]))
     return batch_product(x, other)
 
@@ -198,21 +216,23 @@ def blended(x, beta, y, alpha):
 
 
 class Affine(Policy):
-    """y = x Wᵀ + b, x (n, in), W (out, in), b (out,);  x̄ = ȳ W, W̄ = ȳᵀ x, b̄ = Σₙ ȳ."""
+    """y = x Wᵀ + b, x (.., in), W (out, in), b (out,);  x̄ = ȳ W, W̄ = ȳᵀ x, b̄ = Σ ȳ, over all rows."""
 
     verified = True
 
     def forward(self, x, weight, bias):
         self.ctx.save(x, weight)
-        return direct.affine(x, weight, bias)
+        return _with_leading_dims(direct.affine(_rows(x), weight, bias), x)
 
     def backward(self, y_bar):
         x, weight = self.ctx.release
         need_x, need_weight, need_bias = self.ctx.needs_grad
+        if y_bar.ndim > 2:
+            y_bar = y_bar.contiguous()
         return (
             product(y_bar, weight) if need_x else None,
             product(y_bar, x, True) if need_weight else None,
-            direct.sum_of_rows(y_bar) if need_bias else None,
+            direct.sum_of_rows(_rows(y_bar)) if need_bias else None,
         )
 
     def jvp(self, x_dot, weight_dot, bias_dot):
@@ -220,7 +240,7 @@ class Affine(Policy):
         if bias_dot is None:
             of_weight = None if weight_dot is None else product(x, weight_dot, False, True)
         elif weight_dot is None:
-            of_weight = bias_dot.expand((x.shape[0], weight.shape[0]))
+            of_weight = bias_dot.expand((*x.shape[:-1], weight.shape[0]))
         else:
             of_weight = affine(x, weight_dot, bias_dot)
         return total(None if x_dot is None else product(x_dot, weight, False, True), of_weight)
@@ -232,13 +252,14 @@ affine = function(Affine, "linear")
 @implements(F.linear)
 def linear(x, weight, bias=None):
     """x Wᵀ + b over the last dim of x; weight (out, in), bias (out,)."""
-    if x.ndim == 2 and weight.ndim == 2:
+    if x.ndim > 1 and weight.ndim == 2 and (bias is None or bias.ndim == 1):
+        if x.ndim > 2 and not raw(x).is_contiguous():
+            # Copied once here, and not by every product that reads it.
+            return linear(x.flatten(0, -2), weight, bias).reshape((*x.shape[:-1], weight.shape[0]))
         if bias is None:
             return product(x, weight, False, True)
-        if bias.ndim == 1 and x.dtype is weight.dtype is bias.dtype:
+        if x.dtype is weight.dtype is bias.dtype:
             return affine(x, weight, bias)
-    elif x.ndim > 2 and weight.ndim == 2 and (bias is None or bias.ndim == 1):
-        return linear(x.flatten(0, -2), weight, bias).reshape((*x.shape[:-1], weight.shape[0]))
     y = matmul(x, weight.t())
     return y if bias is None else y + bias
 

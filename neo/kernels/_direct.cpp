@@ -35,6 +35,7 @@
 #include "direct_memory.h"
 #include "direct_products.h"
 #include "direct_recurrence.h"
+#include "direct_rows.h"
 #include "direct_tensors.h"
 #include "look.h"
 
@@ -199,6 +200,9 @@ PyMethodDef functions[] = {
     {"empty", FAST(empty), nullptr},
     {"exp", FAST(vectorised<exp_of>), nullptr},
     {"log", FAST(vectorised<log_of>), nullptr},
+    {"gelu_bend", FAST(gelu_bend), nullptr},
+    {"gelu_gradient", FAST(gelu_gradient), nullptr},
+    {"layer_norm_second_order", FAST(layer_norm_second_order), nullptr},
     {"lstm_double_backward", FAST(lstm_double_backward), nullptr},
     {"lstm_gates", FAST(lstm_gates), nullptr},
     {"lstm_gradient", FAST(lstm_gradient), nullptr},
@@ -289,6 +293,7 @@ PyObject* limit_idle(PyObject*, PyObject* bytes) {
 
 PyMethodDef methods[] = {
     {"use_matrix", use_matrix, METH_O, "use_matrix(kernels.library.matrix): products on Neo's kernels; None: on torch's."},
+    {"use_rows", use_rows, METH_O, "use_rows(kernels.library.rows): passes over rows on Neo's kernels; None: on torch's."},
     {"bind", bind, METH_VARARGS, "bind(name, fallback): the function of that name; fallback answers what it does not."},
     {"idle_bytes", idle_bytes, METH_NOARGS, "idle_bytes(): of freed tensors, kept for the next ones (direct_memory.h)."},
     {"limit_idle", limit_idle, METH_O, "limit_idle(bytes): keep at most so many from now on; gives the number before."},

@@ -42,4 +42,8 @@ cdef extern from "kernels.h" nogil:
         pass
     NeoMatrix matrix_kernels "matrix"
     const char *NEO_MATRIX
+    ctypedef struct NeoRows:
+        pass
+    NeoRows rows_kernels "rows"
+    const char *NEO_ROWS
     bint is_amd()

@@ -23,6 +23,7 @@ __all__ = [
     "add",
     "affine",
     "batch_product",
+    "bound",
     "cos",
     "cross_entropy",
     "cross_entropy_double_backward",
@@ -48,6 +49,7 @@ __all__ = [
     "tanh",
     "tanh_gradient",
     "use_matrix",
+    "use_rows",
 ]
 
 
@@ -66,7 +68,8 @@ _threshold_backward = torch.ops.aten.threshold_backward.default
 _wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
-def _bound(name: str, fallback: Any) -> Any:
+def bound(name: str, fallback: Any) -> Any:
+    """The function of that name in _direct.cpp, which hands the rest over to the fallback; or the fallback itself."""
     return fallback if _library is None else _library.bind(name, fallback)
 
 
@@ -74,6 +77,12 @@ def use_matrix(matrix: object) -> None:
     """Whose kernels compute all products: those of neo.kernels.library.matrix, or torch's for None."""
     if _library is not None:
         _library.use_matrix(matrix)
+
+
+def use_rows(rows: object) -> None:
+    """Whose kernels compute what neo.kernels.rows names: those of neo.kernels.library.rows, or torch's for None."""
+    if _library is not None:
+        _library.use_rows(rows)
 
 
 @contextmanager
@@ -178,40 +187,40 @@ look = None if _library is None else _library.look
 """What look.h declares, for the tape."""
 describe = None if _library is None else _library.describe
 """What buffer.h declares, for the kernels."""
-add = _bound("add", operator.add)
-sub = _bound("sub", operator.sub)
-mul = _bound("mul", operator.mul)
-div = _bound("div", operator.truediv)
-neg = _bound("neg", operator.neg)
-exp = _bound("exp", torch.exp)
-log = _bound("log", torch.log)
-sin = _bound("sin", torch.sin)
-cos = _bound("cos", torch.cos)
-tanh = _bound("tanh", torch.tanh)
-empty = _bound("empty", _empty)
+add = bound("add", operator.add)
+sub = bound("sub", operator.sub)
+mul = bound("mul", operator.mul)
+div = bound("div", operator.truediv)
+neg = bound("neg", operator.neg)
+exp = bound("exp", torch.exp)
+log = bound("log", torch.log)
+sin = bound("sin", torch.sin)
+cos = bound("cos", torch.cos)
+tanh = bound("tanh", torch.tanh)
+empty = bound("empty", _empty)
 """(shape, dtype, channels_last) → a tensor on the CPU, its entries whatever they are; a thread keeps the GIL for it."""
-product = _bound("product", _product)
+product = bound("product", _product)
 """(a, b, transpose_a, transpose_b) → a b for matrices, each transposed first where its flag says so."""
-batch_product = _bound("batch_product", torch.matmul)
+batch_product = bound("batch_product", torch.matmul)
 """(a (.., m, k), b (.., k, n)) → (.., m, n); leading dims that are not the same broadcast."""
-affine = _bound("affine", _affine)
+affine = bound("affine", _affine)
 """(x, weight, bias) → x weightᵀ + bias."""
-sum_of_rows = _bound("sum_of_rows", _sum_of_rows)
+sum_of_rows = bound("sum_of_rows", _sum_of_rows)
 """(n, columns) → (columns,)."""
-cross_entropy = _bound("cross_entropy", _cross_entropy)
+cross_entropy = bound("cross_entropy", _cross_entropy)
 """(x (n, classes), target (n,), reduction 0 none, 1 mean, 2 sum, ignored) → loss, log softmax(x), rows that count."""
-cross_entropy_gradient = _bound("cross_entropy_gradient", _cross_entropy_gradient)
+cross_entropy_gradient = bound("cross_entropy_gradient", _cross_entropy_gradient)
 """(g, log_p, target, count, reduction, ignored) → m g (e^log_p − onehot(target)), m = 1 / count for the mean."""
-cross_entropy_double_backward = _bound("cross_entropy_double_backward", _cross_entropy_double_backward)
+cross_entropy_double_backward = bound("cross_entropy_double_backward", _cross_entropy_double_backward)
 """(z, g, log_p, target, count, reduction, ignored) → m g p (z − Σ z p), p = e^log_p: the gradient's own, for x."""
-lstm_gates = _bound("lstm_gates", _lstm_gates)
+lstm_gates = bound("lstm_gates", _lstm_gates)
 """(a (n, 4 size), c (n, size)) → h and c of the next step, the gates (n, 4 size), tanh of the next c."""
-lstm_gradient = _bound("lstm_gradient", _lstm_gradient)
+lstm_gradient = bound("lstm_gradient", _lstm_gradient)
 """(h̄, c̄ or None, c, gates, tanh of the next c) → ā and the cotangent of c."""
-lstm_double_backward = _bound("lstm_double_backward", _lstm_double_backward)
+lstm_double_backward = bound("lstm_double_backward", _lstm_double_backward)
 """(A, C or None of what lstm_gradient gives, then its arguments) → the cotangents of h̄, c̄, a and c."""
-relu = _bound("relu", torch.relu)
-relu_gradient = _bound("relu_gradient", _relu_gradient)
+relu = bound("relu", torch.relu)
+relu_gradient = bound("relu_gradient", _relu_gradient)
 """(g, y = relu x) → g where y > 0, else 0."""
-tanh_gradient = _bound("tanh_gradient", _tanh_gradient)
+tanh_gradient = bound("tanh_gradient", _tanh_gradient)
 """(g, y = tanh x) → g (1 − y²)."""

@@ -6,8 +6,7 @@
 #include "batch_norm.h"
 #include "first_block.h"
 #include "matrix_product.h"
+#include "layer_norm.h"
 #include "entry.h"
 #undef FOR_PANELS
 #undef FOR_ROWS
-#undef vec
-#undef ivec

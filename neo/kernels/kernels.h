@@ -27,6 +27,7 @@ enum { FIRST, MIDDLE, LAST, SUM, DIFFERENCE, KINDS };
 
 #include "block.h"
 #include "matrix.h"
+#include "rows.h"
 #include "scratch.h"
 
 #define REAL float
@@ -34,6 +35,9 @@ enum { FIRST, MIDDLE, LAST, SUM, DIFFERENCE, KINDS };
 #define VL (VECTOR_BYTES / 4)
 #define NAME(x) x##_float
 #include "instantiate.h"
+#include "gelu.h"
+#undef vec
+#undef ivec
 #undef REAL
 #undef INT
 #undef VL
@@ -77,6 +81,7 @@ static const NeoKernel NEO_KERNELS[] = {
 #undef KERNEL
 
 static NeoMatrix matrix = {product_rows_float, product_rows_double};
+static NeoRows rows = {gelu_gradient_float, gelu_bend_float, layer_norm_pieces_float, layer_norm_pieces_double};
 
 static int is_amd(void) {
 #if defined(__x86_64__) && defined(__GNUC__)

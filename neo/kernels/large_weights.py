@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from neo import kernels
+from neo.kernels import direct
 
 __all__ = ["convolution", "images_beside", "input_gradient", "weight_gradient"]
 
@@ -59,7 +60,9 @@ def convolution(x: torch.Tensor, weight: torch.Tensor, bias: Any, geometry: Any)
     if height < 1 or width < 1 or not 0 < x.shape[0] * height * width <= FEWEST:
         return None
     rows = _rows(_patches(x, weight.shape[2:], dilation, padding, stride))
-    y = torch.mm(rows, weight.view(weight.shape[0], -1).t()).view(x.shape[0], height * width, -1)
+    y = direct.product(rows, weight.view(weight.shape[0], -1), False, True).view(
+        x.shape[0], height * width, -1
+    )
     return y.transpose(1, 2).reshape(x.shape[0], -1, height, width)
 
 
@@ -70,7 +73,7 @@ def input_gradient(g: torch.Tensor, weight: torch.Tensor, shape: Any, geometry: 
     if not weight.is_contiguous():
         return None
     stride, padding, dilation, *_ = geometry
-    patches = torch.mm(_rows(g.flatten(2)), weight.view(weight.shape[0], -1))
+    patches = direct.product(_rows(g.flatten(2)), weight.view(weight.shape[0], -1), False, False)
     patches = patches.view(g.shape[0], -1, patches.shape[1]).transpose(1, 2)
     return _add_patches(patches, shape[2:], weight.shape[2:], dilation, padding, stride)
 
@@ -81,7 +84,7 @@ def weight_gradient(x: torch.Tensor, g: torch.Tensor, shape: Any, geometry: Any)
         return None
     stride, padding, dilation, *_ = geometry
     rows = _rows(_patches(x, shape[2:], dilation, padding, stride))
-    return torch.mm(_rows(g.flatten(2)).t(), rows).view(shape)
+    return direct.product(_rows(g.flatten(2)), rows, True, False).view(shape)
 
 
 def _takes(image: torch.Tensor, other: torch.Tensor, shape: Any, geometry: Any) -> bool:

@@ -307,9 +307,10 @@ class TorchModel(Module):
         return "\n  ".join([repr(self), *(f"one op: {chain}" for chain in self._chains)])
 
     def _give_up(self, error: NotFused | NotAView) -> None:
-        """The chain that the error is about, or all of them and the layout."""
+        """The chain that the error is about, or its end; or all of them and the layout."""
         if isinstance(error, NotFused):
-            self._use_chains(chain for chain in self._chains if chain != error.chain)
+            instead = {chain: chain for chain in self._chains} | {error.chain: error.chain.shorter()}
+            self._use_chains(chain for chain in instead.values() if chain is not None)
         else:
             self._use_chains((), own_layouts=False)
 

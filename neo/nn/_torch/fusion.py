@@ -2,9 +2,10 @@
 
 A chain is found by watching one run of the module, and named by its layers. In a copy that has chains, a convolution
 and a batch norm only note what they were called with, and give a Pending in place of a tensor; the chain's last layer
-then runs them all, on Neo's own kernels where these take the tensors (neo/functions/fused.py). A Pending
-stands for no tensor: whatever else the module does with it raises NotFused, and the chain is given up. So a chain can
-be found wrongly, in a module that takes another path later, and the numbers are right all the same.
+then runs them all, on Neo's own kernels where these take the tensors (neo/functions/fused.py). A Pending stands for no
+tensor: whatever else the module does with it raises NotFused, and the chain ends at its norm from then on, or is given
+up. So a chain can be found wrongly, in a module that takes another path later, or adds to a norm's output in place
+before it rectifies it, and the numbers are right all the same.
 
 Convolutions outside of chains get their images channels-last, too, which Neo's kernels take, and torch's pool and
 normalise several times as fast; layouts.py sees to it that nobody takes a copy for a view.
@@ -41,6 +42,11 @@ class Chain(NamedTuple):
     norm: str
     slope: float
     window: int
+
+    def shorter(self) -> Chain | None:
+        """Without what follows the norm, where something does and a convolution is left to go with it."""
+        short = Chain(self.conv, self.norm, 1.0, 1)
+        return None if self.conv is None or self == short else short
 
     def __str__(self) -> str:
         layers = [*([self.conv] if self.conv is not None else []), self.norm]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neo import kernels
-from neo.kernels import direct
+from neo.kernels import direct, rows
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -28,11 +28,12 @@ CLEAN = (
 
 @pytest.fixture(autouse=True)
 def _on_own_kernels(variant: str) -> None:
-    """Products on the kernels of this variant, whatever the processor's maker."""
+    """Products and passes over rows on the kernels of this variant, whatever the processor's maker."""
     if direct.look is None:
         give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
         give_up("neo.kernels._direct is not built for this torch; make env builds it")
     direct.use_matrix(kernels.library.matrix)  # `variant` puts back what was there
+    direct.use_rows(kernels.library.rows)
 
 
 def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
@@ -158,6 +159,35 @@ def recurrences(draw: Any, kind: str) -> tuple[Any, ...]:
     return given if kind == "lstm_gradient" else (one(4 * size), or_none(), *given)
 
 
+@st.composite
+def layer_norms(draw: Any) -> tuple[Any, ...]:
+    """X, W, B, g, x, weight, mean, scale, shape, needs, mostly as a layer norm has them."""
+    rows, columns = (
+        draw(st.sampled_from([(1,), (3,), (2, 3), (65,), (0,)])),
+        draw(st.sampled_from([1, 3, 16, 37])),
+    )
+    shape = draw(
+        st.sampled_from([(columns,), (columns,), (rows[-1], columns), (), (columns + 1,), (1.5,), None])
+    )
+    kept = rows[: len(rows) + 1 - len(shape)] if shape else rows
+    dtype = draw(st.sampled_from(DTYPES[:2]))
+
+    def one(*size: int) -> torch.Tensor:
+        x = draw(tensors(size))
+        return x.to(dtype) if draw(st.integers(0, 9)) else x
+
+    def or_none(*size: int) -> torch.Tensor | None:
+        return one(*size) if draw(st.booleans()) else None
+
+    last = shape if shape and shape != (1.5,) else (columns,)
+    ones = (1,) * len(last)
+    return (
+        or_none(*rows, columns), or_none(*last), or_none(*last), or_none(*rows, columns), one(*rows, columns),
+        or_none(*last), one(*kept, *ones), one(*kept, *ones), shape,
+        tuple(draw(st.booleans()) for _ in range(draw(st.sampled_from([3, 3, 3, 2])))),
+    )  # fmt: skip
+
+
 sizes = st.lists(st.sampled_from([0, 1, 3, 8, -1, 2**31, 2**62, 2**70, "x", 1.5]), max_size=5).map(tuple)
 ARGUMENTS: dict[str, Any] = {
     **{name: st.one_of(alike(2), with_number()) for name in ("add", "sub", "mul", "div")},
@@ -171,8 +201,14 @@ ARGUMENTS: dict[str, Any] = {
         for name in ("cross_entropy", "cross_entropy_gradient", "cross_entropy_double_backward")
     },
     **{name: recurrences(name) for name in ("lstm_double_backward", "lstm_gates", "lstm_gradient")},
+    "gelu_gradient": alike(2),
+    "gelu_bend": alike(3),
+    "layer_norm_second_order": layer_norms(),
     "empty": st.tuples(sizes, st.sampled_from(DTYPES), st.sampled_from([True, False, 1, None])),
 }
+
+
+OF_VARIANTS = ("product", "affine", "batch_product", "gelu_gradient", "gelu_bend", "layer_norm_second_order")
 
 
 def test_every_function_of_direct_is_tried_here() -> None:
@@ -188,8 +224,11 @@ def outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 def fallback(name: str) -> Callable[..., Any]:
     """What the function is bound to where the extension is missing."""
-    own = getattr(direct, name)
-    return own.__self__
+    return entry(name).__self__
+
+
+def entry(name: str) -> Any:
+    return getattr(direct if hasattr(direct, name) else rows, name)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -198,10 +237,10 @@ def fallback(name: str) -> Callable[..., Any]:
 def test_function_equals_its_fallback_or_refuses_as_that_does(
     name: str, variant: str, data: st.DataObject
 ) -> None:
-    if variant != "_baseline" and name not in ("product", "affine", "batch_product"):
-        return  # which know nothing of the variant
+    if variant != "_baseline" and name not in OF_VARIANTS:
+        return
     arguments = data.draw(ARGUMENTS[name])
-    got, right = outcome(getattr(direct, name), arguments), outcome(fallback(name), arguments)
+    got, right = outcome(entry(name), arguments), outcome(fallback(name), arguments)
     if len({x.device for x in arguments if isinstance(x, torch.Tensor)}) > 1:
         return  # for some, torch gives what lay in memory: all that is asked is that nothing is overrun
     if isinstance(right, Exception):
@@ -216,7 +255,10 @@ def test_function_equals_its_fallback_or_refuses_as_that_does(
         assert (got.shape, got.stride(), got.dtype) == (right.shape, right.stride(), right.dtype)
         return
     for one, other in zip(*(v if isinstance(v, tuple) else (v,) for v in (got, right)), strict=True):
-        assert_same(one, other, arguments)
+        if one is None or other is None:
+            assert one is other
+        else:
+            assert_same(one, other, arguments)
 
 
 def assert_same(got: torch.Tensor, right: torch.Tensor, arguments: tuple[Any, ...]) -> None:

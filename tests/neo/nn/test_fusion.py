@@ -118,23 +118,51 @@ class Reached(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("how", "left"),
     [
-        lambda out, z, y: out + z,
-        lambda out, z, y: torch.cat([out, y]),
-        lambda out, z, y: out * z.mean(),
-        lambda out, z, y: F.max_pool2d(y, 2),
-        lambda out, z, y: out[y[0, 0, 0, 0] > 100],
+        (lambda out, z, y: out + z, ""),
+        (lambda out, z, y: torch.cat([out, y]), "\n  one op: conv + bn"),
+        (lambda out, z, y: out * z.mean(), ""),
+        (lambda out, z, y: F.max_pool2d(y, 2), "\n  one op: conv + bn"),
+        (lambda out, z, y: out[y[0, 0, 0, 0] > 100], "\n  one op: conv + bn"),
     ],
 )
-def test_a_module_that_takes_another_path_later_gets_its_numbers(how: Any) -> None:
+def test_a_module_that_takes_another_path_later_gets_its_numbers(how: Any, left: str) -> None:
     torch.manual_seed(0)
     module = Reached(how).double()
     model, params = neo.nn.from_torch(module)
     for width, fused in ((8, True), (9, False), (8, False)):
         x = drawn(2, 16, 8, width)
         torch.testing.assert_close(model(params, x).data, module(x).detach(), rtol=1e-9, atol=1e-9)
-        assert ("one op" in str(model)) is fused
+        assert str(model) == "from_torch(Reached)" + ("\n  one op: conv + bn + ReLU" if fused else left)
+
+
+class Residual(nn.Module):
+    """As torchvision writes it: the sum in place, one ReLU in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.conv2, self.bn2 = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += x
+        return self.relu(out)
+
+
+def test_a_norm_that_is_added_to_in_place_before_its_relu_ends_a_chain() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(Residual(), Residual(), nn.Flatten()).double()
+    support, query = drawn(3, 16, 6, 6), drawn(4, 16, 6, 6, seed=1)
+    model, params = neo.nn.from_torch(module)
+    model(params, support)
+    assert str(model) == "from_torch(Sequential)" + "".join(
+        f"\n  one op: {i}.conv1 + {i}.bn1 + ReLU\n  one op: {i}.conv2 + {i}.bn2" for i in range(2)
+    )
+    assert_meta_gradients_agree(module, (support,), (query,))
 
 
 class WrittenThrough(nn.Module):
