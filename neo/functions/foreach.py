@@ -6,6 +6,7 @@ import torch
 
 from neo.autograd._batched import any_batched
 from neo.autograd.policy import Policy, function
+from neo.functions._stacks import on_stacks
 
 __all__ = ["descend"]
 
@@ -21,8 +22,8 @@ class Descend(Policy):
     def forward(self, params, directions, rate):
         self.ctx.save(rate)
         if any_batched(*params, *directions):  # for which torch has no op over many tensors
-            return tuple(torch.add(x, g, alpha=-rate) for x, g in zip(params, directions, strict=True))
-        return tuple(torch._foreach_add(params, directions, alpha=-rate))
+            return on_stacks(one_by_one, together, tuple(params), tuple(directions), rate)
+        return together(params, directions, rate)
 
     def backward(self, *bars):
         (rate,) = self.ctx.release
@@ -36,7 +37,9 @@ class Descend(Policy):
                     factor, dtype=bars[0].dtype, device="cpu"
                 )  # a number would be made one for every bar
             return (*bars, *torch._foreach_mul(bars, factor))
-        return (*bars, *[bar * -rate for bar in bars])
+        if isinstance(bars[0], torch.Tensor):
+            return (*bars, *on_stacks(each_scaled, torch._foreach_mul, bars, -rate))
+        return (*bars, *each_scaled(bars, -rate))
 
     def jvp(self, *dots):
         (rate,) = self.ctx.release
@@ -51,6 +54,18 @@ class Descend(Policy):
             else torch.add(x_dot, g_dot, alpha=-rate)
             for x_dot, g_dot in zip(params, directions, strict=True)
         )
+
+
+def one_by_one(params, directions, rate):
+    return tuple([torch.add(x, g, alpha=-rate) for x, g in zip(params, directions, strict=True)])
+
+
+def together(params, directions, rate):
+    return tuple(torch._foreach_add(params, directions, alpha=-rate))
+
+
+def each_scaled(bars, factor):
+    return [bar * factor for bar in bars]
 
 
 descend = function(Descend)
