@@ -11,6 +11,8 @@ from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._functorch.vmap import lazy_load_decompositions
 
+from neo.kernels import direct
+
 __all__ = [
     "Batch",
     "agree",
@@ -21,9 +23,13 @@ __all__ = [
     "is_sliced_here",
     "is_wrapped",
     "one_example",
+    "ones_like",
     "outside_vmap",
     "sliced_calls",
 ]
+
+ones_like = direct.ones_like
+"""torch.ones_like, the cotangent that a session begins with. A scalar's, inside vmap, is one for all examples."""
 
 
 def is_batched(tensor: torch.Tensor) -> bool:

@@ -181,6 +181,7 @@ PyMethodDef functions[] = {
     {"lstm_gradient", FAST(lstm_gradient), nullptr},
     {"mul", FAST(binary<Mul>), nullptr},
     {"neg", FAST(unary<Neg>), nullptr},
+    {"ones_like", FAST(ones_like), nullptr},
     {"perceptron", FAST(perceptron), nullptr},
     {"perceptron_double_backward", FAST(perceptron_double_backward), nullptr},
     {"perceptron_gradient", FAST(perceptron_gradient), nullptr},

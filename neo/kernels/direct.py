@@ -41,6 +41,8 @@ __all__ = [
     "mul",
     "neg",
     "no_idle_memory",
+    "on_stacks",
+    "ones_like",
     "perceptron",
     "perceptron_double_backward",
     "perceptron_gradient",
@@ -206,6 +208,7 @@ log = _bound("log", torch.log)
 sin = _bound("sin", torch.sin)
 cos = _bound("cos", torch.cos)
 tanh = _bound("tanh", torch.tanh)
+ones_like = _bound("ones_like", torch.ones_like)
 empty = _bound("empty", _empty)
 """(shape, dtype, channels_last) → a tensor on the CPU, its entries whatever they are; a thread keeps the GIL for it."""
 product = _bound("product", _product)

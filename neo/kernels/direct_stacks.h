@@ -4,6 +4,8 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/Exceptions.h>
 
+#include <algorithm>
+
 #include "direct_tensors.h"
 
 namespace {
@@ -51,9 +53,17 @@ struct Slices {
     at::AutoDispatchBelowADInplaceOrView below;
     if (const auto* slice = at::functorch::maybeGetBatchedImpl(tensor))
       return THPVariable_Wrap(slice->bdim() == 0 ? slice->value() : slice->value().movedim(slice->bdim(), 0));
-    auto shape = tensor.sizes().vec();
-    shape.insert(shape.begin(), size);
-    return THPVariable_Wrap(tensor.expand(shape));
+    return THPVariable_Wrap(repeated(tensor));
+  }
+
+  // tensor.expand(size, *tensor.shape), without the way there
+  Tensor repeated(const Tensor& tensor) const {
+    c10::SmallVector<int64_t, 5> shape{size}, strides{0};
+    shape.append(tensor.sizes().begin(), tensor.sizes().end());
+    strides.append(tensor.strides().begin(), tensor.strides().end());
+    auto impl = tensor.unsafeGetTensorImpl()->shallow_copy_and_detach(c10::VariableVersion(0), true);
+    impl->set_sizes_and_strides(shape, strides);
+    return Tensor(std::move(impl));
   }
 
   // whole() undone, of what a kernel gives; takes the reference, gives a new one.
@@ -73,6 +83,19 @@ struct Slices {
     return out;
   }
 };
+
+// ones_like(x): the cotangent that a session begins with. Of a scalar inside vmap, which is one for all examples, a scalar.
+PyObject* ones_like(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  if (count != 1 || !THPVariable_CheckExact(arguments[0])) return elsewhere(fallback, arguments, count);
+  const Tensor& x = THPVariable_Unpack(arguments[0]);
+  const auto* slice = x.defined() ? at::functorch::maybeGetBatchedImpl(x) : nullptr;
+  const bool scalar = slice != nullptr && x.dim() == 0 && slice->value().key_set() == dense &&
+      (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble) && !at::impl::torch_function_mode_enabled();
+  if (!scalar && (plain(arguments[0]) == nullptr || !few(x) || !unwatched())) return elsewhere(fallback, arguments, count);
+  return filled(x.sizes(), x.scalar_type(), []<class T>(T* entry, int64_t n) { std::fill(entry, entry + n, T(1)); });
+  END_HANDLE_TH_ERRORS
+}
 
 // on_stacks(call, stacked, *arguments)
 PyObject* on_stacks(PyObject*, PyObject* const* arguments, Py_ssize_t count) {

@@ -221,7 +221,10 @@ def squared_errors(draw: Any, gradient: bool) -> tuple[Any, ...]:
 sizes = st.lists(st.sampled_from([0, 1, 3, 8, -1, 2**31, 2**62, 2**70, "x", 1.5]), max_size=5).map(tuple)
 ARGUMENTS: dict[str, Any] = {
     **{name: st.one_of(alike(2), with_number()) for name in ("add", "sub", "mul", "div")},
-    **{name: alike(1) for name in ("neg", "exp", "log", "sin", "cos", "tanh", "relu", "sum_of_rows")},
+    **{
+        name: alike(1)
+        for name in ("neg", "exp", "log", "sin", "cos", "tanh", "relu", "ones_like", "sum_of_rows")
+    },
     **{name: alike(2) for name in ("relu_gradient", "tanh_gradient")},
     "product": matrices(False),
     "affine": matrices(True),
