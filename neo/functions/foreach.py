@@ -7,6 +7,7 @@ import torch
 from neo.autograd._batched import any_batched
 from neo.autograd.policy import Policy, function
 from neo.functions._stacks import on_stacks
+from neo.kernels import direct
 
 __all__ = ["descend"]
 
@@ -30,15 +31,8 @@ class Descend(Policy):
         count = len(bars)
         if not any(self.ctx.needs_grad[count:]):
             return (*bars, *[None] * count)
-        if isinstance(bars[0], torch.Tensor) and not any_batched(*bars):
-            factor = -rate
-            if bars[0].device.type == "cpu" and all(bar.dtype is bars[0].dtype for bar in bars):
-                factor = torch.tensor(
-                    factor, dtype=bars[0].dtype, device="cpu"
-                )  # a number would be made one for every bar
-            return (*bars, *torch._foreach_mul(bars, factor))
         if isinstance(bars[0], torch.Tensor):
-            return (*bars, *on_stacks(each_scaled, torch._foreach_mul, bars, -rate))
+            return (*bars, *on_stacks(scaled, direct.scaled, bars, -rate))
         return (*bars, *each_scaled(bars, -rate))
 
     def jvp(self, *dots):
@@ -62,6 +56,10 @@ def one_by_one(params, directions, rate):
 
 def together(params, directions, rate):
     return tuple(torch._foreach_add(params, directions, alpha=-rate))
+
+
+def scaled(bars, factor):
+    return each_scaled(bars, factor) if any_batched(*bars) else direct.scaled(bars, float(factor))
 
 
 def each_scaled(bars, factor):

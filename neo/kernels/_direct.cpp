@@ -114,6 +114,23 @@ PyObject* unary(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count
   END_HANDLE_TH_ERRORS
 }
 
+// scaled(tensors, factor) → a tuple of factor x for each; an optimiser's step pulled back
+PyObject* scaled(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  if (count != 2 || !PyTuple_CheckExact(arguments[0]) || !PyFloat_CheckExact(arguments[1]) || !unwatched())
+    return elsewhere(fallback, arguments, count);
+  const Py_ssize_t length = PyTuple_GET_SIZE(arguments[0]);
+  for (Py_ssize_t i = 0; i < length; ++i) {
+    const Tensor* x = plain(PyTuple_GET_ITEM(arguments[0], i));
+    if (x == nullptr || !few(*x)) return elsewhere(fallback, arguments, count);
+  }
+  PyObject* out = PyTuple_New(length);
+  for (Py_ssize_t i = 0; i < length; ++i)
+    PyTuple_SET_ITEM(out, i, loop<Mul>(*plain(PyTuple_GET_ITEM(arguments[0], i)), PyFloat_AS_DOUBLE(arguments[1])));
+  return out;
+  END_HANDLE_TH_ERRORS
+}
+
 // The gradient of a function of single entries, from the cotangent g and the output y.
 struct TanhGradient {
   template <class T> static T of(T g, T y) { return g * (1 - y * y); }
@@ -188,6 +205,7 @@ PyMethodDef functions[] = {
     {"product", FAST(product), nullptr},
     {"relu", FAST(unary<Relu>), nullptr},
     {"relu_gradient", FAST(gradient<ReluGradient>), nullptr},
+    {"scaled", FAST(scaled), nullptr},
     {"scaled_difference", FAST(scaled_difference), nullptr},
     {"sin", FAST(vectorised<sin_of>), nullptr},
     {"squared_error", FAST(squared_error), nullptr},

@@ -49,6 +49,7 @@ __all__ = [
     "product",
     "relu",
     "relu_gradient",
+    "scaled",
     "scaled_difference",
     "sin",
     "squared_error",
@@ -137,6 +138,13 @@ def _cross_entropy_double_backward(
     return factor.unsqueeze(1) * p * (z - (z * p).sum(1, True))
 
 
+def _scaled(tensors: Any, factor: float) -> Any:
+    if len({(x.dtype, x.device.type) for x in tensors}) == 1 and tensors[0].device.type == "cpu":
+        # a number would be made a tensor for each
+        return tuple(torch._foreach_mul(tensors, torch.tensor(factor, dtype=tensors[0].dtype, device="cpu")))
+    return tuple(torch._foreach_mul(tensors, factor))
+
+
 def _squared_error(x: Any, target: Any, factor: float) -> Any:
     away = x - target
     return torch.sum(away * away) * (0.5 * factor)
@@ -219,6 +227,8 @@ affine = _bound("affine", _affine)
 """(x, weight, bias) → x weightᵀ + bias."""
 sum_of_rows = _bound("sum_of_rows", _sum_of_rows)
 """(n, columns) → (columns,)."""
+scaled = _bound("scaled", _scaled)
+"""(a tuple of tensors, factor) → a tuple of factor · x for each."""
 squared_error = _bound("squared_error", _squared_error)
 """(x, target, factor) → factor / 2 · Σ (x − target)²."""
 scaled_difference = _bound("scaled_difference", _scaled_difference)

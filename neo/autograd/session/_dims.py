@@ -122,12 +122,13 @@ def places_of(out_dims: Any, spec: Any, outputs: list[Any], name: str) -> list[D
             continue
         if not isinstance(out, LiteTensor | torch.Tensor):
             raise TypeError(
-                f"{name}: fn's output{_key(spec, i)} must be a LiteTensor or a torch.Tensor, got {describe(out)}. What is the "
-                f"same for every example has None in out_dims."
+                f"{name}: fn's output{_key(spec, i)} must be a LiteTensor or a torch.Tensor, got {describe(out)}. What "
+                f"is the same for every example has None in out_dims."
             )
         if not -out.ndim - 1 <= dim <= out.ndim:
             raise ValueError(
-                f"{name}: output{_key(spec, i)} has shape {tuple(out.shape)} for each example, and no place {dim} for the batch"
+                f"{name}: output{_key(spec, i)} has shape {tuple(out.shape)} for each example, and no place {dim} for "
+                f"the batch"
             )
         places.append(dim % (out.ndim + 1))
     return places

@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from neo import pytree
 from neo.autograd._batched import ones_like
 from neo.autograd._identity import rule_on_torch_tensors

@@ -238,6 +238,7 @@ ARGUMENTS: dict[str, Any] = {
         name: perceptrons(name)
         for name in ("perceptron", "perceptron_double_backward", "perceptron_gradient")
     },
+    "scaled": st.tuples(st.one_of(alike(1), alike(2), alike(3)), st.sampled_from([0.5, -2.0, 3])),
     "scaled_difference": squared_errors(True),
     "squared_error": squared_errors(False),
     "empty": st.tuples(sizes, st.sampled_from(DTYPES), st.sampled_from([True, False, 1, None])),
