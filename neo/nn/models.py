@@ -31,6 +31,8 @@ BLOCK_PARAMS = ("conv{}.weight", "conv{}.bias", "norm{}.weight", "norm{}.bias")
 class MLP(Sequential):
     """Linear layers with ReLU between them: MLP(784, 256, 64, 10). x (batch, ...) is flattened first.
 
+    Without a norm all layers are one op (neo/functions/perceptron.py), under torch.autocast one after the other.
+
     Args:
         sizes: of an input, of each hidden layer, of an output.
         norm: batch norm by the batch at hand before each ReLU, as the MAML paper's net for Omniglot has it (Finn et al.

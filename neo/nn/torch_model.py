@@ -91,7 +91,8 @@ class TorchModel(Module):
         verify: before the first call, run torch's forward on the same numbers and compare; see Raises. Without it
             functions called with inplace=True are refused, as everywhere in Neo.
         fused: run convolution + batch norm (+ ReLU, leaky or not, + max pooling) as one op, on Neo's own kernels on a
-            CPU, wherever the first call shows that the module has them one after the other; print(model) says where. It
+            CPU, wherever the first call shows that the module has them one after the other; and linear layers of an
+            nn.Sequential that follow each other, with ReLU, tanh or sigmoid between them. print(model) says where. It
             is compared with torch's forward like the rest, and not done where it fails, or without verify.
         seed: under which a function builds the module, and with it buffers that are drawn (spectral norm's vectors).
 
