@@ -22,7 +22,7 @@ from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.care import POLICIES, drop_nothing, leave_flat_weights, set_policy
 from neo.nn._torch.copies import Blueprint, Copy
 from neo.nn._torch.fusion import Chain, NotFused, Watch, convolutions, fuse
-from neo.nn._torch.perceptrons import Layers, layers_of, run_as_one, whole
+from neo.nn._torch.perceptrons import Layers, Whole, layers_of, run_as_one
 from neo.nn._torch.refusals import refuse_unconvertible
 from neo.nn._torch.verification import compare, first_example, watched
 from neo.nn._torch.weights import built, constructed, reset
@@ -148,7 +148,7 @@ class TorchModel(Module):
         self._fused = fused and verify
         self._chains: tuple[Chain, ...] = ()
         self._perceptrons: tuple[Layers, ...] = ()
-        self._whole: Callable[..., Any] | None = None  # where the module is one op, its call without a copy
+        self._whole: Whole | None = None  # where the module is one op, its call without a copy
         self._own_layouts = False  # whether Neo chooses how images lie within, as the chains do
         self._lifts = False  # whether forward writes what is differentiated into tensors that it makes
         # Whether it has drawn on torch tensors, about which a call without a seed asks then; None before the first.
@@ -387,7 +387,7 @@ class TorchModel(Module):
             self._perceptrons = ()
             self._free.clear()
         if self.buffers != "updated" and not self._constants and not self._blueprint.tied:
-            self._whole = whole(module, self._perceptrons, self._blueprint.parameters)
+            self._whole = Whole.of(module, self._perceptrons, self._blueprint.parameters)
 
     def _state_after(self, copy: Copy) -> dict[str, torch.Tensor]:
         """The state after a call; refused where it changed although the policy has it constant."""

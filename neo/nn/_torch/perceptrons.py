@@ -7,7 +7,7 @@ found by looking at them, where fusion.py has to watch a call.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from neo.autograd.tensor import LiteTensor
 from neo.functions.perceptron import perceptron
 from neo.nn._torch.fusion import is_plain
 
-__all__ = ["Layers", "layers_of", "run_as_one", "whole"]
+__all__ = ["Layers", "Whole", "layers_of", "run_as_one"]
 
 LETTERS: dict[type, str] = {nn.ReLU: "r", nn.Tanh: "t", nn.Sigmoid: "s"}
 SAID = {"r": "ReLU", "t": "tanh", "s": "sigmoid"}
@@ -101,26 +101,25 @@ def _as_one(kinds: str, inside: list[Any], x: Any) -> Any:
     return perceptron(kinds, x, *layers)
 
 
-def whole(
-    module: nn.Module, found: tuple[Layers, ...], params: Mapping[str, Any]
-) -> Callable[..., Any] | None:
-    """A function of (params, x) that gives what the module would, where these layers are all that it is; else None.
+class Whole(NamedTuple):
+    """A module that is nothing but such layers, as a function of (params, x): without a copy of it."""
 
-    Such a call needs no copy of the module. It gives NotImplemented for what the module itself has to answer.
-    """
-    if len(found) != 1 or found[0].sequential or found[0].last + 1 != len(list(module.children())):
-        return None
-    (layers,) = found
-    names = [f"{name}.{kind}" for kind in ("weight", "bias") for name in layers.linear]
-    if {*names} != {*params}:
-        return None
+    kinds: str
+    names: tuple[str, ...]  # of all weights, then of all biases
 
-    def call(params: Any, x: Any) -> Any:
+    @classmethod
+    def of(cls, module: nn.Module, found: tuple[Layers, ...], params: Mapping[str, Any]) -> Whole | None:
+        """None where the module has more to it, or other parameters."""
+        if len(found) != 1 or found[0].sequential or found[0].last + 1 != len(list(module.children())):
+            return None
+        names = tuple(f"{name}.{kind}" for kind in ("weight", "bias") for name in found[0].linear)
+        return cls(found[0].kinds, names) if {*names} == {*params} else None
+
+    def __call__(self, params: Any, x: Any) -> Any:
+        """NotImplemented for what the module itself has to answer."""
         if type(x) not in _TENSORS or x.ndim != 2 or _watched():
             return NotImplemented
-        return perceptron(layers.kinds, x, *[params[name] for name in names])
-
-    return call
+        return perceptron(self.kinds, x, *[params[name] for name in self.names])
 
 
 def _watched() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from typing import Any
 
 import pytest
@@ -129,6 +130,15 @@ def test_wrong_input_is_refused_as_torch_has_it() -> None:
         model({**params, "more": params["0.bias"]}, drawn(4, 3, dtype=torch.float32))
     with pytest.raises(RuntimeError, match="dtype"):
         model(params, drawn(4, 3))
+
+
+def test_a_model_that_has_been_called_can_be_pickled() -> None:
+    model, params = neo.nn.from_torch(CASES["whole"][0]())
+    x = drawn(4, 3, dtype=torch.float32)
+    y = model(params, x)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(params, x).data, y.data)
+    assert str(again) == str(model)
 
 
 def test_switched_off_it_runs_layer_by_layer() -> None:
