@@ -150,6 +150,27 @@ Tensor sloped(const Tensor& u, const Tensor& h, Py_UCS1 kind) {
   return u;
 }
 
+// u φ′ where u lies, which nobody else reads
+void slope(Tensor& u, const Tensor& h, Py_UCS1 kind) {
+  const auto each = [&](auto of) {
+    by_dtype(u.scalar_type(), [&]<class T>(T) {
+      T* to = start_of<T>(u);
+      const T* y = entries<T>(h);
+      for (int64_t i = 0, n = u.numel(); i < n; ++i) to[i] = of(to[i], y[i]);
+    });
+  };
+  if (kind == RELU) {
+    if (short_enough(u)) each([](auto g, auto y) { return y <= 0 ? decltype(g)(0) : g; });
+    else at::threshold_backward_out(u, u, h, 0);
+  } else if (kind == TANH) {
+    if (short_enough(u)) each([](auto g, auto y) { return g * (1 - y * y); });
+    else at::tanh_backward_out(u, u, h);
+  } else if (kind == SIGMOID) {
+    if (short_enough(u)) each([](auto g, auto y) { return g * (y * (1 - y)); });
+    else at::sigmoid_backward_out(u, u, h);
+  }
+}
+
 // z u dφ′/dh, of h = φ(a); undefined where that is zero
 Tensor bent(const Tensor& z, const Tensor& u, const Tensor& h, Py_UCS1 kind) {
   if (kind != TANH && kind != SIGMOID) return {};
@@ -237,7 +258,7 @@ PyObject* perceptron(PyObject* fallback, PyObject* const* arguments, Py_ssize_t 
 }
 
 // perceptron_gradient(bars of the layers, x, weights, outputs, kinds, mask, keep) → the gradients that mask asks for,
-// and, to keep, the u of every layer but the last
+// and, to keep, the u of every layer but the last (of a ReLU its δ, which is as good)
 PyObject* perceptron_gradient(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   Layers layers;
@@ -260,7 +281,14 @@ PyObject* perceptron_gradient(PyObject* fallback, PyObject* const* arguments, Py
     Tensor u = bars[last];
     for (int64_t i = last; i >= lowest; --i) {
       const Tensor& below = i == 0 ? *layers.x : outputs[i - 1];
-      const Tensor delta = i < static_cast<int64_t>(outputs.size()) ? sloped(u, outputs[i], layers.kinds[i]) : u;
+      Tensor delta = u;
+      if (i == last) {  // the caller's
+        if (i < static_cast<int64_t>(outputs.size())) delta = sloped(u, outputs[i], layers.kinds[i]);
+      } else if (keep && layers.kinds[i] != RELU) {
+        delta = sloped(u, outputs[i], layers.kinds[i]);
+      } else {  // a u of a ReLU is kept as δ, of which the same δ comes
+        slope(delta, outputs[i], layers.kinds[i]);
+      }
       if (of_weight(i)) weights[i] = times({delta, true}, {below, false}, nullptr);
       if (of_bias(i)) biases[i] = over_rows(delta);
       if (i == lowest && !(*mask)[0]) break;
@@ -324,7 +352,8 @@ PyObject* perceptron_double_backward(PyObject* fallback, PyObject* const* argume
       const bool of_weight = through.defined() && (*needs)[1 + i];
       const bool of_below = of_weights[i].defined() && (i == 0 ? (*needs)[0] : (*needs)[size + i]);
       if (us[i].defined() && (of_weight || of_below)) {
-        const Tensor delta = curved ? sloped(us[i], outputs[i], layers.kinds[i]) : us[i];
+        const bool done = !curved || (layers.kinds[i] == RELU && i < last);  // see perceptron_gradient
+        const Tensor delta = done ? us[i] : sloped(us[i], outputs[i], layers.kinds[i]);
         if (of_weight) weights_out[i] = times({delta, true}, {through, false}, nullptr);
         if (of_below) add_to(i == 0 ? x_out[0] : outputs_out[i - 1], times({delta, false}, {of_weights[i], false}, nullptr));
       }
@@ -334,7 +363,8 @@ PyObject* perceptron_double_backward(PyObject* fallback, PyObject* const* argume
       }
       if (curved && us[i].defined() && (*needs)[1 + size + i])
         outputs_out[i] = bent(of_delta, us[i], outputs[i], layers.kinds[i]);
-      through = curved ? sloped(of_delta, outputs[i], layers.kinds[i]) : of_delta;
+      if (curved) slope(of_delta, outputs[i], layers.kinds[i]);
+      through = of_delta;
       if (bars[i].defined()) bars_out[i] = through;
     }
   });

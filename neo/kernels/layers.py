@@ -51,7 +51,10 @@ def perceptron(x: Any, weights: Any, biases: Any, kinds: str, every: bool) -> tu
 def perceptron_gradient(
     bars: Any, x: Any, weights: Any, outputs: Any, kinds: str, mask: Any, keep: bool
 ) -> tuple[Any, Any]:
-    """The gradients that mask asks for (x, weights, biases), and, to `keep`, the u of every layer but the last."""
+    """The gradients that mask asks for (x, weights, biases), and, to `keep`, the u of every layer but the last.
+
+    Of a ReLU its δ in place of u: what is made of the two is the same.
+    """
     count = len(weights)
     found, kept, u = [None] * (2 * count + 1), [None] * (count - 1), bars[-1]
     wanted = [mask[0] or any(mask[1 : i + 2]) or any(mask[1 + count : count + i + 2]) for i in range(count)]
@@ -59,13 +62,14 @@ def perceptron_gradient(
         if not wanted[i]:
             break
         delta = _SLOPED[kinds[i]](u, outputs[i] if i < len(outputs) else None)
+        if i < count - 1:
+            kept[i] = delta if kinds[i] == "r" else u
         if mask[1 + i]:
             found[1 + i] = delta.transpose(-2, -1) @ (outputs[i - 1] if i else x)
         if mask[1 + count + i]:
             found[1 + count + i] = delta.sum(-2)
         if i and wanted[i - 1]:
             u = _sum(delta @ weights[i], bars[i - 1])
-            kept[i - 1] = u
         elif mask[0]:
             found[0] = delta @ weights[i]
     return tuple(bar for bar in found if bar is not None), tuple(kept) if keep else ()
@@ -99,7 +103,7 @@ def perceptron_double_backward(
             )
         of_delta = _sum(of_delta, None if through is None else through @ weights[i].transpose(-2, -1))
         if us[i] is not None:
-            delta = _SLOPED[kinds[i]](us[i], h)
+            delta = us[i] if kinds[i] == "r" and i < count - 1 else _SLOPED[kinds[i]](us[i], h)
             if through is not None and need_weights[i]:
                 weights_out[i] = delta.transpose(-2, -1) @ through
             if of_weights[i] is not None and need_below[i]:
