@@ -74,7 +74,8 @@ class Serving:
         self.device = wanted.device
         self.clock = time.process_time if wanted.clock == "processor" else time.perf_counter
         module, _, function = BUILDERS[wanted.work["kind"], wanted.peer].partition(":")
-        self.step = getattr(importlib.import_module(module), function)(wanted)
+        step = getattr(importlib.import_module(module), function)(wanted)
+        self.step = _repeated(step, wanted.work.get("repeats", 1))
         return {}
 
     def run(self) -> dict[str, Any]:
@@ -102,6 +103,17 @@ class Serving:
 
             return torch.cuda.max_memory_allocated(self.device)
         return _peak_resident_bytes()
+
+
+def _repeated(step: Step, times: int) -> Step:
+    """A step whose turn is so many of the given one's."""
+
+    def run() -> Any:
+        for _ in range(times - 1):
+            step.run()
+        return step.run()
+
+    return step if times == 1 else Step(run, step.result)
 
 
 def _timed_on_cuda(run: Callable[[], Any], device: str) -> tuple[float, Any]:

@@ -77,6 +77,13 @@ class MetaModule(Work):
     meta_batches: tuple[int, ...] = (1, 8)
     inner_steps: int = 1
     inner_lr: float = 0.01
+    repeats: int = (
+        1  # meta-steps of a turn: of less than a millisecond, a single one measures caches that were emptied
+    )
+
+    @property
+    def per_turn(self) -> int:
+        return self.repeats
 
     def variants(self) -> list[Self]:
         return [replace(self, meta_batch=tasks, meta_batches=(tasks,)) for tasks in self.meta_batches]
@@ -229,6 +236,7 @@ WORKS: dict[str, Work] = {
             shots=10,
             queries=10,
             meta_batches=(1, 8, 25),
+            repeats=20,
         ),
     )
 }
@@ -254,7 +262,8 @@ def _small(work: Work) -> Work:
         case MetaModule():
             width, size = (8, min(work.size, 16)) if work.network != "conv4" else (4, 16)
             shots, queries = min(work.shots, 3), min(work.queries, 2)
-            return replace(work, width=width, size=size, shots=shots, queries=queries, meta_batches=(1, 2))
+            smaller = replace(work, width=width, size=size, shots=shots, queries=queries, meta_batches=(1, 2))
+            return replace(smaller, repeats=min(work.repeats, 2))
         case Training():
             return replace(work, steps=3)
         case Chain():

@@ -188,7 +188,7 @@ def _default_states() -> list[bytes]:
     Read by address: as tensors they would meet whatever mode (fake tensors, vmap) is around.
     """
     generators = [torch.default_generator]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         generators += torch.cuda.default_generators
     states = [generator.get_state() for generator in generators]
     return [ctypes.string_at(state.data_ptr(), state.numel()) for state in states]

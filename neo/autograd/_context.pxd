@@ -18,7 +18,7 @@ cdef class Context:
     cdef int tensors                # number of tensor inputs
     cdef unsigned long long wanted  # bit i: input i needs its gradient
     cdef bint lite                # release gives LiteTensors, for an outer session tracks them
-    cdef bint recorded              # some tape will call backward: keep what is saved
+    cdef readonly bint recorded              # some tape will call backward: keep what is saved
     cdef bint readable              # release is open: backward is about to run
 
     cdef int refuse_changed(self) except -1

@@ -6,6 +6,8 @@ import torch
 
 from neo.autograd._batched import any_batched
 from neo.autograd.policy import Policy, function
+from neo.functions._stacks import on_stacks
+from neo.kernels import direct
 
 __all__ = ["descend"]
 
@@ -21,22 +23,17 @@ class Descend(Policy):
     def forward(self, params, directions, rate):
         self.ctx.save(rate)
         if any_batched(*params, *directions):  # for which torch has no op over many tensors
-            return tuple(torch.add(x, g, alpha=-rate) for x, g in zip(params, directions, strict=True))
-        return tuple(torch._foreach_add(params, directions, alpha=-rate))
+            return on_stacks(one_by_one, together, tuple(params), tuple(directions), rate)
+        return together(params, directions, rate)
 
     def backward(self, *bars):
         (rate,) = self.ctx.release
         count = len(bars)
         if not any(self.ctx.needs_grad[count:]):
             return (*bars, *[None] * count)
-        if isinstance(bars[0], torch.Tensor) and not any_batched(*bars):
-            factor = -rate
-            if bars[0].device.type == "cpu" and all(bar.dtype is bars[0].dtype for bar in bars):
-                factor = torch.tensor(
-                    factor, dtype=bars[0].dtype, device="cpu"
-                )  # a number would be made one for every bar
-            return (*bars, *torch._foreach_mul(bars, factor))
-        return (*bars, *[bar * -rate for bar in bars])
+        if isinstance(bars[0], torch.Tensor):
+            return (*bars, *on_stacks(scaled, direct.scaled, bars, -rate))
+        return (*bars, *each_scaled(bars, -rate))
 
     def jvp(self, *dots):
         (rate,) = self.ctx.release
@@ -51,6 +48,22 @@ class Descend(Policy):
             else torch.add(x_dot, g_dot, alpha=-rate)
             for x_dot, g_dot in zip(params, directions, strict=True)
         )
+
+
+def one_by_one(params, directions, rate):
+    return tuple([torch.add(x, g, alpha=-rate) for x, g in zip(params, directions, strict=True)])
+
+
+def together(params, directions, rate):
+    return tuple(torch._foreach_add(params, directions, alpha=-rate))
+
+
+def scaled(bars, factor):
+    return each_scaled(bars, factor) if any_batched(*bars) else direct.scaled(bars, float(factor))
+
+
+def each_scaled(bars, factor):
+    return [bar * factor for bar in bars]
 
 
 descend = function(Descend)

@@ -28,14 +28,16 @@
 #include <cmath>
 #include <cstring>
 #include <iterator>
-#include <vector>
 
 #include "direct_buffers.h"
 #include "direct_losses.h"
 #include "direct_memory.h"
 #include "direct_products.h"
+#include "direct_perceptron.h"
 #include "direct_recurrence.h"
 #include "direct_rows.h"
+#include "direct_stacks.h"
+#include "direct_sums.h"
 #include "direct_tensors.h"
 #include "look.h"
 
@@ -113,6 +115,23 @@ PyObject* unary(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count
   END_HANDLE_TH_ERRORS
 }
 
+// scaled(tensors, factor) → a tuple of factor x for each; an optimiser's step pulled back
+PyObject* scaled(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  if (count != 2 || !PyTuple_CheckExact(arguments[0]) || !PyFloat_CheckExact(arguments[1]) || !unwatched())
+    return elsewhere(fallback, arguments, count);
+  const Py_ssize_t length = PyTuple_GET_SIZE(arguments[0]);
+  for (Py_ssize_t i = 0; i < length; ++i) {
+    const Tensor* x = plain(PyTuple_GET_ITEM(arguments[0], i));
+    if (x == nullptr || !few(*x)) return elsewhere(fallback, arguments, count);
+  }
+  PyObject* out = PyTuple_New(length);
+  for (Py_ssize_t i = 0; i < length; ++i)
+    PyTuple_SET_ITEM(out, i, loop<Mul>(*plain(PyTuple_GET_ITEM(arguments[0], i)), PyFloat_AS_DOUBLE(arguments[1])));
+  return out;
+  END_HANDLE_TH_ERRORS
+}
+
 // The gradient of a function of single entries, from the cotangent g and the output y.
 struct TanhGradient {
   template <class T> static T of(T g, T y) { return g * (1 - y * y); }
@@ -131,31 +150,6 @@ PyObject* gradient(PyObject* fallback, PyObject* const* arguments, Py_ssize_t co
   if (y == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
   if (few(*g) && alike(*g, *y)) return loop<Op>(*g, *y);
   return kernel(*g, [&] { return Op::kernel(*g, *y); });
-  END_HANDLE_TH_ERRORS
-}
-
-// sum_of_rows(x), x (n, columns) → (columns,): in pieces, for one sum of many rows loses digits
-PyObject* sum_of_rows(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
-  HANDLE_TH_ERRORS
-  constexpr int64_t PIECE = 16;
-  const Tensor* x = count == 1 ? plain(arguments[0]) : nullptr;
-  if (x == nullptr || x->dim() != 2 || x->numel() > LONG || x->size(0) > 4 * PIECE * PIECE || !x->is_contiguous() ||
-      (x->size(1) < VECTOR && x->numel() > FEW / 2) ||
-      (x->scalar_type() != at::kFloat && x->scalar_type() != at::kDouble) || !unwatched())
-    return elsewhere(fallback, arguments, count);
-  const int64_t rows = x->size(0), columns = x->size(1);
-  return filled({columns}, x->scalar_type(), [&]<class T>(T* __restrict total, int64_t) {
-    std::vector<T> piece(columns);
-    T* __restrict sum = piece.data();
-    const T* row = entries<T>(*x);
-    std::fill(total, total + columns, T(0));
-    for (int64_t first = 0; first < rows; first += PIECE) {
-      std::fill(sum, sum + columns, T(0));
-      for (int64_t i = first; i < std::min(first + PIECE, rows); ++i, row += columns)
-        for (int64_t j = 0; j < columns; ++j) sum[j] += row[j];
-      for (int64_t j = 0; j < columns; ++j) total[j] += sum[j];
-    }
-  });
   END_HANDLE_TH_ERRORS
 }
 
@@ -208,10 +202,17 @@ PyMethodDef functions[] = {
     {"lstm_gradient", FAST(lstm_gradient), nullptr},
     {"mul", FAST(binary<Mul>), nullptr},
     {"neg", FAST(unary<Neg>), nullptr},
+    {"ones_like", FAST(ones_like), nullptr},
+    {"perceptron", FAST(perceptron), nullptr},
+    {"perceptron_double_backward", FAST(perceptron_double_backward), nullptr},
+    {"perceptron_gradient", FAST(perceptron_gradient), nullptr},
     {"product", FAST(product), nullptr},
     {"relu", FAST(unary<Relu>), nullptr},
     {"relu_gradient", FAST(gradient<ReluGradient>), nullptr},
+    {"scaled", FAST(scaled), nullptr},
+    {"scaled_difference", FAST(scaled_difference), nullptr},
     {"sin", FAST(vectorised<sin_of>), nullptr},
+    {"squared_error", FAST(squared_error), nullptr},
     {"sub", FAST(binary<Sub>), nullptr},
     {"sum_of_rows", FAST(sum_of_rows), nullptr},
     {"tanh", FAST(vectorised<tanh_of>), nullptr},
@@ -238,15 +239,19 @@ int grad_enabled() { return at::GradMode::is_enabled(); }
 
 int one_storage(PyObject* one, PyObject* other) {
   if (!THPVariable_CheckExact(one) || !THPVariable_CheckExact(other)) return -1;
-  const Tensor &x = THPVariable_Unpack(one), &y = THPVariable_Unpack(other);
+  const Tensor &x = behind_slices(THPVariable_Unpack(one)), &y = behind_slices(THPVariable_Unpack(other));
   if (!x.defined() || !y.defined() || !x.has_storage() || !y.has_storage()) return -1;
   return x.unsafeGetTensorImpl()->unsafe_storage().is_alias_of(y.unsafeGetTensorImpl()->unsafe_storage());
 }
 
 int alone(PyObject* value) {
   if (!THPVariable_CheckExact(value)) return 0;
-  const Tensor& tensor = THPVariable_Unpack(value);
-  return tensor.defined() && tensor.has_storage() && tensor.unsafeGetTensorImpl()->unsafe_storage().use_count() == 1;
+  const Tensor* tensor = &THPVariable_Unpack(value);
+  while (const auto* slice = tensor->defined() ? at::functorch::maybeGetBatchedImpl(*tensor) : nullptr) {
+    tensor = &slice->value();
+    if (tensor->use_count() != 1) return 0;
+  }
+  return tensor->defined() && tensor->has_storage() && tensor->unsafeGetTensorImpl()->unsafe_storage().use_count() == 1;
 }
 
 int torch_functions(int disabled) {
@@ -294,6 +299,7 @@ PyObject* limit_idle(PyObject*, PyObject* bytes) {
 PyMethodDef methods[] = {
     {"use_matrix", use_matrix, METH_O, "use_matrix(kernels.library.matrix): products on Neo's kernels; None: on torch's."},
     {"use_rows", use_rows, METH_O, "use_rows(kernels.library.rows): passes over rows on Neo's kernels; None: on torch's."},
+    {"on_stacks", FAST(on_stacks), "on_stacks(call, stacked, *arguments): see neo/functions/_stacks.py."},
     {"bind", bind, METH_VARARGS, "bind(name, fallback): the function of that name; fallback answers what it does not."},
     {"idle_bytes", idle_bytes, METH_NOARGS, "idle_bytes(): of freed tensors, kept for the next ones (direct_memory.h)."},
     {"limit_idle", limit_idle, METH_O, "limit_idle(bytes): keep at most so many from now on; gives the number before."},

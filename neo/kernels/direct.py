@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from neo.kernels import layers
+
 __all__ = [
     "add",
     "affine",
@@ -40,10 +42,18 @@ __all__ = [
     "mul",
     "neg",
     "no_idle_memory",
+    "on_stacks",
+    "ones_like",
+    "perceptron",
+    "perceptron_double_backward",
+    "perceptron_gradient",
     "product",
     "relu",
     "relu_gradient",
+    "scaled",
+    "scaled_difference",
     "sin",
+    "squared_error",
     "sub",
     "sum_of_rows",
     "tanh",
@@ -137,6 +147,22 @@ def _cross_entropy_double_backward(
     return factor.unsqueeze(1) * p * (z - (z * p).sum(1, True))
 
 
+def _scaled(tensors: Any, factor: float) -> Any:
+    if len({(x.dtype, x.device.type) for x in tensors}) == 1 and tensors[0].device.type == "cpu":
+        # a number would be made a tensor for each
+        return tuple(torch._foreach_mul(tensors, torch.tensor(factor, dtype=tensors[0].dtype, device="cpu")))
+    return tuple(torch._foreach_mul(tensors, factor))
+
+
+def _squared_error(x: Any, target: Any, factor: float) -> Any:
+    away = x - target
+    return torch.sum(away * away) * (0.5 * factor)
+
+
+def _scaled_difference(g: Any, x: Any, target: Any, factor: float) -> Any:
+    return (x if target is None else x - target) * (g * factor)
+
+
 def _sum_of_rows(x: Any) -> Any:
     return x.sum(0)
 
@@ -183,6 +209,8 @@ def _lstm_double_backward(A: Any, C: Any, h_bar: Any, c_bar: Any, c: Any, gates:
     return D * o * tau1 + of_o * tau * o1, D, torch.cat(of_a, -1), of_f * d * f1 + through * f
 
 
+on_stacks = None if _library is None else _library.on_stacks
+"""Of neo/functions/_stacks.py."""
 look = None if _library is None else _library.look
 """What look.h declares, for the tape."""
 describe = None if _library is None else _library.describe
@@ -197,6 +225,7 @@ log = bound("log", torch.log)
 sin = bound("sin", torch.sin)
 cos = bound("cos", torch.cos)
 tanh = bound("tanh", torch.tanh)
+ones_like = bound("ones_like", torch.ones_like)
 empty = bound("empty", _empty)
 """(shape, dtype, channels_last) → a tensor on the CPU, its entries whatever they are; a thread keeps the GIL for it."""
 product = bound("product", _product)
@@ -207,6 +236,12 @@ affine = bound("affine", _affine)
 """(x, weight, bias) → x weightᵀ + bias."""
 sum_of_rows = bound("sum_of_rows", _sum_of_rows)
 """(n, columns) → (columns,)."""
+scaled = bound("scaled", _scaled)
+"""(a tuple of tensors, factor) → a tuple of factor · x for each."""
+squared_error = bound("squared_error", _squared_error)
+"""(x, target, factor) → factor / 2 · Σ (x − target)²."""
+scaled_difference = bound("scaled_difference", _scaled_difference)
+"""(g, x, target, factor) → factor · g · (x − target), g a scalar; target may be None, for zero."""
 cross_entropy = bound("cross_entropy", _cross_entropy)
 """(x (n, classes), target (n,), reduction 0 none, 1 mean, 2 sum, ignored) → loss, log softmax(x), rows that count."""
 cross_entropy_gradient = bound("cross_entropy_gradient", _cross_entropy_gradient)
@@ -219,6 +254,12 @@ lstm_gradient = bound("lstm_gradient", _lstm_gradient)
 """(h̄, c̄ or None, c, gates, tanh of the next c) → ā and the cotangent of c."""
 lstm_double_backward = bound("lstm_double_backward", _lstm_double_backward)
 """(A, C or None of what lstm_gradient gives, then its arguments) → the cotangents of h̄, c̄, a and c."""
+perceptron = bound("perceptron", layers.perceptron)
+"""(x, weights, biases, kinds, every) → the outputs of all layers, or a tuple of the last (functions/perceptron.py)."""
+perceptron_gradient = bound("perceptron_gradient", layers.perceptron_gradient)
+"""(bars, x, weights, outputs, kinds, mask, keep) → the gradients that mask asks for, the u of all layers but one."""
+perceptron_double_backward = bound("perceptron_double_backward", layers.perceptron_double_backward)
+"""(X, Ws, Bs, bars, x, weights, outputs, us, kinds, needs) → cotangents of the bars, x, the weights, the outputs."""
 relu = bound("relu", torch.relu)
 relu_gradient = bound("relu_gradient", _relu_gradient)
 """(g, y = relu x) → g where y > 0, else 0."""

@@ -131,4 +131,44 @@ PyObject* cross_entropy_double_backward(PyObject* fallback, PyObject* const* arg
   END_HANDLE_TH_ERRORS
 }
 
+// squared_error(x, target, factor) = factor / 2 Σ (x − target)²
+PyObject* squared_error(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* x = count == 3 && PyFloat_CheckExact(arguments[2]) ? plain(arguments[0]) : nullptr;
+  const Tensor* target = x != nullptr ? plain(arguments[1]) : nullptr;
+  if (target == nullptr || !few(*x) || !alike(*x, *target) || !unwatched()) return elsewhere(fallback, arguments, count);
+  const double factor = PyFloat_AS_DOUBLE(arguments[2]) / 2;
+  return filled({}, x->scalar_type(), [&]<class T>(T* loss, int64_t) {
+    const T *u = entries<T>(*x), *t = entries<T>(*target);
+    double sum = 0;
+    for (int64_t i = 0, n = x->numel(); i < n; ++i) {
+      const T away = u[i] - t[i];
+      sum += static_cast<double>(away) * away;
+    }
+    *loss = static_cast<T>(sum * factor);
+  });
+  END_HANDLE_TH_ERRORS
+}
+
+// scaled_difference(g, x, target or None, factor) = factor g (x − target), g a scalar
+PyObject* scaled_difference(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const Tensor* g = count == 4 && PyFloat_CheckExact(arguments[3]) ? plain(arguments[0]) : nullptr;
+  const Tensor* x = g != nullptr ? plain(arguments[1]) : nullptr;
+  const bool away = x != nullptr && arguments[2] != Py_None;
+  const Tensor* target = away ? plain(arguments[2]) : x;
+  if (target == nullptr || !few(*x) || !alike(*x, *target) || g->dim() != 0 || g->scalar_type() != x->scalar_type() ||
+      !unwatched())
+    return elsewhere(fallback, arguments, count);
+  return filled(*x, [&]<class T>(T* __restrict z, int64_t n) {
+    const T *u = entries<T>(*x), *t = entries<T>(*target);
+    const T scale = *entries<T>(*g) * static_cast<T>(PyFloat_AS_DOUBLE(arguments[3]));
+    if (away)
+      for (int64_t i = 0; i < n; ++i) z[i] = (u[i] - t[i]) * scale;
+    else
+      for (int64_t i = 0; i < n; ++i) z[i] = u[i] * scale;
+  });
+  END_HANDLE_TH_ERRORS
+}
+
 }  // namespace

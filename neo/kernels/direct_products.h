@@ -3,6 +3,8 @@
 #pragma once
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/baddbmm.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/t.h>
 #include <torch/csrc/Exceptions.h>
@@ -177,6 +179,49 @@ PyObject* batch_product(PyObject* fallback, PyObject* const* arguments, Py_ssize
   if (a->dim() < 3 || a->numel() == 0 || !takes(left, right, nullptr)) return elsewhere(fallback, arguments, count);
   return own_stack(left, right);
   END_HANDLE_TH_ERRORS
+}
+
+// x y + bias, of matrices or of stacks of them with the same leading dims, bias (.., columns) or null: on Neo's kernels,
+// vectors among them where they are short (torch's way to its own takes longer); else on torch's.
+Tensor times(const Side& a, const Side& b, const Tensor* bias) {
+  constexpr int64_t SHORT = 1 << 13;
+  const Tensor &x = a.tensor, &y = b.tensor;
+  const int64_t m = a.rows(), n = b.columns(), k = a.columns(), work = m * n * k;
+  const bool brief = matrix != nullptr && 0 < work && work <= SHORT && (a.dense() || b.dense());
+  if ((!brief && !takes(a, b, nullptr)) || (bias != nullptr && bias->stride(-1) != 1)) {
+    const Tensor left = a.turned ? x.mT() : x, right = b.turned ? y.mT() : y;
+    if (x.dim() == 2) return bias == nullptr ? at::mm(left, right) : at::addmm(*bias, left, right);
+    return bias == nullptr ? at::bmm(left, right) : at::baddbmm(bias->unsqueeze(-2), left, right);
+  }
+  auto shape = x.sizes().vec();
+  shape.end()[-2] = m;
+  shape.back() = n;
+  if (x.dim() == 3 && x.size(0) > 1 && !a.turned && x.is_contiguous() && y.stride(0) == 0 && bias == nullptr) {
+    // one right side for all: one product of all rows
+    return times({x.flatten(0, 1), false}, {y.select(0, 0), b.turned}, nullptr).view(shape);
+  }
+  Tensor out = fresh(shape, x.scalar_type());
+  const int64_t count = x.dim() == 2 ? 1 : x.size(0), bytes = static_cast<int64_t>(x.element_size());
+  const NeoProductRows rows = rows_of(x);
+  char* const first = static_cast<char*>(out.data_ptr());
+  const auto one = [&](int64_t i) {
+    const auto part = [&](const Tensor& stack) {
+      const auto start = static_cast<const char*>(stack.const_data_ptr());
+      return x.dim() == 2 ? start : start + i * stack.stride(0) * bytes;
+    };
+    return planned(a, b, part(x), part(y), bias == nullptr ? nullptr : part(*bias), first + i * m * n * bytes);
+  };
+  if (count == 1) {
+    compute(one(0), rows, bytes);
+  } else {
+    at::parallel_for(0, count, std::max<int64_t>(1, SHARE / std::max<int64_t>(1, work)), [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i) {
+        const NeoProduct whole = one(i);
+        if (rows(&whole, 0, whole.rows) != 0) throw std::bad_alloc();
+      }
+    });
+  }
+  return out;
 }
 
 PyObject* use_matrix(PyObject*, PyObject* capsule) {

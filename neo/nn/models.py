@@ -8,6 +8,7 @@ from typing import Any
 
 from neo.functions import chosen_statistics
 from neo.functions.fused import conv_block
+from neo.functions.perceptron import perceptron
 from neo.nn.batch_norm import BatchNorm2d, BatchNormReLU
 from neo.nn.convolution import ConvTranspose2d
 from neo.nn.layers import (
@@ -30,6 +31,8 @@ BLOCK_PARAMS = ("conv{}.weight", "conv{}.bias", "norm{}.weight", "norm{}.bias")
 class MLP(Sequential):
     """Linear layers with ReLU between them: MLP(784, 256, 64, 10). x (batch, ...) is flattened first.
 
+    Without a norm all layers are one op (neo/functions/perceptron.py), under torch.autocast one after the other.
+
     Args:
         sizes: of an input, of each hidden layer, of an output.
         norm: batch norm by the batch at hand before each ReLU, as the MAML paper's net for Omniglot has it (Finn et al.
@@ -46,6 +49,15 @@ class MLP(Sequential):
             layers.append((f"linear{i}", Linear(inputs, outputs)))
             layers.append((f"norm{i}", BatchNormReLU(outputs, scale)) if norm else (f"relu{i}", ReLU()))
         super().__init__(layers[:-1])
+        count = len(sizes) - 1
+        self._kinds = "" if norm else "r" * (count - 1) + "-"  # of the layers as one op
+        self._names = [f"linear{i}.{kind}" for kind in ("weight", "bias") for i in range(count)]
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        layers = [params.get(name) for name in self._names] if self._kinds else [None]
+        if any(layer is None for layer in layers):
+            return self.run(params, x)
+        return perceptron(self._kinds, x if x.ndim == 2 else x.flatten(1), *layers)
 
 
 class Conv4(Sequential):

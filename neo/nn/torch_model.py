@@ -22,6 +22,7 @@ from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.care import POLICIES, drop_nothing, leave_flat_weights, set_policy
 from neo.nn._torch.copies import Blueprint, Copy
 from neo.nn._torch.fusion import Chain, NotFused, Watch, convolutions, fuse
+from neo.nn._torch.perceptrons import Layers, Whole, layers_of, run_as_one
 from neo.nn._torch.refusals import refuse_unconvertible
 from neo.nn._torch.verification import compare, first_example, watched
 from neo.nn._torch.weights import built, constructed, reset
@@ -90,7 +91,8 @@ class TorchModel(Module):
         verify: before the first call, run torch's forward on the same numbers and compare; see Raises. Without it
             functions called with inplace=True are refused, as everywhere in Neo.
         fused: run convolution + batch norm (+ ReLU, leaky or not, + max pooling) as one op, on Neo's own kernels on a
-            CPU, wherever the first call shows that the module has them one after the other; print(model) says where. It
+            CPU, wherever the first call shows that the module has them one after the other; and linear layers of an
+            nn.Sequential that follow each other, with ReLU, tanh or sigmoid between them. print(model) says where. It
             is compared with torch's forward like the rest, and not done where it fails, or without verify.
         seed: under which a function builds the module, and with it buffers that are drawn (spectral norm's vectors).
 
@@ -145,6 +147,8 @@ class TorchModel(Module):
         self._verified = not verify
         self._fused = fused and verify
         self._chains: tuple[Chain, ...] = ()
+        self._perceptrons: tuple[Layers, ...] = ()
+        self._whole: Whole | None = None  # where the module is one op, its call without a copy
         self._own_layouts = False  # whether Neo chooses how images lie within, as the chains do
         self._lifts = False  # whether forward writes what is differentiated into tensors that it makes
         # Whether it has drawn on torch tensors, about which a call without a seed asks then; None before the first.
@@ -220,6 +224,10 @@ class TorchModel(Module):
         else:
             self._expect_names("state", state, self._constants)
             constants = dict(state)
+        if self._whole is not None and state is None and not kwargs and len(args) == 1:
+            out = self._whole(params, *args)
+            if out is not NotImplemented:
+                return out
         if not self._verified:
             with self._lock:
                 if not self._verified:
@@ -304,7 +312,7 @@ class TorchModel(Module):
         return f"from_torch({self._blueprint.name})"
 
     def __str__(self) -> str:
-        return "\n  ".join([repr(self), *(f"one op: {chain}" for chain in self._chains)])
+        return "\n  ".join([repr(self), *(f"one op: {ops}" for ops in (*self._chains, *self._perceptrons))])
 
     def _give_up(self, error: NotFused | NotAView) -> None:
         """The chain that the error is about, or its end; or all of them and the layout."""
@@ -322,6 +330,7 @@ class TorchModel(Module):
         module = self._blueprint.build({})
         set_policy(module, self.buffers, updates=True)
         leave_flat_weights(module)
+        run_as_one(module, self._perceptrons)
         if self._own_layouts:
             fuse(module, self._chains)
         if not dropout:
@@ -351,6 +360,7 @@ class TorchModel(Module):
                 self._lifts = True
                 check(*given)
             if self._fused:
+                self._run_perceptrons(check, given)
                 ours = self._new_copy(dropout=False)
                 params, constants, args, kwargs = given
                 convolves = bool(convolutions(ours.module))
@@ -365,6 +375,20 @@ class TorchModel(Module):
                 except (ConversionError, RuntimeError):  # it makes use of how its images lie in memory
                     self._use_chains((), own_layouts=False)
         return True
+
+    def _run_perceptrons(self, check: Callable[..., None], given: Any) -> None:
+        """Linear layers that follow each other as one op, where torch's forward agrees."""
+        module = self._blueprint.build({})
+        self._perceptrons = layers_of(module)
+        self._free.clear()
+        try:
+            if self._perceptrons:
+                check(*given)
+        except (ConversionError, RuntimeError):
+            self._perceptrons = ()
+            self._free.clear()
+        if self.buffers != "updated" and not self._constants and not self._blueprint.tied:
+            self._whole = Whole.of(module, self._perceptrons, self._blueprint.parameters)
 
     def _state_after(self, copy: Copy) -> dict[str, torch.Tensor]:
         """The state after a call; refused where it changed although the policy has it constant."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import os
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import neo
 from neo import kernels
-from neo.kernels import direct
+from neo.kernels import direct, layers
 
 
 @pytest.fixture
@@ -531,3 +532,45 @@ def test_the_gates_of_an_lstm_are_torch_s_to_a_rounding(built, dtype, n, size, g
     strided = tensor((n, size), dtype, "every other")
     for got, right in zip(direct.lstm_gates(a, strided), direct.lstm_gates(a, strided.clone()), strict=True):
         torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("kinds", ["rst-", "sr", "tss", "--r"])
+@pytest.mark.parametrize("stack", [(), (3,)])
+def test_a_perceptron_of_many_entries_is_its_fallback_s(built, kinds, stack) -> None:
+    """Beyond FEW entries the activations are torch's vectors, and sums of rows torch's too."""
+    n, widths = 90, [7, 64, 80, 50, 70][: len(kinds) + 1]
+    generator = torch.Generator().manual_seed(0)
+
+    def one(*shape):
+        return torch.randn((*stack, *shape), generator=generator, dtype=torch.float64)
+
+    x, count = one(n, widths[0]), len(kinds)
+    weights = tuple(one(b, a) / a for a, b in itertools.pairwise(widths))
+    biases, bars = tuple(one(b) for b in widths[1:]), tuple(one(n, b) for b in widths[1:])
+    outputs = layers.perceptron(x, weights, biases, kinds, True)
+    mask, needs = (True,) * (2 * count + 1), (True,) * (2 * count + 1)
+    found, us = layers.perceptron_gradient(bars, x, weights, outputs, kinds, mask, True)
+    cotangents = (
+        one(n, widths[0]),
+        tuple(one(*w.shape[-2:]) for w in weights),
+        tuple(one(b) for b in widths[1:]),
+    )
+    second = (*cotangents, bars, x, weights, outputs, us, kinds, needs)
+    untouched = [value.clone() for value in (*bars, *outputs, *us)]
+    calls = [
+        (direct.perceptron(x, weights, biases, kinds, True), outputs),
+        (direct.perceptron_gradient(bars, x, weights, outputs, kinds, mask, True)[0], found),
+        (direct.perceptron_gradient(bars, x, weights, outputs, kinds, mask, True)[1], us),
+        (direct.perceptron_gradient(bars, x, weights, outputs, kinds, mask, False)[0], found),
+        *zip(
+            direct.perceptron_double_backward(*second),
+            layers.perceptron_double_backward(*second),
+            strict=True,
+        ),
+    ]
+    for got, right in calls:
+        pairs = zip(got, right, strict=True) if isinstance(got, tuple) else [(got, right)]
+        for one_of, other in pairs:
+            torch.testing.assert_close(one_of, other, rtol=1e-11, atol=1e-11)
+    for value, before in zip((*bars, *outputs, *us), untouched, strict=True):
+        assert torch.equal(value, before)

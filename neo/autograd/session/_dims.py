@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,10 +36,11 @@ def dims_of(args: tuple, kwargs: dict[str, Any], in_dims: Any, name: str) -> tup
     dims: list[Dim] = []
     sizes: dict[int, str] = {}
 
-    def add(leaf: Any, dim: Any, where: str) -> None:
-        dims.append(_checked(leaf, dim, where, name))
-        if dims[-1] is not None:
-            sizes.setdefault(leaf.shape[dims[-1]], f"{where} along dim {dim}")
+    def add(leaf: Any, dim: Any, where: Callable[[], str]) -> None:
+        place = _checked(leaf, dim, where, name)
+        dims.append(place)
+        if place is not None and leaf.shape[place] not in sizes:
+            sizes[leaf.shape[place]] = f"{where()} along dim {dim}"
 
     for position, (arg, given) in enumerate(zip(args, per_argument, strict=True)):
         try:
@@ -59,39 +62,41 @@ def dims_of(args: tuple, kwargs: dict[str, Any], in_dims: Any, name: str) -> tup
     return dims, next(iter(sizes))
 
 
-def _leaves(tree: Any, where: str) -> list[tuple[Any, str]]:
+def _leaves(tree: Any, where: str) -> list[tuple[Any, Callable[[], str]]]:
+    """Each leaf, and what gives its name, which few are asked for."""
     leaves, spec = pytree.flatten(tree, none_is_leaf=True)
-    return [
-        (leaf, where + "".join(f"[{key!r}]" for key in path))
-        for leaf, path in zip(leaves, spec.paths(), strict=True)
-    ]
+
+    def name(i: int) -> str:
+        return where + _key(spec, i)
+
+    return [(leaf, functools.partial(name, i)) for i, leaf in enumerate(leaves)]
 
 
-def _keyword_dim(leaf: Any, where: str, name: str) -> Dim:
+def _keyword_dim(leaf: Any, where: Callable[[], str], name: str) -> Dim:
     """0 for a tensor, as jax.vmap has it; None for numbers, strings and the like, which have no dim."""
     array = isinstance(leaf, np.ndarray) and leaf.ndim > 0
     if array or (isinstance(leaf, LiteTensor | torch.Tensor) and leaf.ndim == 0):
         raise ValueError(
-            f"{name}: {where} is {describe(leaf)}; tensors given by keyword are sliced along dim 0. Close over one "
+            f"{name}: {where()} is {describe(leaf)}; tensors given by keyword are sliced along dim 0. Close over one "
             f"that is the same for every example, or pass it by position with None in in_dims; make arrays LiteTensors."
         )
     return 0 if isinstance(leaf, LiteTensor | torch.Tensor) else None
 
 
-def _checked(leaf: Any, dim: Any, where: str, name: str) -> Dim:
+def _checked(leaf: Any, dim: Any, where: Callable[[], str], name: str) -> Dim:
     if dim is None:
         return None
     if not isinstance(dim, int) or isinstance(dim, bool):
-        raise ValueError(f"{name}: in_dims of {where} must be an int or None, got {dim!r}")
+        raise ValueError(f"{name}: in_dims of {where()} must be an int or None, got {dim!r}")
     if leaf is None:
         return None  # an empty tree, as None is to the other transforms and in fn's output
     if not isinstance(leaf, LiteTensor | torch.Tensor):
         raise ValueError(
-            f"{name}: {where} is {describe(leaf)}, which has no dim {dim} to slice. Give None for it in in_dims, or "
+            f"{name}: {where()} is {describe(leaf)}, which has no dim {dim} to slice. Give None for it in in_dims, or "
             f"make it a tensor; a container that optree does not know must be a dataclass, or registered with it."
         )
     if not -leaf.ndim <= dim < leaf.ndim:
-        raise ValueError(f"{name}: {where} has shape {tuple(leaf.shape)}, and no dim {dim} to slice")
+        raise ValueError(f"{name}: {where()} has shape {tuple(leaf.shape)}, and no dim {dim} to slice")
     return dim % leaf.ndim
 
 
@@ -111,19 +116,24 @@ def places_of(out_dims: Any, spec: Any, outputs: list[Any], name: str) -> list[D
             f"{out_dims!r}"
         )
     places: list[Dim] = []
-    for dim, out, path in zip(spread, outputs, spec.paths(), strict=True):
-        where = "".join(f"[{key!r}]" for key in path)
+    for i, (dim, out) in enumerate(zip(spread, outputs, strict=True)):
         if out is None or dim is None:
             places.append(None)
             continue
         if not isinstance(out, LiteTensor | torch.Tensor):
             raise TypeError(
-                f"{name}: fn's output{where} must be a LiteTensor or a torch.Tensor, got {describe(out)}. What is the "
-                f"same for every example has None in out_dims."
+                f"{name}: fn's output{_key(spec, i)} must be a LiteTensor or a torch.Tensor, got {describe(out)}. What "
+                f"is the same for every example has None in out_dims."
             )
         if not -out.ndim - 1 <= dim <= out.ndim:
             raise ValueError(
-                f"{name}: output{where} has shape {tuple(out.shape)} for each example, and no place {dim} for the batch"
+                f"{name}: output{_key(spec, i)} has shape {tuple(out.shape)} for each example, and no place {dim} for "
+                f"the batch"
             )
         places.append(dim % (out.ndim + 1))
     return places
+
+
+def _key(spec: Any, i: int) -> str:
+    """Where a leaf is in the output, as it is written."""
+    return "".join(f"[{key!r}]" for key in spec.paths()[i])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from neo import pytree
-from neo.autograd._batched import is_sliced_here
+from neo.autograd._batched import is_sliced_here, sliced_calls
 from neo.autograd._identity import full_gradients
 from neo.autograd._stack import suspended, tracked_here
 from neo.autograd._tape import record
@@ -153,11 +153,10 @@ class _Batch:
     def _mapped(self) -> list[Any]:
         """torch.func.vmap of fn over the sliced leaves: each output, with the batch where out_dims puts it."""
         raw = [leaf.data if isinstance(leaf, LiteTensor) else leaf for leaf in self.leaves]
-        mapped = torch.func.vmap(
-            self._values, in_dims=tuple(self.dims[i] for i in self.sliced), randomness=self.randomness
-        )
         try:
-            batched = iter(mapped(*[raw[i] for i in self.sliced]))
+            batched = iter(
+                sliced_calls(self._values, [(raw[i], self.dims[i]) for i in self.sliced], self.randomness)
+            )
         except (RuntimeError, ValueError) as error:
             _name_error(self.name, error)
             raise

@@ -6,9 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from neo import pytree
+from neo.autograd._batched import ones_like
 from neo.autograd._identity import rule_on_torch_tensors
 from neo.autograd._stack import TapeContext
 from neo.autograd._tape import Tape
@@ -72,7 +71,7 @@ def value_and_grad(
         slots = Arguments(args, chosen, name)
         out, outputs = run(tape, fn, slots, kwargs, has_aux, name)
         if cotangent is None:
-            cotangents = [torch.ones_like(output.data) for output in outputs]
+            cotangents = [ones_like(output.data) for output in outputs]
         else:
             spec = pytree.structure(out[0] if has_aux else out)
             cotangents = _mirrors.cotangents(name, outputs, spec, cotangent)

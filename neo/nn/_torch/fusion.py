@@ -27,7 +27,7 @@ from neo.functions.fused import block_of_any_layout
 from neo.functions.layouts import in_own_layout
 from neo.functions.norm_relu_pool import batch_norm_relu, batch_norm_relu_max_pool
 
-__all__ = ["Chain", "NotFused", "Watch", "convolutions", "fuse"]
+__all__ = ["Chain", "NotFused", "Watch", "convolutions", "fuse", "is_plain"]
 
 _RELU = (F.relu, torch.relu, F.relu_, torch.relu_)
 _LEAKY = (F.leaky_relu, F.leaky_relu_)
@@ -78,9 +78,9 @@ class Watch(TorchFunctionMode):
         # Of a rectifier or pooling: id of its input -> the input, the output, slope, window.
         self._used: dict[int, list[tuple[Any, Any, float, int]]] = {}
         for name, part in module.named_modules():
-            if type(part) is torch.nn.Conv2d and _plain(part):
+            if type(part) is torch.nn.Conv2d and is_plain(part):
                 vars(part)["forward"] = functools.partial(self._conv, name, part)
-            elif type(part) is torch.nn.BatchNorm2d and _plain(part) and _by_the_batch(part):
+            elif type(part) is torch.nn.BatchNorm2d and is_plain(part) and _by_the_batch(part):
                 vars(part)["forward"] = functools.partial(self._norm, name, part)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -120,7 +120,7 @@ class Watch(TorchFunctionMode):
         return tuple(found)
 
 
-def _plain(part: torch.nn.Module) -> bool:
+def is_plain(part: torch.nn.Module) -> bool:
     """Whether nothing but its forward runs when the layer is called."""
     hooks = (part._forward_hooks, part._forward_pre_hooks)
     return not any(hooks) and "forward" not in vars(part)
@@ -184,7 +184,7 @@ def fuse(module: torch.nn.Module, chains: Iterable[Chain]) -> None:
 
 
 def convolutions(module: torch.nn.Module) -> list[Any]:
-    return [part for part in module.modules() if type(part) is torch.nn.Conv2d and _plain(part)]
+    return [part for part in module.modules() if type(part) is torch.nn.Conv2d and is_plain(part)]
 
 
 def _convolved(conv: Any, x: Any) -> Any:

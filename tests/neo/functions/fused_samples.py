@@ -16,6 +16,7 @@ from neo.functions import batch_normalization as bn
 from neo.functions import blocks, first_block, fused, losses, recurrence
 from neo.functions import layer_normalization as ln
 from neo.functions.norm_relu_pool import BatchNormReLUMaxPool, NormReLUPool, NormReLUPoolGradient
+from neo.functions.perceptron import Perceptron, PerceptronGradient, layer_by_layer
 from neo.functions.registry import raw
 from neo.kernels import batch_norm as norm_kernels
 from neo.kernels import block as block_kernels
@@ -62,6 +63,47 @@ def lstm_gradient() -> Iterator[tuple]:
     for given in (True, False):
         draw = Draw(5)
         yield draw.lite(2, 3), draw.lite(2, 3) if given else None, draw.lite(2, 12), draw.lite(2, 3)
+
+
+def perceptron() -> Iterator[tuple]:
+    for seed, (sizes, kinds) in enumerate(
+        [
+            ((2, 3), "-"),
+            ((3, 4, 2), "t-"),
+            ((1, 4, 3, 1), "rt-"),
+            ((2, 3, 3, 2), "s-t"),
+            ((3, 5, 4, 2), "tss"),
+        ]
+    ):
+        draw = Draw(seed)
+        weights = [draw.lite(b, a) for a, b in itertools.pairwise(sizes)]
+        biases = [draw.lite(b) for b in sizes[1:]]
+        yield kinds, True, draw.lite(1 + seed, sizes[0]), *weights, *biases
+        yield kinds, True, draw(1 + seed, sizes[0]), *weights, *map(raw, biases)
+        yield kinds, True, draw.lite(1 + seed, sizes[0]), *map(raw, weights), *biases
+
+
+def perceptron_gradient() -> Iterator[tuple]:
+    """The outputs are inputs of their own: what depends on x through them goes back through the net itself."""
+    for kinds, every, x, *layers in perceptron():
+        count, weights = len(kinds), layers[: len(kinds)]
+        outputs = layer_by_layer(kinds, every, raw(x), *map(raw, layers))
+        draw = Draw(5)
+        given = [neo.LiteTensor(h) for h in (outputs[:-1] if kinds[-1] == "-" else outputs)]
+        bars = [draw.like(h) for h in outputs]
+        last_alone = [*[None] * (count - 1), bars[-1]]
+        each, none = (True,) * count, (False,) * count
+        for mask in (
+            (True, *each, *each),
+            (False, *each, *each),
+            (False, *each, *none),
+            (True, *none, *none),
+        ):
+            yield kinds, mask, x, *weights, *given, *bars
+        of_last = (*none[1:], True)
+        yield kinds, (False, *of_last, *of_last), x, *weights, *given, *bars
+        yield kinds, (True, *each, *each), x, *weights, *given, *last_alone
+        yield kinds, (False, *each, *each), x, *weights, *map(raw, given), *last_alone
 
 
 def layer_norm() -> Iterator[tuple]:
@@ -233,6 +275,8 @@ def layer_norm_tangent() -> Iterator[tuple]:
 ON_TORCH: dict[type[Policy], Samples] = {
     recurrence.LSTMRecurrence: lstm_recurrence,
     recurrence.LSTMGradient: lstm_gradient,
+    Perceptron: perceptron,
+    PerceptronGradient: perceptron_gradient,
     ln.LayerNorm: layer_norm,
     ln.LayerNormGradient: layer_norm_gradient,
     ln.LayerNormTangent: layer_norm_tangent,
