@@ -162,7 +162,10 @@ def recurrences(draw: Any, kind: str) -> tuple[Any, ...]:
 
 @st.composite
 def layer_norms(draw: Any) -> tuple[Any, ...]:
-    """X, W, B, g, x, weight, mean, scale, shape, needs, mostly as a layer norm has them."""
+    """X, W, B, g, x, weight, mean, scale, shape, needs, mostly as a layer norm has them.
+
+    mean and scale are contiguous, as torch's forward gives them: its backward reads past the end of others.
+    """
     rows, columns = (
         draw(st.sampled_from([(1,), (3,), (2, 3), (65,), (0,)])),
         draw(st.sampled_from([1, 3, 16, 37])),
@@ -184,7 +187,7 @@ def layer_norms(draw: Any) -> tuple[Any, ...]:
     ones = (1,) * len(last)
     return (
         or_none(*rows, columns), or_none(*last), or_none(*last), or_none(*rows, columns), one(*rows, columns),
-        or_none(*last), one(*kept, *ones), one(*kept, *ones), shape,
+        or_none(*last), one(*kept, *ones).contiguous(), one(*kept, *ones).contiguous(), shape,
         tuple(draw(st.booleans()) for _ in range(draw(st.sampled_from([3, 3, 3, 2])))),
     )  # fmt: skip
 
