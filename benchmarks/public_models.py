@@ -34,6 +34,7 @@ from benchmarks.peers import torch as by_torch
 from benchmarks.step import Spec, Step
 from benchmarks.works import MetaModule
 from neo.runtime import keep_freed_memory
+from tasks._torchvision import import_torchvision
 
 __all__ = ["MODELS", "main"]
 
@@ -67,15 +68,17 @@ class OnEmbeddings(nn.Module):
 
 def of_torchvision(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        from tasks._torchvision import import_torchvision
-
         return getattr(import_torchvision().models, name)(num_classes=WAYS)
 
     return build
 
 
 def of_timm(name: str, **options: Any) -> Callable[[], nn.Module]:
-    return lambda: importlib.import_module("timm").create_model(name, num_classes=WAYS, **options)
+    def build() -> nn.Module:
+        import_torchvision()  # which timm imports
+        return importlib.import_module("timm").create_model(name, num_classes=WAYS, **options)
+
+    return build
 
 
 def of_transformers(kind: str, **options: Any) -> Callable[[], nn.Module]:
@@ -92,8 +95,6 @@ def of_transformers(kind: str, **options: Any) -> Callable[[], nn.Module]:
 
 
 def _vit(image_size: int) -> nn.Module:
-    from tasks._torchvision import import_torchvision
-
     return MathAttention(
         import_torchvision().models.VisionTransformer(image_size, 4, 2, 3, 192, 768, num_classes=WAYS)
     )

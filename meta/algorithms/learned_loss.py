@@ -12,6 +12,7 @@ from meta.inner_loop import Iterates
 from meta.learner import Step
 from neo.nn import ELU, Linear, Module, Sequential, Softplus
 from neo.typing import PyTree
+from tasks.task import IGNORED
 
 __all__ = ["LearnedLoss"]
 
@@ -59,9 +60,16 @@ class LearnedLoss(TrainingRule):
         )
 
     def learned_loss(self, params: PyTree, prediction: Any, y: torch.Tensor) -> Any:
-        """M_φ: scalar, of predictions and targets alike (n, *target), or of logits (n, ways, *) and labels (n, *)."""
+        """M_φ: scalar, of predictions and targets alike (n, *target), or of logits (n, ways, *) and labels (n, *).
+
+        Pixels whose label is tasks.task.IGNORED do not count.
+        """
+        counted = None
         if not y.dtype.is_floating_point:
             prediction = F.log_softmax(prediction, 1)
+            if y.ndim > 1:
+                counted = (y != IGNORED).unsqueeze(1).expand(prediction.shape).flatten()
+                y = y.clamp(min=0)
             y = F.one_hot(y, prediction.shape[1]).movedim(-1, 1).to(prediction.dtype)
-        entries = torch.stack([prediction.flatten(), y.flatten()], 1)
-        return self.network(params, entries).mean()
+        losses = self.network(params, torch.stack([prediction.flatten(), y.flatten()], 1)).flatten()
+        return losses.mean() if counted is None else (losses * counted).sum() / counted.sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ from neo.functions.registry import raw
 from neo.nn._torch.calls import run_as_torch_code
 from neo.nn._torch.care import POLICIES, drop_nothing, leave_flat_weights, set_policy
 from neo.nn._torch.copies import Blueprint, Copy
-from neo.nn._torch.fusion import Chain, NotFused, Watch, convolutions, fuse
-from neo.nn._torch.perceptrons import Layers, Whole, layers_of, run_as_one
+from neo.nn._torch.fusion import NotFused
+from neo.nn._torch.one_op import OneOps
+from neo.nn._torch.perceptrons import Whole
 from neo.nn._torch.refusals import refuse_unconvertible
 from neo.nn._torch.verification import compare, first_example, watched
 from neo.nn._torch.weights import built, constructed, reset
@@ -146,14 +147,12 @@ class TorchModel(Module):
         self._blueprint = Blueprint(module)
         self._verified = not verify
         self._fused = fused and verify
-        self._chains: tuple[Chain, ...] = ()
-        self._perceptrons: tuple[Layers, ...] = ()
+        self._free: deque[Copy] = deque()
+        self._ops = OneOps()
         self._whole: Whole | None = None  # where the module is one op, its call without a copy
-        self._own_layouts = False  # whether Neo chooses how images lie within, as the chains do
         self._lifts = False  # whether forward writes what is differentiated into tensors that it makes
         # Whether it has drawn on torch tensors, about which a call without a seed asks then; None before the first.
         self._draws: bool | None = None
-        self._free: deque[Copy] = deque()
         self._lock = threading.Lock()
         first = self._new_copy()
         self._free.append(first)
@@ -249,7 +248,8 @@ class TorchModel(Module):
             elif isinstance(error, _Drew):
                 self._draws = True
             else:
-                self._give_up(error)
+                self._ops.give_up(error)
+                self._free.clear()
             draw_again()
             normalise_again()
             return self(params, *args, state=state, seed=seed, **kwargs)
@@ -312,30 +312,16 @@ class TorchModel(Module):
         return f"from_torch({self._blueprint.name})"
 
     def __str__(self) -> str:
-        return "\n  ".join([repr(self), *(f"one op: {ops}" for ops in (*self._chains, *self._perceptrons))])
-
-    def _give_up(self, error: NotFused | NotAView) -> None:
-        """The chain that the error is about, or its end; or all of them and the layout."""
-        if isinstance(error, NotFused):
-            instead = {chain: chain for chain in self._chains} | {error.chain: error.chain.shorter()}
-            self._use_chains(chain for chain in instead.values() if chain is not None)
-        else:
-            self._use_chains((), own_layouts=False)
-
-    def _use_chains(self, chains: Iterable[Chain], own_layouts: bool = True) -> None:
-        self._chains, self._own_layouts = tuple(chains), own_layouts
-        self._free.clear()
+        return "\n  ".join([repr(self), *(f"one op: {line}" for line in self._ops)])
 
     def _new_copy(self, dropout: bool = True) -> Copy:
         module = self._blueprint.build({})
         set_policy(module, self.buffers, updates=True)
         leave_flat_weights(module)
-        run_as_one(module, self._perceptrons)
-        if self._own_layouts:
-            fuse(module, self._chains)
+        self._ops.put_into(module)
         if not dropout:
             drop_nothing(module)
-        return Copy(module, self._own_layouts)
+        return Copy(module, self._ops.own_layouts)
 
     def _verify(self, params: Any, constants: State, args: tuple, kwargs: dict[str, Any]) -> bool:
         """Raises ConversionError where Neo's call is not torch's; False when there is nothing yet to see it by."""
@@ -354,41 +340,23 @@ class TorchModel(Module):
             given = first_example((dict(params), dict(constants), args, kwargs))
             if given is None:
                 return False
+            params, constants, args, kwargs = given
             try:
-                check(*given)
+                check(params, constants, args, kwargs)
             except NeedsLifting:
                 self._lifts = True
-                check(*given)
+                check(params, constants, args, kwargs)
             if self._fused:
-                self._run_perceptrons(check, given)
-                ours = self._new_copy(dropout=False)
-                params, constants, args, kwargs = given
-                convolves = bool(convolutions(ours.module))
-                chains = watched(ours, Watch(ours.module), params, constants, args, kwargs, self._lifts)
-                self._use_chains(chains, own_layouts=bool(chains) or convolves)
-            while self._own_layouts:
-                try:
-                    check(*given)
-                    break
-                except (NotFused, NotAView) as error:
-                    self._give_up(error)
-                except (ConversionError, RuntimeError):  # it makes use of how its images lie in memory
-                    self._use_chains((), own_layouts=False)
+                self._ops.find(
+                    lambda: self._new_copy(dropout=False),
+                    lambda ours, watch: watched(ours, watch, params, constants, args, kwargs, self._lifts),
+                    lambda: check(params, constants, args, kwargs),
+                )
+                self._free.clear()
+                if self.buffers != "updated" and not self._constants and not self._blueprint.tied:
+                    module, names = self._blueprint.build({}), self._blueprint.parameters
+                    self._whole = Whole.of(module, self._ops.perceptrons, names)
         return True
-
-    def _run_perceptrons(self, check: Callable[..., None], given: Any) -> None:
-        """Linear layers that follow each other as one op, where torch's forward agrees."""
-        module = self._blueprint.build({})
-        self._perceptrons = layers_of(module)
-        self._free.clear()
-        try:
-            if self._perceptrons:
-                check(*given)
-        except (ConversionError, RuntimeError):
-            self._perceptrons = ()
-            self._free.clear()
-        if self.buffers != "updated" and not self._constants and not self._blueprint.tied:
-            self._whole = Whole.of(module, self._perceptrons, self._blueprint.parameters)
 
     def _state_after(self, copy: Copy) -> dict[str, torch.Tensor]:
         """The state after a call; refused where it changed although the policy has it constant."""

@@ -14,6 +14,7 @@ from meta import Distillation, Hyperparameters, LearnedLoss, LearnedOptimizer, R
 from meta.evaluate import evaluate
 from neo import LiteTensor, pytree
 from tasks import Batch, Quadratics, Task
+from tasks.task import IGNORED
 
 LINEAR = neo.nn.Linear(4, 1, bias=False)
 CLASSIFIER = neo.nn.MLP(6, 5, 3)
@@ -158,6 +159,25 @@ def test_gradient_of_a_learned_loss_is_torchs_double_backward(kind):
         return judged(predict(end, task.query.x), task.query.y)
 
     expect_gradient(learner, in_double(learner.init(0)), task, objective)
+
+
+def test_learned_loss_is_the_mean_over_the_pixels_that_count():
+    learner = LearnedLoss(CLASSIFIER, hidden=6, inner_lr=0.5)
+    params = in_double(learner.init(0))
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, (2, 4, 5), generator=generator)
+    counted = torch.rand(2, 4, 5, generator=generator) < 0.6
+
+    of_all = learner.learned_loss(params, LiteTensor(scores), torch.where(counted, y, IGNORED))
+    of_those = learner.learned_loss(params, LiteTensor(scores.movedim(1, -1)[counted]), y[counted])
+    torch.testing.assert_close(of_all.data, of_those.data, rtol=1e-12, atol=0)
+    found = neo.grad(lambda s: learner.learned_loss(params, s, torch.where(counted, y, IGNORED)), 0)(
+        LiteTensor(scores)
+    )
+    assert torch.equal(
+        found.data.movedim(1, -1)[~counted], torch.zeros((~counted).sum(), 3, dtype=torch.float64)
+    )
 
 
 def test_distilled_images_and_rates_get_torchs_gradient():
