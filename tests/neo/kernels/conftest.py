@@ -30,3 +30,13 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
         kernels._use(True)
         yield request.param
     kernels._use(True)  # of the library that was there: products too, which C++ was told of
+
+
+@pytest.fixture
+def own_kernels(variant: str) -> None:
+    """Products and passes over rows on the kernels of this variant, whatever the processor's maker."""
+    if direct.look is None:
+        give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
+        give_up("neo.kernels._direct is not built for this torch; make env builds it")
+    direct.use_matrix(kernels.library.matrix)  # `variant` puts back what was there
+    direct.use_rows(kernels.library.rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neo import kernels
 from neo.kernels import direct, rows
+
+pytestmark = pytest.mark.usefixtures("own_kernels")
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -25,16 +25,6 @@ CLEAN = (
     OverflowError,
     AssertionError,
 )  # the last of torch's meta kernels
-
-
-@pytest.fixture(autouse=True)
-def _on_own_kernels(variant: str) -> None:
-    """Products and passes over rows on the kernels of this variant, whatever the processor's maker."""
-    if direct.look is None:
-        give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
-        give_up("neo.kernels._direct is not built for this torch; make env builds it")
-    direct.use_matrix(kernels.library.matrix)  # `variant` puts back what was there
-    direct.use_rows(kernels.library.rows)
 
 
 def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:

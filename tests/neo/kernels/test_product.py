@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -14,20 +12,13 @@ import neo
 from neo import kernels
 from neo.kernels import direct
 
+pytestmark = pytest.mark.usefixtures("own_kernels")
+
 # Vectors, panels of 64 columns and of 6 rows, whole and broken; more terms than a panel holds at once.
 sizes = st.sampled_from([2, 5, 6, 7, 16, 33, 64, 70, 130])
 terms = st.sampled_from([1, 3, 16, 40, 511, 513, 1300])
 layouts = st.sampled_from(["rows", "columns", "every other row", "every other entry", "one row expanded"])
 dtypes = st.sampled_from([torch.float32, torch.float64])
-
-
-@pytest.fixture(autouse=True)
-def _on_own_kernels(variant: str):
-    """Products on the kernels of this variant, whatever the processor's maker."""
-    if direct.look is None:
-        give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
-        give_up("neo.kernels._direct is not built for this torch; make env builds it")
-    direct.use_matrix(kernels.library.matrix)  # `variant` puts back what was there
 
 
 @pytest.fixture(params=[1, 2, 3])

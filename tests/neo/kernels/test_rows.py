@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
@@ -12,16 +11,9 @@ from hypothesis import strategies as st
 
 import neo
 from neo import kernels
-from neo.kernels import direct, rows
+from neo.kernels import rows
 
-
-@pytest.fixture(autouse=True)
-def _on_own_kernels(variant: str) -> None:
-    """On the kernels of this variant, whatever the processor's maker."""
-    if direct.look is None:
-        give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
-        give_up("neo.kernels._direct is not built for this torch; make env builds it")
-    direct.use_rows(kernels.library.rows)  # `variant` puts back what was there
+pytestmark = pytest.mark.usefixtures("own_kernels")
 
 
 def density(x: torch.Tensor) -> torch.Tensor:
