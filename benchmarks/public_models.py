@@ -141,7 +141,7 @@ def compared(name: str, rounds: int, folder: Path) -> tuple[float, float]:
     NETWORKS[name] = Network(lambda width, size: without_chance(build()), lambda width, size: shape)
     work = MetaModule(name=name, title=name, network=name, width=0, size=0, meta_batch=1, meta_batches=(1,))
     path = folder / "problem.npz"
-    problem.draw(work, None, path)  # type: ignore[arg-type]  # which no module needs
+    problem.draw(work, problem.images(None, quick=True), path)
 
     def step(peer: Any, **setting: str) -> Step:
         return peer.meta_step(Spec(work.fields(), peer.__name__, setting, str(path), "cpu"))

@@ -111,7 +111,7 @@ class LayerNormGradient(Policy):
         X, W, B = (next(given) if wanted else None for wanted in mask)
         need_g, need_x, *need_w = self.ctx.needs_grad
         needs = (need_g, need_x, weight is not None and need_w[0])
-        g_bar, x_bar, w_bar = second_order(X, W, B, saved, needs)
+        g_bar, x_bar, w_bar = layer_norm_second_order(X, W, B, *saved, needs)
         return g_bar, x_bar, *(() if weight is None else (w_bar,)), None, None
 
     def jvp(self, g_dot, x_dot, *dots):
@@ -122,7 +122,7 @@ class LayerNormGradient(Policy):
         if g_dot is not None:
             bars = pull_back(g_dot, x, weight, mean, scale, shape, mask)
         if x_dot is not None or w_dot is not None:
-            _, of_x, of_w = second_order(x_dot, w_dot, None, saved, (False, mask[0], mask[1]))
+            _, of_x, of_w = layer_norm_second_order(x_dot, w_dot, None, *saved, (False, mask[0], mask[1]))
             bars = (total(bars[0], of_x), total(bars[1], of_w), bars[2])
         return tuple(bar for bar, wanted in zip(bars, mask, strict=True) if wanted)
 
@@ -153,7 +153,7 @@ class LayerNormTangent(Policy):
     def forward(self, x_dot, w_dot, b_dot, x, weight, mean, scale, shape, eps):
         self.ctx.save(x_dot, w_dot, b_dot is not None, x, weight, mean, scale, shape)
         needs = (True, False, False)
-        return second_order(x_dot, w_dot, b_dot, (None, x, weight, mean, scale, shape), needs)[0]
+        return layer_norm_second_order(x_dot, w_dot, b_dot, None, x, weight, mean, scale, shape, needs)[0]
 
     def backward(self, c):
         x_dot, w_dot, shifted, x, weight, mean, scale, shape = self.ctx.release
@@ -163,7 +163,7 @@ class LayerNormTangent(Policy):
         need_x, need_w = next(needs), weight is not None and next(needs)
         bars = pull_back(c, x, weight, mean, scale, shape, mask) if any(mask) else (None, None, None)
         saved = (c, x, weight, mean, scale, shape)
-        _, x_bar, w_bar = second_order(x_dot, w_dot, None, saved, (False, need_x, need_w))
+        _, x_bar, w_bar = layer_norm_second_order(x_dot, w_dot, None, *saved, (False, need_x, need_w))
         of_params = (x_bar,) if weight is None else (x_bar, w_bar)
         return *(bar for bar, one in zip(bars, given, strict=True) if one), *of_params, None, None
 
@@ -174,7 +174,9 @@ class LayerNormTangent(Policy):
             next(rest) if one else None for one in (x_dot is not None, w_dot is not None, shifted)
         )
         v, u = next(rest), None if weight is None else next(rest)
-        y_dot = second_order(h, omega, beta, (None, x, weight, mean, scale, shape), (True, False, False))[0]
+        y_dot = layer_norm_second_order(
+            h, omega, beta, None, x, weight, mean, scale, shape, (True, False, False)
+        )[0]
         P_x, P_v = (
             None if one is None else pull_back(one, x, None, mean, scale, shape, (True, False, False))[0]
             for one in (x_dot, v)
@@ -187,14 +189,6 @@ class LayerNormTangent(Policy):
         bent = P_x * (normal * v).mean(rows, True) + P_v * (normal * x_dot).mean(rows, True)
         bent = (bent + normal * (x_dot * P_v).mean(rows, True)) * -scale
         return total(y_dot, bent if weight is None else bent * weight)
-
-
-def second_order(X, W, B, saved, needs):
-    """LayerNormGradient's (ḡ, x̄, w̄) for cotangents X, W, B, None for zero; needs: which are wanted.
-
-    saved: (g, x, weight, mean, scale, shape); g may be None where ḡ alone is wanted.
-    """
-    return layer_norm_second_order(X, W, B, *saved, needs)
 
 
 def over_rows(x, shape):

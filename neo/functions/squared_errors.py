@@ -48,7 +48,7 @@ class ScaledDifference(Policy):
         need_g, need_x, *need_target = self.ctx.needs_grad
         g_bar = (z_bar * (x if target is None else x - target)).sum() * factor if need_g else None
         bar = scaled_difference(g, z_bar, None, factor) if need_x or any(need_target) else None
-        of_target = () if target is None else (-bar if need_target[0] else None,)  # type: ignore[operator]
+        of_target = [None if bar is None or not need else -bar for need in need_target]
         return g_bar, bar if need_x else None, *of_target
 
     def jvp(self, g_dot, x_dot, target_dot=None):

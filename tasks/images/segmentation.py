@@ -151,9 +151,8 @@ class PixelSampler(EpisodeSampler):
         x = self._gathered(places, keys)
         y = torch.where(self._masks[places], labels[:, None, None], 0)
         if keys is not None and self.augmentation.moves_images:
-            y = moved(y[:, None], self.augmentation.moves(keys), self.augmentation.crop, outside=IGNORED)[
-                :, 0
-            ]
+            moves = self.augmentation.moves(keys)
+            y = moved(y[:, None], moves, self.augmentation.crop, outside=IGNORED).squeeze(1)
         sizes = [classes.numel() * self.shots, classes.numel() * self.queries]
         support, query = (
             PixelBatch(some_x.view(tasks, -1, *self._item), some_y.view(tasks, -1, *self._item[1:]))
