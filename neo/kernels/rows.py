@@ -1,6 +1,6 @@
 """The derivatives of GELU and the second order of layer norm: on Neo's own kernels, or on torch's.
 
-They are Neo's where `use_rows` has named them (rows.h): one pass over the tensors, where torch's functions take five to
+They are Neo's where `use_rows` has named them (rows.h): one pass over the tensors, where torch's functions take up to
 twenty. What the kernels do not take (other dtypes, GELU of float64 among them; LiteTensors, transforms, GPUs) goes to
 the function beside each name below.
 """
