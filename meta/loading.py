@@ -64,6 +64,7 @@ def checkpoint_paths(folder: Path, which: str) -> list[Path]:
         return [Checkpoints(folder).last()]
     best = Checkpoints(folder).best()
     if best is None:
+        Checkpoints(folder).last()  # where there is none at all, it says so
         raise CheckpointError(
             f"{folder} holds no best checkpoint: no validation ran. Use the last one, checkpoint=last "
             '(in Python, which="last").'

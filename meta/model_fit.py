@@ -131,8 +131,15 @@ def too_many_outputs(
         return None
     return (
         f"{_named(config)} has {prediction.shape[1]} outputs, and the tasks have {ways} classes: set its number of "
-        f"outputs to {ways}, which a configuration says as ${{task.ways}}."
+        f"outputs to {ways}, which a configuration says as ${{task.ways}}.{_of_a_module(config)}"
     )
+
+
+def _of_a_module(config: DictConfig) -> str:
+    """How a torch module is told its number of outputs."""
+    if "module" not in config.model:
+        return ""
+    return " A module is told by an argument of its own: model.options.NAME='${task.ways}'."
 
 
 def _named(config: DictConfig) -> str:

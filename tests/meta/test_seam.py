@@ -373,6 +373,14 @@ def test_loaded_run_adapts_as_its_evaluation_did(tmp_path):
         meta.load(tmp_path, which="first")
 
 
+def test_run_that_failed_before_its_first_checkpoint_has_none(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(
+        CheckpointError, match="name the folder of a run that has reached its first checkpoint"
+    ):
+        meta.load(tmp_path)
+
+
 def test_run_without_validation_has_no_best(tmp_path):
     train(tiny("trainer.val_every=0"), tmp_path)
     with pytest.raises(CheckpointError, match=r'no validation ran. Use .*which="last"'):
