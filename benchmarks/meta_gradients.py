@@ -104,7 +104,7 @@ def by_neo(way: str, steps: int, size: int = BATCH) -> Callable[[], Any]:
     if "segments" in way:
         counts = {"three": 3, "four": 4}
         count = next((counts[word] for word in way.split() if word in counts), math.sqrt(steps))
-        segment = max(1, round(steps / count))
+        segment = math.ceil(steps / count)
     exact = meta.Mixed(segment) if "mixed" in way else meta.Reverse()
     estimator = meta.Implicit() if way == "implicit" else exact
 

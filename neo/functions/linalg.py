@@ -32,30 +32,75 @@ class Product(Policy):
 
     def backward(self, c_bar):
         a, b, transpose_a, transpose_b = self.ctx.release
-        need_a, need_b = self.ctx.needs_grad
-        if c_bar.ndim > 2:
-            c_bar = c_bar.contiguous()  # once, for both products
-        a_bar = b_bar = None
-        if need_a:
-            a_bar = (
-                product(b, c_bar, transpose_b, True)
-                if transpose_a
-                else product(c_bar, b, False, not transpose_b)
-            )
-        if need_b:
-            b_bar = (
-                product(c_bar, a, True, transpose_a)
-                if transpose_b
-                else product(a, c_bar, not transpose_a, False)
-            )
-        return a_bar, b_bar
+        return _pulled_back(_packed(c_bar), a, b, transpose_a, transpose_b, self.ctx.needs_grad)
 
     def jvp(self, a_dot, b_dot):
         a, b, *flags = self.ctx.release
+        return _tangent(a, b, a_dot, b_dot, None, *flags)
+
+
+class ProductSum(Policy):
+    """E = A B + C D, and a bias in each row where there is one: the tangent of a product, as one op. Ā = Ē Bᵀ,
+    B̄ = Aᵀ Ē, C̄ = Ē Dᵀ, D̄ = Cᵀ Ē, the bias's Σ Ē over rows.
+
+    a and b as of Product, c and d of their shapes; the flags are of both products. bias (columns,), or None.
+    """
+
+    verified = True
+
+    @staticmethod
+    def composition(a, b, c, d, bias, transpose_a=False, transpose_b=False):
+        e = product(a, b, transpose_a, transpose_b) + product(c, d, transpose_a, transpose_b)
+        return e if bias is None else e + bias
+
+    def forward(self, a, b, c, d, bias, transpose_a=False, transpose_b=False):
+        self.ctx.save(a, b, c, d, transpose_a, transpose_b)
+        e = dense.product_sum(_rows(a), _rows(b), _rows(c), _rows(d), bias, transpose_a, transpose_b)
+        return e if transpose_a else _with_leading_dims(e, a)
+
+    def backward(self, e_bar):
+        a, b, c, d, *flags = self.ctx.release
+        needs = self.ctx.needs_grad
+        e_bar = _packed(e_bar)
+        bars = *_pulled_back(e_bar, a, b, *flags, needs[:2]), *_pulled_back(e_bar, c, d, *flags, needs[2:4])
+        if len(needs) == 4:
+            return bars
+        return *bars, direct.sum_of_rows(_rows(e_bar)) if needs[4] else None
+
+    def jvp(self, a_dot, b_dot, c_dot, d_dot, bias_dot=None):
+        a, b, c, d, *flags = self.ctx.release
         return total(
-            None if a_dot is None else product(a_dot, b, *flags),
-            None if b_dot is None else product(a, b_dot, *flags),
+            _tangent(a, b, a_dot, b_dot, bias_dot, *flags), _tangent(c, d, c_dot, d_dot, None, *flags)
         )
+
+
+def _packed(cotangent):
+    """A cotangent (.., n) for the products that read it: copied once, where it must be, and not by each."""
+    return cotangent if cotangent.ndim == 2 else cotangent.contiguous()
+
+
+def _pulled_back(c_bar, a, b, transpose_a, transpose_b, needs):
+    """(Ā, B̄) of C = A B, None where not needed."""
+    a_bar = b_bar = None
+    if needs[0]:
+        a_bar = (
+            product(b, c_bar, transpose_b, True) if transpose_a else product(c_bar, b, False, not transpose_b)
+        )
+    if needs[1]:
+        b_bar = (
+            product(c_bar, a, True, transpose_a) if transpose_b else product(a, c_bar, not transpose_a, False)
+        )
+    return a_bar, b_bar
+
+
+def _tangent(a, b, a_dot, b_dot, bias_dot, transpose_a, transpose_b):
+    """Ȧ B + A Ḃ, and the bias's tangent in each row; None stands for zero."""
+    if a_dot is None and b_dot is None:
+        return None if bias_dot is None else bias_dot.expand((*a.shape[:-1], bias_dot.shape[0]))
+    if a_dot is not None and b_dot is not None:
+        return product_sum(a_dot, b, a, b_dot, bias_dot, transpose_a, transpose_b)
+    c_dot = product(*((a_dot, b) if b_dot is None else (a, b_dot)), transpose_a, transpose_b)
+    return c_dot if bias_dot is None else c_dot + bias_dot
 
 
 def _rows(x):
@@ -85,14 +130,51 @@ class BatchProduct(Policy):
         return a_bar, batch_product(a.transpose(-1, -2), c_bar) if need_b else None
 
     def jvp(self, a_dot, b_dot):
-        a, b = self.ctx.release
-        return total(
-            None if a_dot is None else batch_product(a_dot, b),
-            None if b_dot is None else batch_product(a, b_dot),
+        return _batch_tangent(*self.ctx.release, a_dot, b_dot)
+
+
+class BatchProductSum(Policy):
+    """E = A B + C D over stacks whose leading dims are the same: the tangent of BatchProduct, as one op. Ā = Ē Bᵀ,
+    B̄ = Aᵀ Ē, and so of C and D."""
+
+    verified = True
+
+    @staticmethod
+    def composition(a, b, c, d):
+        return batch_product(a, b) + batch_product(c, d)
+
+    def forward(self, a, b, c, d):
+        self.ctx.save(a, b, c, d)
+        return dense.matmul_sum(a, b, c, d)
+
+    def backward(self, e_bar):
+        a, b, c, d = self.ctx.release
+        need_a, need_b, need_c, need_d = self.ctx.needs_grad
+        return (
+            batch_product(e_bar, b.transpose(-1, -2)) if need_a else None,
+            batch_product(a.transpose(-1, -2), e_bar) if need_b else None,
+            batch_product(e_bar, d.transpose(-1, -2)) if need_c else None,
+            batch_product(c.transpose(-1, -2), e_bar) if need_d else None,
         )
+
+    def jvp(self, a_dot, b_dot, c_dot, d_dot):
+        a, b, c, d = self.ctx.release
+        return total(_batch_tangent(a, b, a_dot, b_dot), _batch_tangent(c, d, c_dot, d_dot))
+
+
+def _batch_tangent(a, b, a_dot, b_dot):
+    """Ȧ B + A Ḃ; None stands for zero."""
+    if a_dot is not None and b_dot is not None and a.shape[:-2] == b.shape[:-2]:
+        return batch_product_sum(a_dot, b, a, b_dot)
+    return total(
+        None if a_dot is None else batch_product(a_dot, b),
+        None if b_dot is None else batch_product(a, b_dot),
+    )
 
 
 product, batch_product = function(Product, "matmul"), function(BatchProduct, "matmul")
+product_sum = function(ProductSum, "matmul_tangent")
+batch_product_sum = function(BatchProductSum, "matmul_tangent")
 
 
 @implements(torch.matmul)
@@ -237,13 +319,9 @@ class Affine(Policy):
 
     def jvp(self, x_dot, weight_dot, bias_dot):
         x, weight = self.ctx.release
-        if bias_dot is None:
-            of_weight = None if weight_dot is None else product(x, weight_dot, False, True)
-        elif weight_dot is None:
-            of_weight = bias_dot.expand((*x.shape[:-1], weight.shape[0]))
-        else:
-            of_weight = affine(x, weight_dot, bias_dot)
-        return total(None if x_dot is None else product(x_dot, weight, False, True), of_weight)
+        if x_dot is None and weight_dot is not None and bias_dot is not None:
+            return affine(x, weight_dot, bias_dot)
+        return _tangent(x, weight, x_dot, weight_dot, bias_dot, False, True)
 
 
 affine = function(Affine, "linear")

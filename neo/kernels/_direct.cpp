@@ -32,8 +32,9 @@
 #include "direct_buffers.h"
 #include "direct_losses.h"
 #include "direct_memory.h"
-#include "direct_products.h"
 #include "direct_perceptron.h"
+#include "direct_product_sums.h"
+#include "direct_products.h"
 #include "direct_recurrence.h"
 #include "direct_rows.h"
 #include "direct_stacks.h"
@@ -186,6 +187,7 @@ PyMethodDef functions[] = {
     {"add", FAST(binary<Add>), nullptr},
     {"affine", FAST(affine), nullptr},
     {"batch_product", FAST(batch_product), nullptr},
+    {"batch_product_sum", FAST(batch_product_sum), nullptr},
     {"cross_entropy", FAST(cross_entropy), nullptr},
     {"cross_entropy_gradient", FAST(cross_entropy_gradient), nullptr},
     {"cross_entropy_double_backward", FAST(cross_entropy_double_backward), nullptr},
@@ -207,6 +209,7 @@ PyMethodDef functions[] = {
     {"perceptron_double_backward", FAST(perceptron_double_backward), nullptr},
     {"perceptron_gradient", FAST(perceptron_gradient), nullptr},
     {"product", FAST(product), nullptr},
+    {"product_sum", FAST(product_sum), nullptr},
     {"relu", FAST(unary<Relu>), nullptr},
     {"relu_gradient", FAST(gradient<ReluGradient>), nullptr},
     {"scaled", FAST(scaled), nullptr},

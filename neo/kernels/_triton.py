@@ -145,6 +145,17 @@ def matmul(a, b):
     return _multiply(left, right).reshape(*batch, a.shape[-2], b.shape[-1])
 
 
+def product_sum(a, b, c, d, bias, transpose_a, transpose_b):
+    """a b + c d + bias, as of product; bias None or (n,)."""
+    first = product(a, b, transpose_a, transpose_b)
+    return (first if bias is None else first + bias) + product(c, d, transpose_a, transpose_b)
+
+
+def matmul_sum(a, b, c, d):
+    """a b + c d, as of matmul."""
+    return matmul(a, b) + matmul(c, d)
+
+
 def _multiply(a, b):
     """(batch, m, k), (batch, k, n) → (batch, m, n); any strides, so that a transpose is no copy."""
     batch, m, k = a.shape

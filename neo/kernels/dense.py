@@ -17,7 +17,7 @@ import torch
 
 from neo.kernels import direct
 
-__all__ = ["matmul", "product", "softmax", "softmax_gradient", "triton_kernels"]
+__all__ = ["matmul", "matmul_sum", "product", "product_sum", "softmax", "softmax_gradient", "triton_kernels"]
 
 Kernels = tuple[Callable[..., Any], ...]
 
@@ -26,7 +26,10 @@ matmul = direct.batch_product  # (a, b): (.., m, k), (.., k, n) → (.., m, n), 
 softmax = torch._softmax  # (x, dim, False): eˣ / Σ eˣ over dim
 softmax_gradient = torch._softmax_backward_data  # (g, y, dim, dtype): y (g − Σ g y) over dim
 
-_TORCH: Kernels = (product, matmul, softmax, softmax_gradient)
+# what a tangent of the first two is: (a, b, c, d, bias or None, transpose_a, transpose_b), and (a, b, c, d)
+product_sum, matmul_sum = direct.product_sum, direct.batch_product_sum
+
+_TORCH: Kernels = (product, matmul, softmax, softmax_gradient, product_sum, matmul_sum)
 _lock = threading.Lock()
 _open = 0  # how many `with triton_kernels()` are open, in all threads together
 
@@ -73,8 +76,8 @@ def triton_kernels() -> Iterator[None]:
 
 
 def _use(kernels: Kernels) -> None:
-    global product, matmul, softmax, softmax_gradient
-    product, matmul, softmax, softmax_gradient = kernels
+    global product, matmul, softmax, softmax_gradient, product_sum, matmul_sum
+    product, matmul, softmax, softmax_gradient, product_sum, matmul_sum = kernels
 
 
 def _load() -> Kernels:
@@ -91,4 +94,11 @@ def _load() -> Kernels:
             "triton_kernels: expected a GPU, and torch sees none. To try the kernels on the CPU, slowly, start Python "
             "with TRITON_INTERPRET=1"
         )
-    return _triton.product, _triton.matmul, _triton.softmax, _triton.softmax_gradient
+    return (
+        _triton.product,
+        _triton.matmul,
+        _triton.softmax,
+        _triton.softmax_gradient,
+        _triton.product_sum,
+        _triton.matmul_sum,
+    )

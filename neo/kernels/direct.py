@@ -25,6 +25,7 @@ __all__ = [
     "add",
     "affine",
     "batch_product",
+    "batch_product_sum",
     "bound",
     "cos",
     "cross_entropy",
@@ -48,6 +49,7 @@ __all__ = [
     "perceptron_double_backward",
     "perceptron_gradient",
     "product",
+    "product_sum",
     "relu",
     "relu_gradient",
     "scaled",
@@ -113,6 +115,16 @@ def _empty(shape: Any, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
 
 def _product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
     return torch.mm(a.t() if transpose_a else a, b.t() if transpose_b else b)
+
+
+def _product_sum(a: Any, b: Any, c: Any, d: Any, bias: Any, transpose_a: bool, transpose_b: bool) -> Any:
+    a, c = (a.t(), c.t()) if transpose_a else (a, c)
+    b, d = (b.t(), d.t()) if transpose_b else (b, d)
+    return torch.addmm(torch.mm(a, b) if bias is None else torch.addmm(bias, a, b), c, d)
+
+
+def _batch_product_sum(a: Any, b: Any, c: Any, d: Any) -> Any:
+    return torch.matmul(a, b) + torch.matmul(c, d)
 
 
 def _affine(x: Any, weight: Any, bias: Any) -> Any:
@@ -230,8 +242,12 @@ empty = bound("empty", _empty)
 """(shape, dtype, channels_last) → a tensor on the CPU, its entries whatever they are; a thread keeps the GIL for it."""
 product = bound("product", _product)
 """(a, b, transpose_a, transpose_b) → a b for matrices, each transposed first where its flag says so."""
+product_sum = bound("product_sum", _product_sum)
+"""(a, b, c, d, bias or None, transpose_a, transpose_b) → a b + c d + bias, each flag being of both products."""
 batch_product = bound("batch_product", torch.matmul)
 """(a (.., m, k), b (.., k, n)) → (.., m, n); leading dims that are not the same broadcast."""
+batch_product_sum = bound("batch_product_sum", _batch_product_sum)
+"""(a, b, c, d) → a b + c d, of stacks."""
 affine = bound("affine", _affine)
 """(x, weight, bias) → x weightᵀ + bias."""
 sum_of_rows = bound("sum_of_rows", _sum_of_rows)

@@ -13,7 +13,7 @@ import neo
 from neo import kernels
 from neo.autograd import Policy
 from neo.functions import batch_normalization as bn
-from neo.functions import blocks, first_block, fused, losses, recurrence
+from neo.functions import blocks, first_block, fused, linalg, losses, recurrence
 from neo.functions import layer_normalization as ln
 from neo.functions.norm_relu_pool import BatchNormReLUMaxPool, NormReLUPool, NormReLUPoolGradient
 from neo.functions.perceptron import Perceptron, PerceptronGradient, layer_by_layer
@@ -104,6 +104,29 @@ def perceptron_gradient() -> Iterator[tuple]:
         yield kinds, (False, *of_last, *of_last), x, *weights, *given, *bars
         yield kinds, (True, *each, *each), x, *weights, *given, *last_alone
         yield kinds, (False, *each, *each), x, *weights, *map(raw, given), *last_alone
+
+
+def product_sum() -> Iterator[tuple]:
+    for seed, (lead, transposed) in enumerate(
+        (((5,), (False, False)), ((5,), (True, True)), ((2, 3), (False, True)))
+    ):
+        draw = Draw(seed)
+        a = (2, *lead) if transposed[0] else (*lead, 2)
+        b = (4, 2) if transposed[1] else (2, 4)
+        pairs = draw.lite(*a), draw.lite(*b), draw.lite(*a), draw.lite(*b)
+        yield *pairs, None, *transposed
+        yield *pairs, draw.lite(4), *transposed
+        yield *pairs[:2], raw(pairs[2]), pairs[3], raw(draw.lite(4)), *transposed
+    draw = Draw(3)  # a sum over the rows of both dims, as of the tangent of a weight's gradient
+    yield draw.lite(2, 3, 2), draw.lite(2, 3, 4), draw.lite(2, 3, 2), draw.lite(2, 3, 4), None, True, False
+
+
+def batch_product_sum() -> Iterator[tuple]:
+    for seed, lead in enumerate(((3,), (2, 2))):
+        draw = Draw(seed)
+        a, b, c, d = (draw.lite(*lead, *matrix) for matrix in ((2, 3), (3, 4)) * 2)
+        yield a, b, c, d
+        yield a, raw(b), raw(c), d
 
 
 def layer_norm() -> Iterator[tuple]:
@@ -277,6 +300,8 @@ ON_TORCH: dict[type[Policy], Samples] = {
     recurrence.LSTMGradient: lstm_gradient,
     Perceptron: perceptron,
     PerceptronGradient: perceptron_gradient,
+    linalg.ProductSum: product_sum,
+    linalg.BatchProductSum: batch_product_sum,
     ln.LayerNorm: layer_norm,
     ln.LayerNormGradient: layer_norm_gradient,
     ln.LayerNormTangent: layer_norm_tangent,

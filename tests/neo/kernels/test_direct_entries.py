@@ -109,6 +109,31 @@ def stacks(draw: Any) -> tuple[torch.Tensor, ...]:
 
 
 @st.composite
+def sums_of_products(draw: Any) -> tuple[Any, ...]:
+    """Two products of one shape, of which the second may have terms of its own, or be in another dtype."""
+    m, n, terms = draw(dims), draw(dims), (draw(dims), draw(dims))
+    at, bt, same = (draw(st.booleans()) for _ in range(3))
+    pairs = [
+        draw(tensors(shape))
+        for k in (terms[0], terms[0] if same else terms[1])
+        for shape in ((k, m) if at else (m, k), (n, k) if bt else (k, n))
+    ]
+    if draw(st.integers(0, 4)):
+        pairs = [x.to(pairs[0].dtype) for x in pairs]
+    bias = draw(tensors((n,))).to(pairs[0].dtype) if draw(st.booleans()) else None
+    return *pairs, bias, *((at, bt) if draw(st.integers(0, 4)) else (int(at), int(bt)))
+
+
+@st.composite
+def sums_of_stacks(draw: Any) -> tuple[torch.Tensor, ...]:
+    a, b = draw(stacks())
+    same = a.ndim < 2 or b.ndim < 2 or draw(st.integers(0, 3))
+    c = draw(tensors(tuple(a.shape) if same else (*a.shape[:-1], 3)))
+    d = draw(tensors(tuple(b.shape) if same else (*b.shape[:-2], 3, b.shape[-1])))
+    return tuple(x.to(a.dtype) for x in (a, b, c, d)) if draw(st.integers(0, 4)) else (a, b, c, d)
+
+
+@st.composite
 def losses(draw: Any, kind: str) -> tuple[Any, ...]:
     n, classes = draw(st.sampled_from([0, 1, 2, 7, 33])), draw(st.sampled_from([0, 1, 3, 16, 20]))
     dtype = draw(st.sampled_from(DTYPES[:2]))
@@ -251,7 +276,9 @@ ARGUMENTS: dict[str, Any] = {
     **{name: alike(2) for name in ("relu_gradient", "tanh_gradient")},
     "product": matrices(False),
     "affine": matrices(True),
+    "product_sum": sums_of_products(),
     "batch_product": stacks(),
+    "batch_product_sum": sums_of_stacks(),
     **{
         name: losses(name)
         for name in ("cross_entropy", "cross_entropy_gradient", "cross_entropy_double_backward")
@@ -272,7 +299,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 OF_VARIANTS = [
-    "product", "affine", "batch_product", "perceptron", "perceptron_double_backward", "perceptron_gradient",
+    "product", "product_sum", "affine", "batch_product", "batch_product_sum", "perceptron", "perceptron_double_backward", "perceptron_gradient",
     "gelu_gradient", "gelu_bend", "layer_norm_second_order",
 ]  # fmt: skip
 

@@ -73,6 +73,22 @@ def test_affine_of_any_layout(rows, outputs, inputs, layout, weights, dtype):
     assert_near(direct.affine(x, weight, bias), x, weight.t(), bias)
 
 
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sizes, sizes, terms, terms, layouts, layouts, st.booleans(), st.booleans(), st.booleans(), dtypes)
+def test_sum_of_two_products_of_any_layout(
+    m, n, k, more, left, right, transpose_a, transpose_b, biased, dtype
+):
+    pairs = []
+    for count, seed in ((k, 1), (more, 3)):
+        pairs.append(matrix(*((count, m) if transpose_a else (m, count)), dtype, left, seed))
+        pairs.append(matrix(*((n, count) if transpose_b else (count, n)), dtype, right, seed + 1))
+    bias = torch.arange(n, dtype=dtype) if biased else None
+    found = direct.product_sum(*pairs, bias, transpose_a, transpose_b)
+    a, c = (x.t() if transpose_a else x for x in pairs[::2])
+    b, d = (x.t() if transpose_b else x for x in pairs[1::2])
+    assert_near(found, torch.cat((a, c), 1), torch.cat((b, d)), 0.0 if bias is None else bias)
+
+
 STACKS = {  # (leading, rows, columns) → a stack as attention has them, and others
     "whole": lambda leading, rows, columns: torch.randn(*leading, rows, columns),
     "transposed": lambda leading, rows, columns: torch.randn(*leading, columns, rows).transpose(-1, -2),
@@ -105,12 +121,33 @@ def test_product_of_stacks_of_any_layout(leading, sizes, left, right, dtype):
         assert_near(product, one, other)
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([(1,), (7,), (2, 3, 5)]),
+    st.tuples(*[st.sampled_from([2, 7, 17, 33])] * 4),
+    st.sampled_from(sorted(STACKS)),
+    st.sampled_from(sorted(STACKS)),
+    dtypes,
+)
+def test_sum_of_two_products_of_stacks_of_any_layout(leading, sizes, left, right, dtype):
+    m, n, *terms = sizes
+    a, c = (STACKS[left](leading, m, k).to(dtype) for k in terms)
+    b, d = (STACKS[right](leading, k, n).to(dtype) for k in terms)
+    found = direct.batch_product_sum(a, b, c, d)
+    assert found.shape == (*leading, m, n)
+    lefts, rights = torch.cat((a, c), -1), torch.cat((b, d), -2)
+    parts = (x.reshape(-1, *x.shape[-2:]) for x in (found, lefts, rights))
+    for one in zip(*parts, strict=True):
+        assert_near(*one)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_bits_of_stacks_do_not_depend_on_threads(threads, dtype):
     a, b = torch.randn(6, 3, 65, 64, dtype=dtype), torch.randn(6, 3, 65, 64, dtype=dtype).transpose(-1, -2)
     found = direct.batch_product(a, b)
     torch.set_num_threads(1)
     assert torch.equal(found, direct.batch_product(a, b))
+    assert torch.equal(direct.batch_product_sum(a, b, 0 * a, b), found)
     assert torch.equal(found[2, 1], direct.product(a[2, 1], b[2, 1], False, False))
 
 
@@ -143,9 +180,16 @@ def test_attention_is_right_to_third_order():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_bits_do_not_depend_on_threads(threads, m, k, n, dtype):
     a, b, bias = matrix(m, k, dtype), matrix(n, k, dtype), torch.arange(n, dtype=dtype)
-    found = direct.affine(a, b, bias), direct.product(a, b, False, True), direct.product(b, a, False, True)
+
+    def products():
+        both = direct.product_sum(a, b, -a, b, bias, False, True)
+        return (
+            direct.affine(a, b, bias), direct.product(a, b, False, True), direct.product(b, a, False, True), both
+        )  # fmt: skip
+
+    found = products()
     torch.set_num_threads(1)
-    again = direct.affine(a, b, bias), direct.product(a, b, False, True), direct.product(b, a, False, True)
+    again = products()
     for parts, whole in zip(found, again, strict=True):
         assert torch.equal(parts, whole)
     assert_near(found[0], a, b.t(), bias)
