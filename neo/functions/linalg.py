@@ -59,10 +59,13 @@ class ProductSum(Policy):
         return e if transpose_a else _with_leading_dims(e, a)
 
     def backward(self, e_bar):
-        a, b, c, d, *flags = self.ctx.release
+        a, b, c, d, transpose_a, transpose_b = self.ctx.release
         needs = self.ctx.needs_grad
         e_bar = _packed(e_bar)
-        bars = *_pulled_back(e_bar, a, b, *flags, needs[:2]), *_pulled_back(e_bar, c, d, *flags, needs[2:4])
+        bars = (
+            *_pulled_back(e_bar, a, b, transpose_a, transpose_b, needs[:2]),
+            *_pulled_back(e_bar, c, d, transpose_a, transpose_b, needs[2:4]),
+        )
         if len(needs) == 4:
             return bars
         return *bars, direct.sum_of_rows(_rows(e_bar)) if needs[4] else None
@@ -96,7 +99,8 @@ def _pulled_back(c_bar, a, b, transpose_a, transpose_b, needs):
 def _tangent(a, b, a_dot, b_dot, bias_dot, transpose_a, transpose_b):
     """Ȧ B + A Ḃ, and the bias's tangent in each row; None stands for zero."""
     if a_dot is None and b_dot is None:
-        return None if bias_dot is None else bias_dot.expand((*a.shape[:-1], bias_dot.shape[0]))
+        rows = a.shape[-1:] if transpose_a else a.shape[:-1]
+        return None if bias_dot is None else bias_dot.expand((*rows, bias_dot.shape[0]))
     if a_dot is not None and b_dot is not None:
         return product_sum(a_dot, b, a, b_dot, bias_dot, transpose_a, transpose_b)
     c_dot = product(*((a_dot, b) if b_dot is None else (a, b_dot)), transpose_a, transpose_b)
@@ -130,7 +134,8 @@ class BatchProduct(Policy):
         return a_bar, batch_product(a.transpose(-1, -2), c_bar) if need_b else None
 
     def jvp(self, a_dot, b_dot):
-        return _batch_tangent(*self.ctx.release, a_dot, b_dot)
+        a, b = self.ctx.release
+        return _batch_tangent(a, b, a_dot, b_dot)
 
 
 class BatchProductSum(Policy):
