@@ -300,7 +300,8 @@ ARGUMENTS: dict[str, Any] = {
 
 OF_VARIANTS = [
     "product", "product_sum", "affine", "batch_product", "batch_product_sum",
-    "perceptron", "perceptron_double_backward", "perceptron_gradient", "gelu_gradient", "gelu_bend", "layer_norm_second_order",
+    "perceptron", "perceptron_double_backward", "perceptron_gradient",
+    "gelu_gradient", "gelu_bend", "layer_norm_second_order",
 ]  # fmt: skip
 
 
