@@ -35,6 +35,7 @@
 #include "direct_perceptron.h"
 #include "direct_product_sums.h"
 #include "direct_products.h"
+#include "direct_recording.h"
 #include "direct_recurrence.h"
 #include "direct_rows.h"
 #include "direct_stacks.h"
@@ -182,45 +183,52 @@ Tensor sin_of(const Tensor& x) { return at::sin(x); }
 Tensor tanh_of(const Tensor& x) { return at::tanh(x); }
 
 #define FAST(function) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL
+#define DIRECT(name, ...) {name, FAST(direct<__VA_ARGS__>), nullptr}
 
 PyMethodDef functions[] = {
-    {"add", FAST(binary<Add>), nullptr},
-    {"affine", FAST(affine), nullptr},
-    {"batch_product", FAST(batch_product), nullptr},
-    {"batch_product_sum", FAST(batch_product_sum), nullptr},
-    {"cross_entropy", FAST(cross_entropy), nullptr},
-    {"cross_entropy_gradient", FAST(cross_entropy_gradient), nullptr},
-    {"cross_entropy_double_backward", FAST(cross_entropy_double_backward), nullptr},
-    {"cos", FAST(vectorised<cos_of>), nullptr},
-    {"div", FAST(binary<Div>), nullptr},
-    {"empty", FAST(empty), nullptr},
-    {"exp", FAST(vectorised<exp_of>), nullptr},
-    {"log", FAST(vectorised<log_of>), nullptr},
-    {"gelu_bend", FAST(gelu_bend), nullptr},
-    {"gelu_gradient", FAST(gelu_gradient), nullptr},
-    {"layer_norm_second_order", FAST(layer_norm_second_order), nullptr},
-    {"lstm_double_backward", FAST(lstm_double_backward), nullptr},
-    {"lstm_gates", FAST(lstm_gates), nullptr},
-    {"lstm_gradient", FAST(lstm_gradient), nullptr},
-    {"mul", FAST(binary<Mul>), nullptr},
-    {"neg", FAST(unary<Neg>), nullptr},
-    {"ones_like", FAST(ones_like), nullptr},
-    {"perceptron", FAST(perceptron), nullptr},
-    {"perceptron_double_backward", FAST(perceptron_double_backward), nullptr},
-    {"perceptron_gradient", FAST(perceptron_gradient), nullptr},
-    {"product", FAST(product), nullptr},
-    {"product_sum", FAST(product_sum), nullptr},
-    {"relu", FAST(unary<Relu>), nullptr},
-    {"relu_gradient", FAST(gradient<ReluGradient>), nullptr},
-    {"scaled", FAST(scaled), nullptr},
-    {"scaled_difference", FAST(scaled_difference), nullptr},
-    {"sin", FAST(vectorised<sin_of>), nullptr},
-    {"squared_error", FAST(squared_error), nullptr},
-    {"sub", FAST(binary<Sub>), nullptr},
-    {"sum_of_rows", FAST(sum_of_rows), nullptr},
-    {"tanh", FAST(vectorised<tanh_of>), nullptr},
-    {"tanh_gradient", FAST(gradient<TanhGradient>), nullptr},
+    DIRECT("add", binary<Add>),
+    DIRECT("affine", affine),
+    DIRECT("batch_product", batch_product),
+    DIRECT("batch_product_sum", batch_product_sum),
+    DIRECT("cross_entropy", cross_entropy),
+    DIRECT("cross_entropy_gradient", cross_entropy_gradient),
+    DIRECT("cross_entropy_double_backward", cross_entropy_double_backward),
+    DIRECT("cos", vectorised<cos_of>),
+    DIRECT("div", binary<Div>),
+    DIRECT("empty", empty),
+    DIRECT("exp", vectorised<exp_of>),
+    DIRECT("log", vectorised<log_of>),
+    DIRECT("gelu_bend", gelu_bend),
+    DIRECT("gelu_gradient", gelu_gradient),
+    DIRECT("layer_norm_second_order", layer_norm_second_order),
+    DIRECT("lstm_double_backward", lstm_double_backward),
+    DIRECT("lstm_gates", lstm_gates),
+    DIRECT("lstm_gradient", lstm_gradient),
+    DIRECT("mul", binary<Mul>),
+    DIRECT("neg", unary<Neg>),
+    DIRECT("ones_like", ones_like),
+    DIRECT("perceptron", perceptron),
+    DIRECT("perceptron_double_backward", perceptron_double_backward),
+    DIRECT("perceptron_gradient", perceptron_gradient),
+    DIRECT("product", product),
+    DIRECT("product_sum", product_sum),
+    DIRECT("relu", unary<Relu>),
+    DIRECT("relu_gradient", gradient<ReluGradient>),
+    DIRECT("scaled", scaled),
+    DIRECT("scaled_difference", scaled_difference),
+    DIRECT("sin", vectorised<sin_of>),
+    DIRECT("squared_error", squared_error),
+    DIRECT("sub", binary<Sub>),
+    DIRECT("sum_of_rows", sum_of_rows),
+    DIRECT("tanh", vectorised<tanh_of>),
+    DIRECT("tanh_gradient", gradient<TanhGradient>),
 };
+
+const char* name_of(PyCFunction function) {
+  for (const auto& entry : functions)
+    if (entry.ml_meth == function) return entry.ml_name;
+  return "?";
+}
 
 int64_t version(PyObject* value) {
   if (!THPVariable_CheckExact(value)) return -1;
@@ -305,6 +313,7 @@ PyMethodDef methods[] = {
     {"on_stacks", FAST(on_stacks), "on_stacks(call, stacked, *arguments): see neo/functions/_stacks.py."},
     {"bind", bind, METH_VARARGS, "bind(name, fallback): the function of that name; fallback answers what it does not."},
     {"idle_bytes", idle_bytes, METH_NOARGS, "idle_bytes(): of freed tensors, kept for the next ones (direct_memory.h)."},
+    {"record", record, METH_O, "record(recorder or None): who is told of this thread's calls; gives the one before."},
     {"limit_idle", limit_idle, METH_O, "limit_idle(bytes): keep at most so many from now on; gives the number before."},
     {nullptr, nullptr, 0, nullptr},
 };

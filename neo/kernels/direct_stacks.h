@@ -109,7 +109,7 @@ PyObject* on_stacks(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     return PyObject_Vectorcall(arguments[0], arguments + 2, count - 2, nullptr);
   PyObject* out = nullptr;
   {
-    const c10::impl::ForceDispatchKeyGuard plainly(c10::default_included_set, c10::default_excluded_set);
+    const c10::impl::ForceDispatchKeyGuard plainly(plain_keys(), c10::default_excluded_set);
     PyObject* given = PyTuple_New(count - 2);
     for (Py_ssize_t i = 2; i < count; ++i) PyTuple_SET_ITEM(given, i - 2, slices.whole(arguments[i]));
     out = PyObject_CallObject(arguments[1], given);

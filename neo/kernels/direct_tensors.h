@@ -7,6 +7,8 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "direct_recording.h"
+
 namespace {
 
 using at::Tensor;
@@ -101,11 +103,6 @@ PyObject* kernel(const Tensor& x, Kernel call) {
     }
   }
   return THPVariable_Wrap(std::move(out));
-}
-
-// `fallback`, bound to each function as its self, with the same arguments.
-PyObject* elsewhere(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
-  return PyObject_Vectorcall(fallback, arguments, count, nullptr);
 }
 
 }  // namespace

@@ -35,6 +35,16 @@ cdef enum:
     FIRST_WINDOW = 2        # of a first block's kernels
     MOST_PLANES = 4         # of a first block's images
 
+cdef object recorder = None     # (kernel, its arguments), called after each kernel, on whatever thread
+
+
+def record(now):
+    """Who is told of the calls of kernels from now on, or None; gives the one before."""
+    global recorder
+    before, recorder = recorder, now
+    return before
+
+
 cdef dict FIELDS = {NEO_FIELD_TABLE[i].name.decode(): i for i in range(NEO_FIELD_COUNT)}
 
 
@@ -50,7 +60,8 @@ cdef class Kernel:
     planes: images of few planes, contiguous, and weights alike (first_block.h).
     """
     cdef readonly str name
-    cdef tuple arguments
+    cdef readonly tuple arguments
+    cdef readonly frozenset written     # those of its arguments
     cdef int field[MOST]
     cdef int role[MOST]
     cdef bint stride, window, eps, slope, planes
@@ -66,6 +77,7 @@ cdef class Kernel:
             raise SystemError(f"neo.kernels: kernels.h has no {name}")
         self.kernel = &NEO_KERNELS[i]
         self.arguments = tuple([word.strip(">?") for word in arguments.split()])
+        self.written = frozenset([word.strip(">?") for word in arguments.split() if word.startswith(">")])
         for i, word in enumerate(arguments.split()):
             self.field[i] = FIELDS[word.strip(">?")]
             self.role[i] = (WRITTEN if word.startswith(">") else READ) | (OPTIONAL if word.endswith("?") else READ)
@@ -119,6 +131,8 @@ cdef class Kernel:
             PyEval_RestoreThread(thread)
         if status:
             raise MemoryError("neo.kernels: no memory to work in")
+        if recorder is not None:
+            recorder(self, given)
 
     cdef int refuse_names(self, dict given) except -1:
         takes = (self.eps, self.slope, self.stride, self.window)
