@@ -1,12 +1,12 @@
 """Builds the Cython extensions: every .pyx under neo/ and tasks/ becomes the module of the same name, as plain C.
 
 The kernels (neo/kernels) are one text, compiled for each width of vectors; a compiler that cannot is no error, for
-torch's kernels serve then. So it is with tasks/, whose samplers do by torch's functions what is not built. _direct.cpp
-calls torch's C++, and is built where torch is at hand.
+torch's kernels serve then. So it is with tasks/, whose samplers do by torch's functions what is not built. What ends in
+.cpp there calls torch's C++, and is built where torch is at hand.
 
 All else about the package is in pyproject.toml. Compiler directives are set here, once, for every file.
 NEO_DEBUG_BUILD=1 turns the run-time checks on and the optimiser off: make env DEBUG=1.
-NEO_SANITIZE=1 builds the kernels of this processor, _direct.cpp and tasks/, nothing else, with the compiler's checks of
+NEO_SANITIZE=1 builds the kernels of this processor, *.cpp and tasks/, nothing else, with the compiler's checks of
 every address and of undefined behaviour: make test-sanitized, which builds a copy and runs Python as it needs.
 """
 
@@ -33,7 +33,7 @@ DIRECTIVES = {
     "cdivision": not DEBUG,
 }
 
-# Torch's own threads, for _direct.cpp and tasks/, which take one without.
+# Torch's own threads, for *.cpp and tasks/, which take one without.
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 INTEL = platform.machine().lower() in ("x86_64", "amd64")
@@ -74,8 +74,8 @@ def of_tasks(path: Path) -> Extension:
     )
 
 
-def direct() -> list[Extension]:
-    """neo/kernels/_direct.cpp, for the torch that is installed here; nothing where none is, as in an isolated build."""
+def on_torch() -> list[Extension]:
+    """neo/kernels/*.cpp, for the torch that is installed here; nothing where none is, as in an isolated build."""
     try:
         import torch
         from torch.utils import cpp_extension
@@ -83,8 +83,8 @@ def direct() -> list[Extension]:
         return []
     return [
         Extension(
-            "neo.kernels._direct",
-            ["neo/kernels/_direct.cpp"],
+            ".".join(path.with_suffix("").parts),
+            [path.as_posix()],
             depends=[file.as_posix() for file in Path("neo/kernels").glob("*.h")],
             include_dirs=cpp_extension.include_paths(),
             library_dirs=cpp_extension.library_paths(),
@@ -101,6 +101,7 @@ def direct() -> list[Extension]:
             language="c++",
             optional=not SANITIZE,
         )
+        for path in sorted(Path("neo/kernels").glob("*.cpp"))
     ]
 
 
@@ -119,7 +120,7 @@ def of_this_processor() -> str:
 setup(
     ext_modules=[
         *(extension(path) for path in sorted(Path("neo").rglob("*.pyx")) if wanted(path)),
-        *direct(),
+        *on_torch(),
         *(of_tasks(path) for path in sorted(Path("tasks").glob("*.pyx"))),
     ],
     options={

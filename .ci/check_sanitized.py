@@ -3,7 +3,7 @@
     python .ci/check_sanitized.py [pytest's arguments ...]
 
 A read or write outside of a tensor or of the kernels' scratch, a misaligned access, an overflow: the run ends with the
-compiler's report. Only the kernels of this processor, the plain ones, _direct.cpp and tasks/ are built so
+compiler's report. Only the kernels of this processor, the plain ones, *.cpp and tasks/ are built so
 (setup.py, NEO_SANITIZE=1), at -O1; the rest of Neo is copied as it was built.
 """
 
@@ -31,6 +31,7 @@ COPIED = (
 TESTS = (
     "tests/neo/kernels",
     "tests/neo/test_direct.py",
+    "tests/neo/capture",
     "tests/neo/functions/test_blocks.py",
     "tests/neo/functions/test_fused.py",
     "tests/tasks/test_gathering.py",
@@ -51,7 +52,15 @@ def library(name: str) -> str:
 def copy_to(folder: Path) -> None:
     """The sources and all extensions but those that are to be built."""
     skipped = shutil.ignore_patterns(
-        "__pycache__", "*.pyc", "_avx*.so", "_baseline*.so", "_direct*.so", "_gather*.so", "_mix*.so", "data"
+        "__pycache__",
+        "*.pyc",
+        "_avx*.so",
+        "_baseline*.so",
+        "_direct*.so",
+        "_replay*.so",
+        "_gather*.so",
+        "_mix*.so",
+        "data",
     )
     for name in COPIED:
         source = ROOT / name

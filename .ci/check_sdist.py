@@ -26,6 +26,7 @@ IN_SDIST = (
     "neo/autograd/_tape.pyx",
     "neo/kernels/kernels.h",
     "neo/kernels/_direct.cpp",
+    "neo/kernels/_replay.cpp",
     "tasks/_gather.pyx",
     "tasks/_pixels.h",
     "meta/template/.gitignore",

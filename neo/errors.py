@@ -53,7 +53,7 @@ class ComplexError(NeoError, TypeError):
 
 
 class CaptureError(NeoError, RuntimeError):
-    """A step cannot be recorded as a CUDA graph; the message says why, and what it must not do."""
+    """A step cannot be recorded, or its replay is not what it does; the message says why, and what it must not do."""
 
 
 class KernelArgumentError(NeoError, RuntimeError):

@@ -28,7 +28,7 @@ LAYERS = {
     "neo.errors": [],
     "neo._elsewhere": [],
     "neo.runtime": [],
-    "neo.guards": [],
+    "neo.guards": ["neo.errors"],
     "neo.pytree": [],
     "neo.draws": ["neo.errors"],
     "neo.kernels": ["neo.errors"],
@@ -45,7 +45,18 @@ LAYERS = {
         "neo.kernels",
     ],
     "neo.creation": ["neo.autograd", "neo.functions"],
-    "neo.capture": ["neo.autograd", "neo.autograd.__init__", "neo.errors", "neo.pytree"],
+    "neo._recording": ["neo.autograd", "neo.draws", "neo.errors", "neo.kernels", "neo.pytree"],
+    "neo.capture": [
+        *(
+            "neo.autograd",
+            "neo.autograd.__init__",
+            "neo._recording",
+            "neo.draws",
+            "neo.errors",
+            "neo.kernels",
+        ),
+        "neo.pytree",
+    ],
     "neo.nn._torch": [
         *("neo.autograd", "neo.autograd.session", "neo.functions", "neo.draws", "neo.errors", "neo.pytree"),
     ],
@@ -71,6 +82,7 @@ LAYERS = {
 LAZY_IMPORTS = {
     ("neo/kernels/__init__.py", "import_module"): "the build for the processor at hand; there may be none",
     ("neo/kernels/direct.py", "neo.kernels._direct"): "is built only where torch is at hand",
+    ("neo/kernels/replay.py", "neo.kernels._replay"): "is built only where torch is at hand",
     ("neo/kernels/dense.py", "neo.kernels._triton"): "Triton is optional",
     ("neo/_torch_entry_points.py", "import_module"): "private modules of torch, by name",
     (

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from neo.errors import CaptureError
 from neo.kernels import layers
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "perceptron_gradient",
     "product",
     "product_sum",
+    "record",
     "relu",
     "relu_gradient",
     "scaled",
@@ -97,6 +99,11 @@ def use_rows(rows: object) -> None:
         _library.use_rows(rows)
 
 
+def record(recorder: Any) -> Any:
+    """Who is told of this thread's calls from now on, or None; gives the one before. See direct_recording.h."""
+    return None if _library is None else _library.record(recorder)
+
+
 @contextmanager
 def no_idle_memory() -> Iterator[None]:
     """Within, no memory of freed tensors is kept for the next ones: what is allocated is what is in use."""
@@ -141,8 +148,13 @@ def _expect_classes(log_p: Any, target: Any, ignored: int) -> None:
     """IndexError for a target that is no class: torch's backward kernel writes there without asking, on a CPU."""
     if type(target) is not torch.Tensor or not target.is_cpu or log_p.ndim != 2 or _wrapped(target):
         return
-    if not ((target == ignored) | ((target >= 0) & (target < log_p.shape[1]))).all().tolist():
-        raise IndexError(f"cross_entropy: a target is out of bounds of {log_p.shape[1]} classes")
+    right = ((target == ignored) | ((target >= 0) & (target < log_p.shape[1]))).all()
+    words = f"cross_entropy: a target is out of bounds of {log_p.shape[1]} classes"
+    try:
+        if not right.tolist():
+            raise IndexError(words)
+    except CaptureError:  # the condition is recorded, too
+        torch._assert_async(right, words)
 
 
 def _cross_entropy_gradient(g: Any, log_p: Any, target: Any, count: Any, reduction: int, ignored: int) -> Any:
