@@ -67,7 +67,8 @@ class MetaBatch:
         seed: of the run.
         workers: how tasks run side by side, see meta.parallel; None: one after the other.
         reserved: names that a task's metrics cannot have, as logs have them already.
-        capture: record the whole as a CUDA graph where it is on a GPU (neo.capture).
+        capture: record it once and replay it (neo.capture): on a GPU the whole as a CUDA graph; on the CPU the kernel
+            calls of a task, or those of all with batched=true, to the same bits as without.
     """
 
     def __init__(
@@ -144,10 +145,13 @@ class MetaBatch:
         self, params: PyTree, tasks: Task, iteration: int, slots: Sequence[int], state: PyTree
     ) -> MetaGradient:
         """Of some slots of an iteration, `tasks` theirs; its state still a list of torch tensors, see decoded()."""
-        if self._recorded is not None and pytree.leaves(params)[0].device.type == "cuda":
-            return self._recorded(params, tasks, state)
+        recorded = self._recorded
+        if recorded is not None and pytree.leaves(params)[0].device.type == "cuda":
+            return recorded(params, tasks, state)
         if isinstance(self.workers, Batched):
             first = self.step(iteration, slots[0], state)
+            if recorded is not None:
+                return self._seeded(first.seed, lambda: recorded(params, tasks, state))
             step = _Shared(first, ("slot", "seed"), "batched=true")
             return self._at_once(
                 lambda task: self._drawn(params, task, step, first.seed), tasks, self.workers
@@ -156,6 +160,8 @@ class MetaBatch:
 
         def of_task(item: tuple[Step, Any]) -> _Result:
             step, task = item
+            if recorded is not None:
+                return self._seeded(step.seed, lambda: recorded(params, task, step.state, alone=True))
             return self._drawn(params, task, step, step.seed)
 
         return self._averaged(self.workers.each(of_task, zip(steps, tasks, strict=True)))
@@ -169,11 +175,18 @@ class MetaBatch:
         """With its state in the form that the learner gave it."""
         return found if found.state is None else found._replace(state=self.carried.decode(found.state))
 
-    def _at_any_step(self, params: PyTree, tasks: Task, state: PyTree) -> MetaGradient:
-        """What a CUDA graph records: Python runs once for all steps, and draws are torch's default generator's."""
+    def _at_any_step(self, params: PyTree, tasks: Any, state: PyTree, *, alone: bool = False) -> Any:
+        """What is recorded, of a meta-batch or of one task alone: Python runs once for all steps.
+
+        Draws are those of the block around the call, which has the step's seed; a CUDA graph's torch's own.
+        """
         step = _Shared(
             Step(training=True, state=state), ("iteration", "slot", "seed"), "trainer.capture=true"
         )
+        if alone:
+            return self._result(params, tasks, step)
+        if isinstance(self.workers, Batched):
+            return self._at_once(lambda task: self._result(params, task, step), tasks, self.workers)
         return self._averaged(self.workers.each(lambda task: self._result(params, task, step), tasks))
 
     def _drawn(self, params: PyTree, task: Any, step: Step, seed: int) -> _Result:

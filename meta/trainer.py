@@ -91,8 +91,10 @@ class Trainer:
         metric: the name of the score in logs; None for that of the learner's problem.
         workers: how the tasks of a meta-batch run side by side, see meta.parallel; None: one after the other.
         ranks: the processes that share each meta-batch; changes time, never the result.
-        capture: on a GPU, record the meta-gradient once as a CUDA graph and replay it, see neo.capture; elsewhere this
-            changes nothing. It keeps the memory of one meta-batch. Not yet run on a GPU.
+        capture: record the kernel calls of a task, or of the whole with batched=true, once and replay them, see
+            neo.capture: faster where Python is what takes the time, as with small networks, and to the same bits. An
+            algorithm that reads numbers or its step's seed raises. On a GPU the meta-gradient is one CUDA graph, whose
+            draws are torch's own; it keeps the memory of one meta-batch. Not yet run on a GPU.
         memory: the most that a run may take, "2GB". The trainer only looks whether it is an amount: scripts/train.py
             chooses by it before the run is built, as meta.planning.settled does.
         dtype: of the meta-parameters, and so of the carried state and the optimiser's; None: as the learner draws them.
