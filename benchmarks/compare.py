@@ -24,7 +24,9 @@ __all__ = ["Options", "measure", "open_contender"]
 
 SELECTION_TURNS = 3
 HOPELESS = 1.3  # a setting whose first turn is so many times the best one's gets no second
-HOPELESS_COLD = 2.0  # and one whose very first turn, which warms up, is so many times that
+HOPELESS_COLD = (
+    2.0  # and one whose very first turn, which warms up, is so many times that, unless it compiles then
+)
 LONG_S = 10.0  # turns that long are alike: one tells enough
 
 
@@ -164,7 +166,8 @@ def _select(
                             contender.build(
                                 contender.spec._replace(work=one.fields(), problem=str(path), setting=setting)
                             )
-                            taken = _fastest(contender, best)
+                            compiles = peer == "jax" or setting.get("capture") == "yes"
+                            taken = _fastest(contender, best, compiles)
                         if taken < best:
                             chosen[peer, path.name] = Choice(setting, taken, error)
                         said = f"{work.name} {path.stem} {peer}, {describe(setting)}"
@@ -183,10 +186,13 @@ def _select(
     return chosen, notes
 
 
-def _fastest(contender: Contender, best: float) -> float:
-    """Seconds of the fastest of a few turns, after one that warms up; fewer of a slow contender."""
+def _fastest(contender: Contender, best: float, compiles: bool) -> float:
+    """Seconds of the fastest of a few turns, after one that warms up; fewer of a slow contender.
+
+    compiles: in the turn that warms up, whose time then tells nothing.
+    """
     cold, _ = contender.run()
-    if cold > HOPELESS_COLD * best:
+    if not compiles and cold > HOPELESS_COLD * best:
         return cold
     first, _ = contender.run()
     if first > HOPELESS * best or first > LONG_S:

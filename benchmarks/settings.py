@@ -76,9 +76,12 @@ def settings(work: Work, peer: str, device: str, quick: bool = False) -> list[Se
         side_by_side = (str(threads),) if device == "cpu" and threads > 1 else ()
         batched = ("batched",) if work.kind == "meta_module" or device != "cpu" else ()
         options["workers"] = ("none", *side_by_side, *batched)
+        if device == "cpu":  # neo.capture: the kernel calls of one meta-step, replayed; it records one thread
+            options["capture"] = ("no", "yes")
     grid: list[Setting] = [
         dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
     ]
+    grid = [one for one in grid if one.get("capture") != "yes" or one["workers"] in ("none", "batched")]
     return grid[:1] if quick else grid
 
 

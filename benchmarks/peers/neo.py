@@ -24,7 +24,8 @@ __all__ = ["meta_step", "training", "unroll"]
 
 
 def meta_step(spec: Spec) -> Step:
-    """meta.meta_gradient of meta.MAML; setting: workers (none, how many tasks side by side, or batched)."""
+    """meta.meta_gradient of meta.MAML; setting: workers (none, how many tasks side by side, or batched), and capture
+    (yes: neo.capture of it)."""
     work = spec.work
     loaded = load(spec)
     params = {name: neo.LiteTensor(param) for name, param in loaded.params.items()}
@@ -42,7 +43,12 @@ def meta_step(spec: Spec) -> Step:
     def result(out: MetaGradient) -> Arrays:
         return arrays_of(out.loss.mean(), {name: grad.data for name, grad in out.gradient.items()})
 
-    return Step(lambda: meta.meta_gradient(maml, params, batch, workers=side_by_side), result)
+    def step(params: Params, batch: Task) -> MetaGradient:
+        return meta.meta_gradient(maml, params, batch, workers=side_by_side)
+
+    if spec.setting.get("capture") == "yes":
+        step = neo.capture(step)
+    return Step(lambda: step(params, batch), result)
 
 
 def unroll(spec: Spec) -> Step:
