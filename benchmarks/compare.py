@@ -166,8 +166,7 @@ def _select(
                             contender.build(
                                 contender.spec._replace(work=one.fields(), problem=str(path), setting=setting)
                             )
-                            compiles = peer == "jax" or setting.get("capture") == "yes"
-                            taken = _fastest(contender, best, compiles)
+                            taken = _fastest(contender, best, compiles=peer == "jax")
                         if taken < best:
                             chosen[peer, path.name] = Choice(setting, taken, error)
                         said = f"{work.name} {path.stem} {peer}, {describe(setting)}"

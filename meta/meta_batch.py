@@ -148,14 +148,13 @@ class MetaBatch:
         recorded = self._recorded
         if recorded is not None and pytree.leaves(params)[0].device.type == "cuda":
             return recorded(params, tasks, state)
-        if isinstance(self.workers, Batched):
+        workers = self.workers
+        if isinstance(workers, Batched):
             first = self.step(iteration, slots[0], state)
             if recorded is not None:
-                return self._seeded(first.seed, lambda: recorded(params, tasks, state))
+                return self._seeded(first.seed, lambda: workers.alone(lambda: recorded(params, tasks, state)))
             step = _Shared(first, ("slot", "seed"), "batched=true")
-            return self._at_once(
-                lambda task: self._drawn(params, task, step, first.seed), tasks, self.workers
-            )
+            return self._at_once(lambda task: self._drawn(params, task, step, first.seed), tasks, workers)
         steps = (self.step(iteration, slot, state) for slot in slots)
 
         def of_task(item: tuple[Step, Any]) -> _Result:

@@ -110,7 +110,11 @@ class Batched(Workers):
     def stacked(self, fn: Callable[[Item], Result], items: Iterable[Item]) -> Result:
         """What each() gives, as one tree whose leaves have the items' axis in front."""
         at_once: Callable[[Any], Any] = neo.vmap(fn, randomness="different")
-        (found,) = Workers(1 if self.count == 1 else None).each(at_once, [items])
+        return self.alone(lambda: at_once(items))
+
+    def alone(self, fn: Callable[[], Result]) -> Result:
+        """fn(), with one kernel thread for a count of 1 and torch's own number otherwise."""
+        (found,) = Workers(1 if self.count == 1 else None).each(lambda _: fn(), [None])
         return found
 
 

@@ -36,7 +36,9 @@ class Memory:
     own: bool  # made by a recorded call
     varies: bool  # depends on inputs, closed-over tensors or random draws
     whose: str = ""  # of one that is not the run's own
-    blank: torch.UntypedStorage | None = None  # itself, as long as nothing recorded has written to what empty() gave
+    blank: torch.UntypedStorage | None = (
+        None  # itself, as long as nothing recorded has written to what empty() gave
+    )
 
 
 @dataclass
