@@ -45,7 +45,9 @@ def _plain(tensor: torch.Tensor) -> bool:
         or tensor.is_inference()
     ):
         return False
-    return tensor.is_cpu and tensor.layout is torch.strided and not (tensor.is_neg() or tensor.is_conj())
+    if not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_conj():
+        return False
+    return tensor.data_ptr() % tensor.itemsize == 0  # numpy has arrays at odd addresses, which rules copy
 
 
 class Replayed:

@@ -303,6 +303,7 @@ class Program {
       if (!THPVariable_CheckExact(value)) return false;
       const Tensor& tensor = THPVariable_Unpack(value);
       if (!tensor.defined() || tensor.key_set() != dense || tensor.requires_grad() || !(inputs_[i] == tensor)) return false;
+      if (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % tensor.itemsize() != 0) return false;  // some of numpy's
     }
     return true;
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -394,10 +395,12 @@ def test_modes_transforms_and_autocast_run_the_step():
     with neo.nn.draws(0):
         captured(x)
     assert captured(x.clone().requires_grad_()).requires_grad
-    assert len(runs) == before + 5
+    odd = torch.from_numpy(np.zeros(37, np.uint8)[1:].view(np.float32).reshape(3, 3))  # at an odd address
+    assert torch.equal(captured(odd), odd @ odd)
+    assert len(runs) == before + 6
     with neo.kernels.switched_off():  # another recording
         captured(x)
-    assert len(runs) == before + 7
+    assert len(runs) == before + 8
 
 
 def test_threads_may_replay_at_once():

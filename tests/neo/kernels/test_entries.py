@@ -22,7 +22,7 @@ from neo.errors import KernelArgumentError
 from neo.kernels import direct
 from tests.neo.kernels.entries import ENTRIES, Call, Case, moments_of, spread_of
 
-HELPERS = {"Kernel", "readable", "takes", "use_describe"}  # which read no memory of a tensor
+HELPERS = {"Kernel", "readable", "record", "takes", "use_describe"}  # which read no memory of a tensor
 ERROR = {torch.float64: 1e-9, torch.float32: 3e-3}  # of the norm of what torch gives in float64
 
 
