@@ -24,7 +24,8 @@ from libc.stdint cimport int32_t
 from neo.autograd._context cimport PolicyBase
 from neo.autograd._forward cimport ForwardTape
 from neo.autograd._node cimport Node
-from neo.autograd._stack cimport open_stack
+from neo.autograd._slots cimport TensorSlots
+from neo.autograd._stack cimport Stack, open_stack
 from neo.autograd._tensor cimport TensorBase, is_lite_tensor
 
 cdef object UNKNOWN = object()      # in place of the tangent of a tensor whose op is still waited for
@@ -98,3 +99,15 @@ cdef class TaylorTape(ForwardTape):
                 if node.slots[node.inputs + i] >= 0:
                     self.tangents.dots[node.slots[node.inputs + i]] = None
         return pushed
+
+
+def orders_taken(TensorBase tensor not None):
+    """How many derivatives, one of the other, the open levels take by this tensor: one each, and TaylorTapes their order."""
+    cdef Stack stack = open_stack()
+    cdef Py_ssize_t i, found = 0
+    if stack is None:
+        return 0
+    for i in range(stack.first_recording(), len(stack.tapes)):
+        if (<TensorSlots> stack.tapes[i]).slot_of(tensor) >= 0:
+            found += (<TaylorTape> stack.tapes[i]).order if type(stack.tapes[i]) is TaylorTape else 1
+    return found

@@ -88,7 +88,7 @@ def _mirrored(primals: tuple, given: Sequence[Any]) -> list[Any]:
 
 
 def _curve(leaf: LiteTensor, terms: list[Any]) -> list[Any]:
-    """A leaf's derivatives as tensors of this call alone, for fn may hold the given ones: None for the zeros at the end."""
+    """A leaf's derivatives, without the zeros at the end, as tensors of this call alone: fn may hold the given ones."""
     while terms and terms[-1] is None:
         terms = terms[:-1]
     filled: list[Any] = [torch.zeros_like(leaf.data) if term is None else term for term in terms]
