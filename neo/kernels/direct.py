@@ -113,14 +113,25 @@ def _empty(shape: Any, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="cpu", memory_format=layout)
 
 
+def _on_stacks(call: Any, stacked: Any, *matrices: Any) -> Any:
+    """call(*matrices), or under vmap stacked(...) of the stacks of which they are slices."""
+    return call(*matrices) if on_stacks is None else on_stacks(call, stacked, *matrices)
+
+
 def _product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
-    return torch.mm(a.t() if transpose_a else a, b.t() if transpose_b else b)
+    return _on_stacks(torch.mm, batch_product, a.t() if transpose_a else a, b.t() if transpose_b else b)
 
 
 def _product_sum(a: Any, b: Any, c: Any, d: Any, bias: Any, transpose_a: bool, transpose_b: bool) -> Any:
     a, c = (a.t(), c.t()) if transpose_a else (a, c)
     b, d = (b.t(), d.t()) if transpose_b else (b, d)
-    return torch.addmm(torch.mm(a, b) if bias is None else torch.addmm(bias, a, b), c, d)
+    if bias is None:
+        return _on_stacks(_matrix_product_sum, batch_product_sum, a, b, c, d)
+    return torch.addmm(torch.addmm(bias, a, b), c, d)
+
+
+def _matrix_product_sum(a: Any, b: Any, c: Any, d: Any) -> Any:
+    return torch.addmm(torch.mm(a, b), c, d)
 
 
 def _batch_product_sum(a: Any, b: Any, c: Any, d: Any) -> Any:
@@ -128,7 +139,11 @@ def _batch_product_sum(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 def _affine(x: Any, weight: Any, bias: Any) -> Any:
-    return torch.addmm(bias, x, weight.t())
+    return _on_stacks(torch.addmm, _batch_affine, bias, x, weight.t())
+
+
+def _batch_affine(bias: Any, x: Any, weight: Any) -> Any:
+    return batch_product(x, weight) + bias.unsqueeze(-2)
 
 
 def _cross_entropy(x: Any, target: Any, reduction: int, ignored: int) -> Any:
