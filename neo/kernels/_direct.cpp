@@ -29,6 +29,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "direct_attention.h"
 #include "direct_buffers.h"
 #include "direct_losses.h"
 #include "direct_memory.h"
@@ -186,6 +187,9 @@ Tensor tanh_of(const Tensor& x) { return at::tanh(x); }
 PyMethodDef functions[] = {
     {"add", FAST(binary<Add>), nullptr},
     {"affine", FAST(affine), nullptr},
+    {"attention", FAST(attention), nullptr},
+    {"attention_gradient", FAST(attention_gradient), nullptr},
+    {"attention_second_order", FAST(attention_second_order), nullptr},
     {"batch_product", FAST(batch_product), nullptr},
     {"batch_product_sum", FAST(batch_product_sum), nullptr},
     {"cross_entropy", FAST(cross_entropy), nullptr},
