@@ -25,6 +25,7 @@ ALLOCATOR: dict[str, dict[str, str]] = {
 Options = dict[str, tuple[str, ...]]  # option → values
 LAYOUT: Options = {"layout": ("contiguous", "channels_last")}
 DERIVATIVES: Options = {"derivatives": ("reverse", "forward")}  # by what the equation is written
+TAYLOR: Options = {"derivatives": ("reverse", "forward", "taylor")}  # torch.func has no Taylor mode
 IN_JAX = ("sinusoid",)  # networks of MetaModule that peers/jax.py has
 GRIDS: dict[str, dict[str, Options]] = {  # kind of work → contender
     "meta_step": {
@@ -66,7 +67,7 @@ def settings(work: Work, peer: str, device: str, quick: bool = False) -> list[Se
         if len(network.shape(work.width, work.size)) == 3:
             options |= LAYOUT
         if network.learns == "equation" and peer in ("neo", "torch_func_loop", "torch_func_vmap"):
-            options |= DERIVATIVES
+            options |= TAYLOR if peer == "neo" else DERIVATIVES
     if device == "cpu" and peer != "jax":  # JAX brings its own allocator
         options["allocator"] = tuple(ALLOCATOR)
     if work.kind in ("meta_step", "meta_module") and peer == "neo":

@@ -27,7 +27,7 @@ class PhysicsInformed(Regression):
 
     Args:
         equation: (predict, points) → residual r, (n,) or (n, 1), of a model predict: (n, coordinates) → (n, 1), that is
-            0 where the equation holds; built of neo.jvp, say.
+            0 where the equation holds; built of neo.jet, say.
         weight: of initial and boundary values, > 0.
     Raises: ValueError naming the argument.
     Cost: that of the equation's derivatives, in each inner step.
@@ -48,20 +48,13 @@ def korteweg_de_vries(predict: Predict, points: Any) -> Any:
     """The residual u_t + 6 u u_x + u_xxx, (n, 1), of u = predict at points (n, 2), columns x and t.
 
     Raises: ValueError for a model without a third derivative.
-    Cost: eight forward passes, as three nested forward derivatives in x have them, and two for u_t.
+    Cost: a pass of `neo.jet` to third order along x, and one of first order along t.
     """
     axes = torch.eye(2, dtype=points.dtype, device=points.device)
     along_x, along_t = (axis.expand(points.shape) for axis in axes)
     if not isinstance(points, LiteTensor):
         points = LiteTensor(points)  # forward mode moves no constants
-
-    def first(points: Any) -> Any:
-        return neo.jvp(predict, (points,), (along_x,))  # u, u_x
-
-    def second(points: Any) -> Any:
-        return neo.jvp(first, (points,), (along_x,))  # (u, u_x), (u_x, u_xx)
-
-    ((u, u_x), _), (_, (_, u_xxx)) = neo.jvp(second, (points,), (along_x,))
+    u, (u_x, _, u_xxx) = neo.jet(predict, (points,), ((along_x, None, None),))
     require(
         (constant(u_xxx) != 0).any(),
         lambda: ValueError(

@@ -125,10 +125,12 @@ def _problem(spec: Spec) -> meta.Problem:
         return meta.Classification()
     if learns == "values":
         return meta.Regression()
-    forward = spec.setting["derivatives"] == "forward"
-    return _Equation(
-        partial(equation.by_forward, neo.jvp) if forward else partial(equation.by_reverse, neo.grad)
-    )
+    ways = {
+        "reverse": partial(equation.by_reverse, neo.grad),
+        "forward": partial(equation.by_forward, neo.jvp),
+        "taylor": partial(equation.by_taylor, neo.jet),
+    }
+    return _Equation(ways[spec.setting["derivatives"]])
 
 
 def _model(work: Any) -> neo.nn.Module:

@@ -42,8 +42,6 @@ class NoTangentRule(Exception):
 
 cdef class Tangents:
     """The tangent of each slot of a ForwardTape, as long as LiteTensors stand for its tensor."""
-    cdef list dots                  # None: zero
-    cdef list holders               # how many LiteTensors stand for it
 
     def __cinit__(self):
         self.dots = []
@@ -67,10 +65,6 @@ cdef class Holder:
 
 cdef class ForwardTape(Tape):
     """A level in forward mode: push it like a tape, `start` tensors with their tangents, and ask for `tangent_of` others."""
-    cdef Tangents tangents
-    cdef list holders               # weak references to all LiteTensors that stand for the tensors tracked here
-    cdef public bint own_rules     # refuse what has no jvp, in place of transposing its backward
-
     def __cinit__(self):
         self.tangents = Tangents()
         self.holders = []
@@ -139,13 +133,16 @@ cdef class ForwardTape(Tape):
         return 0
 
     cdef int record(self, Node node, PolicyBase policy, tuple inputs, tuple outputs, bint all_floating) except -1:
-        """Push the tangents of an op's inputs forward to its outputs, those of which that have none go untracked."""
+        """Push the tangents of an op's inputs forward to its outputs, at once."""
+        self.enter(node, policy, inputs, outputs, all_floating)
+        return self.move(node, outputs, open_stack().tapes.index(self))
+
+    cdef int move(self, Node node, tuple outputs, Py_ssize_t levels) except -1:
+        """Push tangents to an op's outputs, the rule seeing so many levels; outputs that get none go untracked."""
         cdef int i
         cdef Stack stack = open_stack()
-        cdef Py_ssize_t place = stack.tapes.index(self)
         cdef bint pushed
-        self.enter(node, policy, inputs, outputs, all_floating)
-        use_outer_levels(stack, place)
+        use_outer_levels(stack, levels)
         try:
             if autocast_on():
                 with autocast_off():
@@ -153,7 +150,7 @@ cdef class ForwardTape(Tape):
             else:
                 pushed = self.push(node)
         finally:
-            use_all_levels(stack, place)
+            use_all_levels(stack, levels)
         for i in range(node.outputs):
             if node.slots[node.inputs + i] >= 0 and (
                     not pushed or self.tangents.dots[node.slots[node.inputs + i]] is None):

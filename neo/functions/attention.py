@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from neo.functions.attention_core import attend, attend_within, takes
 from neo.functions.elementwise import is_number
 from neo.functions.registry import implements, raw
 from neo.guards import known
@@ -36,6 +37,8 @@ def scaled_dot_product_attention(
             for t in (key, value)
         )
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if attn_mask is None and not dropout_p and is_number(scale) and _stacks_alike(query, key, value):
+        return attend(query, key, value, is_causal, scale)
     if (
         query.dtype in HALF
     ):  # scores rounded to 8 or 11 bits would be far off; torch's kernels keep them in float32 too
@@ -57,6 +60,14 @@ def scaled_dot_product_attention(
     softmax = torch.softmax if attn_mask is None or is_causal else safe_softmax
     weights = softmax(scores, -1)
     return torch.matmul(F.dropout(weights, dropout_p) if dropout_p else weights, value)
+
+
+def _stacks_alike(query: Any, key: Any, value: Any) -> bool:
+    """Whether these are stacks of the same heads of the same sequences, which Neo's kernels take as they lie."""
+    if not query.ndim == key.ndim == value.ndim == 4 or not takes(query, key, value):
+        return False
+    alike = query.shape[:2] == key.shape[:2] == value.shape[:2]
+    return alike and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
 
 
 def safe_softmax(x, dim, dtype=None):
@@ -127,7 +138,18 @@ def multi_head_attention_forward(
         raise RuntimeError("multi_head_attention_forward: Need attn_mask if specifying the is_causal hint")
     apart = (q_proj_weight, k_proj_weight, v_proj_weight)
     if query is key is value and not use_separate_proj_weight:  # one product for the three
-        q, k, v = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, -1)
+        rows = F.linear(query, in_proj_weight, in_proj_bias)
+        plain = attn_mask is None and key_padding_mask is None and not (need_weights or add_zero_attn)
+        if (
+            plain
+            and (bias_k, static_k, static_v) == (None,) * 3
+            and not (training and dropout_p)
+            and takes(rows)
+        ):
+            out = attend_within(rows, num_heads, places_first=True)
+            out = F.linear(out, out_proj_weight, out_proj_bias)
+            return out if batched else out.squeeze(1), None
+        q, k, v = rows.chunk(3, -1)
     else:
         weights_in = apart if use_separate_proj_weight else in_proj_weight.chunk(3)
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)

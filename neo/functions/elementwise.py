@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from neo.autograd.policy import Policy
+from neo.autograd._taylor import orders_taken
+from neo.autograd.policy import Policy, function
 from neo.autograd.tensor import LiteTensor
 from neo.functions._tangents import total
 from neo.functions.registry import implements
@@ -179,7 +180,6 @@ class Square(Unary):
 # --- circular and hyperbolic functions -----------------------------------------------------------------------
 
 
-@implements(torch.sin)
 class Sin(Unary):
     """y = sin x;  x̄ = ȳ cos x."""
 
@@ -192,7 +192,6 @@ class Sin(Unary):
         return direct.mul(y_bar, direct.cos(x))
 
 
-@implements(torch.cos)
 class Cos(Unary):
     """y = cos x;  x̄ = −ȳ sin x."""
 
@@ -203,6 +202,46 @@ class Cos(Unary):
     def backward(self, y_bar):
         (x,) = self.ctx.release
         return direct.neg(direct.mul(y_bar, direct.sin(x)))
+
+
+class SinCos(Policy):
+    """(s, c) = (sin x, cos x);  x̄ = s̄ c − c̄ s;  ṡ = ẋ c, ċ = −ẋ s.
+
+    For a function that is differentiated more than once: its derivatives of every order are made of these two, which
+    Sin and Cos compute anew at each.
+    """
+
+    verified = True
+    materialize = False
+
+    def forward(self, x):
+        s, c = direct.sin(x), direct.cos(x)
+        self.ctx.save(s, c)
+        return s, c
+
+    def backward(self, s_bar, c_bar):
+        s, c = self.ctx.release
+        return total(
+            None if s_bar is None else direct.mul(s_bar, c),
+            None if c_bar is None else direct.neg(direct.mul(c_bar, s)),
+        )
+
+    def jvp(self, x_dot):
+        s, c = self.ctx.release
+        return direct.mul(x_dot, c), direct.neg(direct.mul(x_dot, s))
+
+
+_sin, _cos, _sin_cos = function(Sin, "sin"), function(Cos, "cos"), function(SinCos, "sin_cos")
+
+
+@implements(torch.sin)
+def sin(x):
+    return _sin_cos(x)[0] if orders_taken(x) > 1 else _sin(x)
+
+
+@implements(torch.cos)
+def cos(x):
+    return _sin_cos(x)[1] if orders_taken(x) > 1 else _cos(x)
 
 
 @implements(torch.tanh)

@@ -27,8 +27,7 @@ class Product(Policy):
 
     def forward(self, a, b, transpose_a=False, transpose_b=False):
         self.ctx.save(a, b, transpose_a, transpose_b)
-        c = dense.product(_rows(a), _rows(b), transpose_a, transpose_b)
-        return c if transpose_a else _with_leading_dims(c, a)
+        return dense.product(a, b, transpose_a, transpose_b)
 
     def backward(self, c_bar):
         a, b, transpose_a, transpose_b = self.ctx.release
@@ -55,8 +54,7 @@ class ProductSum(Policy):
 
     def forward(self, a, b, c, d, bias, transpose_a=False, transpose_b=False):
         self.ctx.save(a, b, c, d, transpose_a, transpose_b)
-        e = dense.product_sum(_rows(a), _rows(b), _rows(c), _rows(d), bias, transpose_a, transpose_b)
-        return e if transpose_a else _with_leading_dims(e, a)
+        return dense.product_sum(a, b, c, d, bias, transpose_a, transpose_b)
 
     def backward(self, e_bar):
         a, b, c, d, transpose_a, transpose_b = self.ctx.release
@@ -68,7 +66,7 @@ class ProductSum(Policy):
         )
         if len(needs) == 4:
             return bars
-        return *bars, direct.sum_of_rows(_rows(e_bar)) if needs[4] else None
+        return *bars, direct.sum_of_rows(e_bar) if needs[4] else None
 
     def jvp(self, a_dot, b_dot, c_dot, d_dot, bias_dot=None):
         a, b, c, d, *flags = self.ctx.release
@@ -105,16 +103,6 @@ def _tangent(a, b, a_dot, b_dot, bias_dot, transpose_a, transpose_b):
         return product_sum(a_dot, b, a, b_dot, bias_dot, transpose_a, transpose_b)
     c_dot = product(*((a_dot, b) if b_dot is None else (a, b_dot)), transpose_a, transpose_b)
     return c_dot if bias_dot is None else c_dot + bias_dot
-
-
-def _rows(x):
-    """A tensor (.., n) as the matrix of all its rows."""
-    return x if x.ndim == 2 else x.flatten(0, -2)
-
-
-def _with_leading_dims(rows, x):
-    """The rows that came of those of x, in the place of those."""
-    return rows if x.ndim == 2 else torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], rows.shape[1]])
 
 
 class BatchProduct(Policy):
@@ -309,7 +297,7 @@ class Affine(Policy):
 
     def forward(self, x, weight, bias):
         self.ctx.save(x, weight)
-        return _with_leading_dims(direct.affine(_rows(x), weight, bias), x)
+        return direct.affine(x, weight, bias)
 
     def backward(self, y_bar):
         x, weight = self.ctx.release
@@ -319,7 +307,7 @@ class Affine(Policy):
         return (
             product(y_bar, weight) if need_x else None,
             product(y_bar, x, True) if need_weight else None,
-            direct.sum_of_rows(_rows(y_bar)) if need_bias else None,
+            direct.sum_of_rows(y_bar) if need_bias else None,
         )
 
     def jvp(self, x_dot, weight_dot, bias_dot):

@@ -29,6 +29,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "direct_attention.h"
 #include "direct_buffers.h"
 #include "direct_losses.h"
 #include "direct_memory.h"
@@ -188,6 +189,9 @@ Tensor tanh_of(const Tensor& x) { return at::tanh(x); }
 PyMethodDef functions[] = {
     DIRECT("add", binary<Add>),
     DIRECT("affine", affine),
+    DIRECT("attention", attention),
+    DIRECT("attention_gradient", attention_gradient),
+    DIRECT("attention_second_order", attention_second_order),
     DIRECT("batch_product", batch_product),
     DIRECT("batch_product_sum", batch_product_sum),
     DIRECT("cross_entropy", cross_entropy),

@@ -16,6 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
+from neo.kernels.direct import all_rows, with_dims_of
+
 __all__ = ["INTERPRETED", "matmul", "product", "softmax", "softmax_gradient"]
 
 LONGEST_ROW = 16384  # entries; a row is held in registers, 32 a thread
@@ -126,11 +128,14 @@ def _product_tile(
 
 
 def product(a, b, transpose_a, transpose_b):
-    """torch.mm: (m, k), (k, n) → (m, n), each matrix transposed first where its flag says so."""
-    left, right = a.t() if transpose_a else a, b.t() if transpose_b else b
+    """As direct.product: (m, k), (k, n) → (m, n), each matrix transposed first where its flag says so, of all rows."""
+    left, right = all_rows(a), all_rows(b)
+    left, right = left.t() if transpose_a else left, right.t() if transpose_b else right
     if left.ndim == 2 == right.ndim and _fits(left, right) and left.shape[1] == right.shape[0]:
-        return _multiply(left.unsqueeze(0), right.unsqueeze(0)).squeeze(0)
-    return torch.mm(left, right)
+        c = _multiply(left.unsqueeze(0), right.unsqueeze(0)).squeeze(0)
+    else:
+        c = torch.mm(left, right)
+    return c if transpose_a else with_dims_of(c, a)
 
 
 def matmul(a, b):

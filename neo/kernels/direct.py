@@ -25,6 +25,7 @@ from neo.kernels import layers
 __all__ = [
     "add",
     "affine",
+    "all_rows",
     "batch_product",
     "batch_product_sum",
     "bound",
@@ -64,6 +65,7 @@ __all__ = [
     "tanh_gradient",
     "use_matrix",
     "use_rows",
+    "with_dims_of",
 ]
 
 
@@ -78,6 +80,7 @@ def _load() -> ModuleType | None:
 _library: Any = _load()
 _nll_forward = torch.ops.aten.nll_loss_forward.default
 _nll_backward = torch.ops.aten.nll_loss_backward.default
+_unsafe_view = torch.ops.aten._unsafe_view.default
 _threshold_backward = torch.ops.aten.threshold_backward.default
 _wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
@@ -120,14 +123,40 @@ def _empty(shape: Any, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="cpu", memory_format=layout)
 
 
+def all_rows(x: Any) -> Any:
+    """A tensor (.., n) as the matrix of all its rows."""
+    return x if x.ndim <= 2 else x.flatten(0, -2)
+
+
+def with_dims_of(rows: Any, x: Any) -> Any:
+    """The rows that came of those of x, in the place of those."""
+    return rows if x.ndim <= 2 else _unsafe_view(rows, [*x.shape[:-1], rows.shape[1]])
+
+
+def _on_stacks(call: Any, stacked: Any, *matrices: Any) -> Any:
+    """call(*matrices), or under vmap stacked(...) of the stacks of which they are slices."""
+    return call(*matrices) if on_stacks is None else on_stacks(call, stacked, *matrices)
+
+
 def _product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
-    return torch.mm(a.t() if transpose_a else a, b.t() if transpose_b else b)
+    x, y = all_rows(a), all_rows(b)
+    c = _on_stacks(torch.mm, batch_product, x.t() if transpose_a else x, y.t() if transpose_b else y)
+    return c if transpose_a else with_dims_of(c, a)
 
 
 def _product_sum(a: Any, b: Any, c: Any, d: Any, bias: Any, transpose_a: bool, transpose_b: bool) -> Any:
-    a, c = (a.t(), c.t()) if transpose_a else (a, c)
-    b, d = (b.t(), d.t()) if transpose_b else (b, d)
-    return torch.addmm(torch.mm(a, b) if bias is None else torch.addmm(bias, a, b), c, d)
+    w, x, y, z = (all_rows(t) for t in (a, b, c, d))
+    w, y = (w.t(), y.t()) if transpose_a else (w, y)
+    x, z = (x.t(), z.t()) if transpose_b else (x, z)
+    if bias is None:
+        e = _on_stacks(_matrix_product_sum, batch_product_sum, w, x, y, z)
+    else:
+        e = torch.addmm(torch.addmm(bias, w, x), y, z)
+    return e if transpose_a else with_dims_of(e, a)
+
+
+def _matrix_product_sum(a: Any, b: Any, c: Any, d: Any) -> Any:
+    return torch.addmm(torch.mm(a, b), c, d)
 
 
 def _batch_product_sum(a: Any, b: Any, c: Any, d: Any) -> Any:
@@ -135,7 +164,11 @@ def _batch_product_sum(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 def _affine(x: Any, weight: Any, bias: Any) -> Any:
-    return torch.addmm(bias, x, weight.t())
+    return with_dims_of(_on_stacks(torch.addmm, _batch_affine, bias, all_rows(x), weight.t()), x)
+
+
+def _batch_affine(bias: Any, x: Any, weight: Any) -> Any:
+    return batch_product(x, weight) + bias.unsqueeze(-2)
 
 
 def _cross_entropy(x: Any, target: Any, reduction: int, ignored: int) -> Any:
@@ -188,7 +221,7 @@ def _scaled_difference(g: Any, x: Any, target: Any, factor: float) -> Any:
 
 
 def _sum_of_rows(x: Any) -> Any:
-    return x.sum(0)
+    return all_rows(x).sum(0)
 
 
 def _relu_gradient(g: Any, y: Any) -> Any:
@@ -253,17 +286,18 @@ ones_like = bound("ones_like", torch.ones_like)
 empty = bound("empty", _empty)
 """(shape, dtype, channels_last) → a tensor on the CPU, its entries whatever they are; a thread keeps the GIL for it."""
 product = bound("product", _product)
-"""(a, b, transpose_a, transpose_b) → a b for matrices, each transposed first where its flag says so."""
+"""(a, b, transpose_a, transpose_b) → a b for matrices, each transposed first where its flag says so. A tensor (.., n)
+is the matrix of all its rows; what comes back has a's leading dims, unless a is transposed."""
 product_sum = bound("product_sum", _product_sum)
-"""(a, b, c, d, bias or None, transpose_a, transpose_b) → a b + c d + bias, each flag being of both products."""
+"""(a, b, c, d, bias or None, transpose_a, transpose_b) → a b + c d + bias, as product; flags are of both products."""
 batch_product = bound("batch_product", torch.matmul)
 """(a (.., m, k), b (.., k, n)) → (.., m, n); leading dims that are not the same broadcast."""
 batch_product_sum = bound("batch_product_sum", _batch_product_sum)
 """(a, b, c, d) → a b + c d, of stacks."""
 affine = bound("affine", _affine)
-"""(x, weight, bias) → x weightᵀ + bias."""
+"""(x (.., in), weight, bias) → x weightᵀ + bias."""
 sum_of_rows = bound("sum_of_rows", _sum_of_rows)
-"""(n, columns) → (columns,)."""
+"""(.., columns) → (columns,)."""
 scaled = bound("scaled", _scaled)
 """(a tuple of tensors, factor) → a tuple of factor · x for each."""
 squared_error = bound("squared_error", _squared_error)

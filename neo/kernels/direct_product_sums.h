@@ -19,9 +19,10 @@ bool take_both(const Side& a, const Side& b, const Side& c, const Side& d, const
 }
 
 // a b + c d + bias, of sides that the kernels take
-PyObject* own_sum(const Side& a, const Side& b, const Side& c, const Side& d, const Tensor* bias) {
+PyObject* own_sum(
+    const Side& a, const Side& b, const Side& c, const Side& d, const Tensor* bias, const Shape& shape) {
   const int64_t m = a.rows(), n = b.columns(), bytes = static_cast<int64_t>(a.tensor.element_size());
-  Tensor out = fresh({m, n}, a.tensor.scalar_type());
+  Tensor out = fresh(shape, a.tensor.scalar_type());
   const NeoProductRows rows = rows_of(a.tensor);
   const auto go = [&] {
     const void* added = bias == nullptr ? nullptr : bias->const_data_ptr();
@@ -39,22 +40,24 @@ PyObject* own_sum(const Side& a, const Side& b, const Side& c, const Side& d, co
   return THPVariable_Wrap(std::move(out));
 }
 
-// product_sum(a, b, c, d, bias or None, transpose_a, transpose_b), of matrices; the flags are of c and d too
+// product_sum(a, b, c, d, bias or None, transpose_a, transpose_b), as of product; the flags are of c and d too
 PyObject* product_sum(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  const Tensor* x[4] = {};
+  const Tensor* given[4] = {};
+  Tensor x[4];
   for (int i = 0; i < 4; ++i) {
-    x[i] = count == 7 ? plain(arguments[i]) : nullptr;
-    if (x[i] == nullptr || x[i]->dim() != 2) return elsewhere(fallback, arguments, count);
+    given[i] = count == 7 ? plain(arguments[i]) : nullptr;
+    if (given[i] == nullptr || !has_rows(*given[i])) return elsewhere(fallback, arguments, count);
+    x[i] = all_rows(*given[i]);
   }
   const bool biased = arguments[4] != Py_None;
   const Tensor* bias = biased ? plain(arguments[4]) : nullptr;
   if ((biased && bias == nullptr) || !PyBool_Check(arguments[5]) || !PyBool_Check(arguments[6]) || !unwatched())
     return elsewhere(fallback, arguments, count);
   const bool first = arguments[5] == Py_True, second = arguments[6] == Py_True;
-  const Side a{*x[0], first}, b{*x[1], second}, c{*x[2], first}, d{*x[3], second};
-  if (take_both(a, b, c, d, bias)) return own_sum(a, b, c, d, bias);
-  return elsewhere(fallback, arguments, count);
+  const Side a{x[0], first}, b{x[1], second}, c{x[2], first}, d{x[3], second};
+  if (!take_both(a, b, c, d, bias)) return elsewhere(fallback, arguments, count);
+  return own_sum(a, b, c, d, bias, shape_of_product(*given[0], first, a.rows(), b.columns()));
   END_HANDLE_TH_ERRORS
 }
 

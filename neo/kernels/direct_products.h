@@ -2,6 +2,7 @@
 // between torch's threads; on torch's elsewhere.
 #pragma once
 #include <ATen/Parallel.h>
+#include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
@@ -33,6 +34,27 @@ struct Side {
   int64_t column() const { return tensor.stride(turned ? -2 : -1); }
   bool dense() const { return row() == 1 || column() == 1; }
 };
+
+// A tensor (.., n) as the matrix of all its rows, without a copy: not every one lies so.
+bool has_rows(const Tensor& x) { return x.dim() == 2 || (x.dim() > 2 && x.numel() > 0 && x.is_contiguous()); }
+
+Tensor all_rows(const Tensor& x) {
+  if (x.dim() == 2) return x;
+  const int64_t n = x.size(-1);
+  auto impl = x.unsafeGetTensorImpl()->shallow_copy_and_detach(c10::VariableVersion(0), true);
+  const int64_t sizes[] = {x.numel() / n, n}, strides[] = {n, 1};
+  impl->set_sizes_and_strides(at::IntArrayRef(sizes), at::IntArrayRef(strides));
+  return Tensor(std::move(impl));
+}
+
+// The shape of a product, whose rows are those of x unless x is transposed.
+using Shape = c10::SmallVector<int64_t, 5>;
+Shape shape_of_product(const Tensor& x, bool transposed, int64_t rows, int64_t columns) {
+  if (transposed || x.dim() == 2) return {rows, columns};
+  Shape shape(x.sizes().begin(), x.sizes().end());
+  shape.back() = columns;
+  return shape;
+}
 
 bool takes(const Side& a, const Side& b, const Tensor* bias) {
   const Tensor &x = a.tensor, &y = b.tensor;
@@ -80,7 +102,7 @@ void compute(const NeoProduct& whole, NeoProductRows rows_of, int64_t bytes) {
 // turned round, yᵀ xᵀ.
 NeoProduct planned(const Side& a, const Side& b, const void* x, const void* y, const void* added, void* out) {
   const int64_t m = a.rows(), n = b.columns(), k = a.columns();
-  if (b.column() != 1 && a.dense() && (a.row() == 1 || m < n || !b.dense()))
+  if (b.column() != 1 && a.dense() && (a.row() == 1 || !b.dense()))
     return {y, b.column(), b.row(), x, a.column(), a.row(), added, 1, 0, out, 1, n, n, m, k};
   return {x, a.row(), a.column(), y, b.row(), b.column(), added, 0, 1, out, n, 1, m, n, k};
 }
@@ -88,10 +110,10 @@ NeoProduct planned(const Side& a, const Side& b, const void* x, const void* y, c
 NeoProductRows rows_of(const Tensor& x) { return x.scalar_type() == at::kDouble ? matrix->of_double : matrix->of_float; }
 
 // a b + bias, of sides that the kernels take
-PyObject* own(const Side& a, const Side& b, const Tensor* bias) {
+PyObject* own(const Side& a, const Side& b, const Tensor* bias, const Shape& shape) {
   const int64_t m = a.rows(), n = b.columns(), k = a.columns();
   const Tensor &x = a.tensor, &y = b.tensor;
-  Tensor out = fresh({m, n}, x.scalar_type());
+  Tensor out = fresh(shape, x.scalar_type());
   const void* added = bias == nullptr ? nullptr : bias->const_data_ptr();
   const NeoProduct whole = planned(a, b, x.const_data_ptr(), y.const_data_ptr(), added, out.data_ptr());
   const auto go = [&] { compute(whole, rows_of(x), static_cast<int64_t>(x.element_size())); };
@@ -104,31 +126,41 @@ PyObject* own(const Side& a, const Side& b, const Tensor* bias) {
   return THPVariable_Wrap(std::move(out));
 }
 
-// product(a, b, transpose_a, transpose_b), of matrices
+// product(a, b, transpose_a, transpose_b), of the matrices of all rows; with a's leading dims unless it is transposed
 PyObject* product(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   const Tensor* a = count == 4 ? plain(arguments[0]) : nullptr;
   const Tensor* b = a != nullptr ? plain(arguments[1]) : nullptr;
-  if (b == nullptr || !PyBool_Check(arguments[2]) || !PyBool_Check(arguments[3]) || !unwatched())
+  if (b == nullptr || !PyBool_Check(arguments[2]) || !PyBool_Check(arguments[3]) || !unwatched() || !has_rows(*a) ||
+      !has_rows(*b))
     return elsewhere(fallback, arguments, count);
-  const Side left{*a, arguments[2] == Py_True}, right{*b, arguments[3] == Py_True};
-  if (a->dim() == 2 && takes(left, right, nullptr)) return own(left, right, nullptr);
-  const Tensor& larger = a->numel() > b->numel() ? *a : *b;
-  return kernel(larger, [&] { return at::mm(left.turned ? a->t() : *a, right.turned ? b->t() : *b); });
+  const Tensor x = all_rows(*a), y = all_rows(*b);
+  const Side left{x, arguments[2] == Py_True}, right{y, arguments[3] == Py_True};
+  const Shape shape = shape_of_product(*a, left.turned, left.rows(), right.columns());
+  if (takes(left, right, nullptr)) return own(left, right, nullptr, shape);
+  return kernel(x.numel() > y.numel() ? x : y, [&] {
+    const Tensor out = at::mm(left.turned ? x.t() : x, right.turned ? y.t() : y);
+    return shape.size() == 2 ? out : at::_unsafe_view(out, shape);
+  });
   END_HANDLE_TH_ERRORS
 }
 
-// affine(x, weight, bias) = x weightᵀ + bias
+// affine(x, weight, bias) = x weightᵀ + bias, of all rows of x
 PyObject* affine(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  const Tensor* x = count == 3 ? plain(arguments[0]) : nullptr;
-  const Tensor* weight = x != nullptr ? plain(arguments[1]) : nullptr;
+  const Tensor* given = count == 3 ? plain(arguments[0]) : nullptr;
+  const Tensor* weight = given != nullptr ? plain(arguments[1]) : nullptr;
   const Tensor* bias = weight != nullptr ? plain(arguments[2]) : nullptr;
-  if (bias == nullptr || !unwatched()) return elsewhere(fallback, arguments, count);
-  const Side left{*x, false}, right{*weight, true};
-  if (x->dim() == 2 && takes(left, right, bias)) return own(left, right, bias);
-  const Tensor& larger = x->numel() > weight->numel() ? *x : *weight;
-  return kernel(larger, [&] { return at::addmm(*bias, *x, weight->t()); });
+  if (bias == nullptr || !unwatched() || !has_rows(*given) || weight->dim() != 2)
+    return elsewhere(fallback, arguments, count);
+  const Tensor x = all_rows(*given);
+  const Side left{x, false}, right{*weight, true};
+  const Shape shape = shape_of_product(*given, false, left.rows(), right.columns());
+  if (takes(left, right, bias)) return own(left, right, bias, shape);
+  return kernel(x.numel() > weight->numel() ? x : *weight, [&] {
+    const Tensor out = at::addmm(*bias, x, weight->t());
+    return shape.size() == 2 ? out : at::_unsafe_view(out, shape);
+  });
   END_HANDLE_TH_ERRORS
 }
 

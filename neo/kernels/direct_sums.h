@@ -28,15 +28,17 @@ void sum_rows(const T* row, int64_t rows, int64_t columns, T* __restrict total) 
   }
 }
 
-// sum_of_rows(x), x (n, columns) → (columns,)
+// sum_of_rows(x), x (.., columns) → (columns,)
 PyObject* sum_of_rows(PyObject* fallback, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   const Tensor* x = count == 1 ? plain(arguments[0]) : nullptr;
-  if (x == nullptr || x->dim() != 2 || !sums_rows(x->size(0), x->size(1)) || !x->is_contiguous() ||
+  if (x == nullptr || x->dim() < 2 || x->numel() == 0 || !x->is_contiguous() ||
       (x->scalar_type() != at::kFloat && x->scalar_type() != at::kDouble) || !unwatched())
     return elsewhere(fallback, arguments, count);
-  return filled({x->size(1)}, x->scalar_type(), [&]<class T>(T* __restrict total, int64_t) {
-    sum_rows(entries<T>(*x), x->size(0), x->size(1), total);
+  const int64_t columns = x->size(-1), rows = x->numel() / columns;
+  if (!sums_rows(rows, columns)) return elsewhere(fallback, arguments, count);
+  return filled({columns}, x->scalar_type(), [&]<class T>(T* __restrict total, int64_t) {
+    sum_rows(entries<T>(*x), rows, columns, total);
   });
   END_HANDLE_TH_ERRORS
 }

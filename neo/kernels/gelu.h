@@ -3,22 +3,6 @@
  * With a = |x| and phi the normal density, Phi(-a) = phi(a) m(a): m is Mills' ratio, smooth and between 0 and 1.26, so
  * that one exponential serves both, and small values keep their digits where 1 + erf(x) would lose them. */
 
-/* e^x for x <= 0, to two units of the last place; 0 below -87, NaN for NaN. */
-INLINE vec NAME(exp_of_negative)(vec x) {
-    const vec round = NAME(splat)(12582912.0f), whole = x * 1.44269504f + round; /* 1.5 * 2^23: leaves no fraction */
-    const vec n = whole - round;
-    const vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f; /* ln 2 in two parts */
-    vec p = NAME(splat)(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const ivec power = ((ivec)whole - (ivec)round + 127) << 23; /* the bits of 2^n */
-    return NAME(where)(x < -87.0f, NAME(zero)(), p * (vec)power);
-}
-
 /* The ratio of Phi(-a) and phi(a), t times a polynomial in t = 1 / (1 + 0.3 a); its relative error is below 4e-9 for
  * a up to 14 (least squares at Chebyshev's points, reweighted until the largest error is least), where phi is 0. */
 INLINE vec NAME(mills)(vec a) {
@@ -60,12 +44,6 @@ INLINE vec NAME(bend_of)(vec x) { return NAME(density)(x) * (2.0f - x * x); }
         memcpy(out + i, last, bytes);                                                \
     }
 #define LEFT(from) NAME(load_some)(from, count - i)
-
-INLINE vec NAME(load_some)(const REAL *from, long count) {
-    REAL some[VL] = {0};
-    memcpy(some, from, count * sizeof(REAL));
-    return NAME(load)(some);
-}
 
 static void NAME(gelu_gradient)(const REAL *g, const REAL *x, REAL *out, long count) {
 #define GRADIENT(LOAD, i) LOAD(g + i) * NAME(slope_of)(LOAD(x + i))

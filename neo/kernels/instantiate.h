@@ -1,4 +1,5 @@
 #include "vec.h"
+#include "exponential.h"
 #include "panels.h"
 #include "winograd.h"
 #include "strided.h"
@@ -7,6 +8,7 @@
 #include "first_block.h"
 #include "matrix_product.h"
 #include "layer_norm.h"
+#include "attention.h"
 #include "entry.h"
 #undef FOR_PANELS
 #undef FOR_ROWS

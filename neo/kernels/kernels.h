@@ -81,7 +81,14 @@ static const NeoKernel NEO_KERNELS[] = {
 #undef KERNEL
 
 static NeoMatrix matrix = {product_rows_float, product_rows_double};
-static NeoRows rows = {gelu_gradient_float, gelu_bend_float, layer_norm_pieces_float, layer_norm_pieces_double};
+static NeoRows rows = {
+    gelu_gradient_float,
+    gelu_bend_float,
+    layer_norm_pieces_float,
+    layer_norm_pieces_double,
+    {attention_float, attention_gradient_float, attention_second_order_float},
+    {attention_double, attention_gradient_double, attention_second_order_double},
+};
 
 static int is_amd(void) {
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -8,12 +8,6 @@
 #define AT(p, c) ((p) == NULL ? (REAL)0 : (p)[c])
 #define VECTOR_AT(p, c) ((p) == NULL ? NAME(zero)() : NAME(load)((p) + (c)))
 
-INLINE REAL NAME(sum_of_vector)(vec v) {
-    REAL sum = 0;
-    for (int l = 0; l < VL; l++) sum += v[l];
-    return sum;
-}
-
 static void NAME(layer_norm_pieces)(const NeoLayerNorm *norm, long first, long last) {
     enum { OF_X, OF_X_N, OF_H, OF_H_N, OF_X_H, OF_V, OF_V_N, ROW_SUMS }; /* v = W g */
     const long columns = norm->columns, whole = columns / VL * VL;

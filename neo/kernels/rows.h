@@ -1,5 +1,7 @@
-/* What _direct.cpp asks of the kernels beside products (matrix.h): passes over entries or rows, on the calling thread. */
+/* What _direct.cpp asks of the kernels beside products (matrix.h), on the calling thread: passes over entries or rows,
+ * attention. */
 #pragma once
+#include "heads.h"
 
 #define NEO_ROWS "neo.kernels.rows"
 
@@ -22,4 +24,5 @@ typedef struct {
   void (*gelu_gradient)(const float *g, const float *x, float *out, long count);
   void (*gelu_bend)(const float *a, const float *g, const float *x, float *out, long count);
   NeoLayerNormPieces layer_norm_of_float, layer_norm_of_double;
+  NeoAttentionKernels attention_of_float, attention_of_double;
 } NeoRows;

@@ -13,9 +13,27 @@ INLINE vec NAME(load)(const REAL *p) { return *(const NAME(vec_anywhere) *)p; }
 INLINE void NAME(store)(REAL *p, vec v) { *(NAME(vec_anywhere) *)p = v; }
 INLINE vec NAME(zero)(void) { return (vec){0}; }
 
+/* Of less than a vector: zeros for the rest, which is not written. */
+INLINE vec NAME(load_some)(const REAL *from, long count) {
+    REAL some[VL] = {0};
+    memcpy(some, from, count * sizeof(REAL));
+    return NAME(load)(some);
+}
+INLINE void NAME(store_some)(REAL *to, vec v, long count) {
+    REAL some[VL];
+    NAME(store)(some, v);
+    memcpy(to, some, count * sizeof(REAL));
+}
+
 INLINE vec NAME(splat)(REAL x) { return __builtin_shuffle((vec){x}, (ivec){0}); }
 
 INLINE vec NAME(where)(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+INLINE REAL NAME(sum_of_vector)(vec v) {
+    REAL sum = 0;
+    for (int l = 0; l < VL; l++) sum += v[l];
+    return sum;
+}
 
 /* What is negative is multiplied by the slope, 0 for a ReLU (and no -0, and no NaN of an infinity), 1 for no rectifier;
  * NaN stays NaN. */

@@ -10,6 +10,7 @@ from neo.autograd.session.checkpointing import checkpoint
 from neo.autograd.session.custom import custom_gradient
 from neo.autograd.session.jacobians import hessian, jacobian
 from neo.autograd.session.reverse import grad, stop_gradient, value_and_grad, vjp
+from neo.autograd.session.taylor import jet
 from neo.autograd.session.transforms import hvp, jvp, linearize
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "hessian",
     "hvp",
     "jacobian",
+    "jet",
     "jvp",
     "linearize",
     "stop_gradient",

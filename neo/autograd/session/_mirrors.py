@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from neo import pytree
 from neo.autograd._identity import differentiable
 from neo.autograd.tensor import LiteTensor
 
-__all__ = ["cotangents", "describe", "expect_tuples", "plain", "tangents"]
+__all__ = ["cotangents", "describe", "expect_tuples", "plain", "tangents", "tangents_or_zero"]
 
 
 def cotangents(name: str, outputs: list[LiteTensor], spec: optree.PyTreeSpec, cotangent: Any) -> list[Any]:
@@ -55,37 +56,55 @@ def tangents(name: str, args: tuple, given: tuple, kind: str = "tangent") -> lis
     """
     dots: list[Any] = []
     for i, (arg, tree) in enumerate(zip(args, given, strict=True)):
-        leaves, spec = pytree.flatten(arg)
-        try:
-            parts = _parts(spec, tree)
-        except ValueError as error:
-            raise ValueError(f"{name}: the {kind} of argument {i} must mirror it: it {error}") from None
-        for j, (leaf, dot) in enumerate(zip(leaves, parts, strict=True)):
-            if not differentiable(leaf):
-                if dot is not None:
-                    raise ValueError(
-                        f"{name}: argument {i}{_path(spec, j)} is a constant ({describe(leaf)}), so that its {kind} "
-                        f"must be None, got {describe(dot)}. Wrap floating-point data in neo.LiteTensor(...) to "
-                        f"move it."
-                    )
-                continue
+        for leaf, dot, path in _beside(name, i, arg, tree, kind):
             if dot is None and isinstance(
                 leaf, torch.Tensor
             ):  # in a Policy's rule: a constant of the caller's
                 dot = torch.zeros_like(leaf)
             if dot is None:
                 raise ValueError(
-                    f"{name}: argument {i}{_path(spec, j)} needs a {kind} of shape {tuple(leaf.shape)}, got None"
+                    f"{name}: argument {i}{path} needs a {kind} of shape {tuple(leaf.shape)}, got None"
                 )
-            if not isinstance(dot, LiteTensor | torch.Tensor):
-                dot = LiteTensor(dot, dtype=leaf.dtype, device=leaf.device)
-            if dot.shape != leaf.shape or dot.dtype != leaf.dtype or dot.device != leaf.device:
-                raise ValueError(
-                    f"{name}: the {kind} of argument {i}{_path(spec, j)} is {describe(dot)} on {dot.device}, expected "
-                    f"shape {tuple(leaf.shape)}, {leaf.dtype}, on {leaf.device}, as the argument has"
-                )
-            dots.append(dot.detach() if isinstance(dot, torch.Tensor) else dot)
+            dots.append(dot)
     return dots
+
+
+def tangents_or_zero(name: str, i: int, arg: Any, tree: Any, kind: str) -> list[Any]:
+    """A tangent for each floating-point LiteTensor in argument i, None where `tree` is None or has None: for zero.
+
+    Raises: ValueError as `tangents` does.
+    """
+    if tree is None:
+        return [None for leaf in pytree.leaves(arg) if differentiable(leaf)]
+    return [dot for _, dot, _ in _beside(name, i, arg, tree, kind)]
+
+
+def _beside(name: str, i: int, arg: Any, tree: Any, kind: str) -> Iterator[tuple[Any, Any, str]]:
+    """Each floating-point leaf of argument i, what `tree` has there, checked, and where that is."""
+    leaves, spec = pytree.flatten(arg)
+    try:
+        parts = _parts(spec, tree)
+    except ValueError as error:
+        raise ValueError(f"{name}: the {kind} of argument {i} must mirror it: it {error}") from None
+    for j, (leaf, dot) in enumerate(zip(leaves, parts, strict=True)):
+        if not differentiable(leaf):
+            if dot is not None:
+                raise ValueError(
+                    f"{name}: argument {i}{_path(spec, j)} is a constant ({describe(leaf)}), so that its {kind} "
+                    f"must be None, got {describe(dot)}. Wrap floating-point data in neo.LiteTensor(...) to "
+                    f"move it."
+                )
+            continue
+        if dot is not None and not isinstance(dot, LiteTensor | torch.Tensor):
+            dot = LiteTensor(dot, dtype=leaf.dtype, device=leaf.device)
+        if dot is not None and (
+            dot.shape != leaf.shape or dot.dtype != leaf.dtype or dot.device != leaf.device
+        ):
+            raise ValueError(
+                f"{name}: the {kind} of argument {i}{_path(spec, j)} is {describe(dot)} on {dot.device}, expected "
+                f"shape {tuple(leaf.shape)}, {leaf.dtype}, on {leaf.device}, as the argument has"
+            )
+        yield leaf, dot.detach() if isinstance(dot, torch.Tensor) else dot, _path(spec, j)
 
 
 def expect_tuples(name: str, args: Any, others: Any) -> None:

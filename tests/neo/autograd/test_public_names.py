@@ -5,7 +5,7 @@ from neo import autograd
 from neo.autograd import policy, session
 
 SESSIONS = {
-    *("value_and_grad", "grad", "vjp", "jvp", "linearize", "hvp", "jacobian", "hessian"),
+    *("value_and_grad", "grad", "vjp", "jvp", "jet", "linearize", "hvp", "jacobian", "hessian"),
     *("stop_gradient", "checkpoint", "custom_gradient", "gradcheck", "vmap"),
 }
 

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 import neo
 from neo import kernels
 from neo.autograd import Policy
+from neo.functions import attention_core as core
 from neo.functions import batch_normalization as bn
 from neo.functions import blocks, first_block, fused, linalg, losses, recurrence
 from neo.functions import layer_normalization as ln
 from neo.functions.norm_relu_pool import BatchNormReLUMaxPool, NormReLUPool, NormReLUPoolGradient
 from neo.functions.perceptron import Perceptron, PerceptronGradient, layer_by_layer
 from neo.functions.registry import raw
+from neo.kernels import attention as kernel
 from neo.kernels import batch_norm as norm_kernels
 from neo.kernels import block as block_kernels
 from neo.kernels import first as first_kernels
@@ -295,7 +297,40 @@ def layer_norm_tangent() -> Iterator[tuple]:
             yield None, w_dot, b_dot, x, weight, mean, scale, shape, eps
 
 
+# --- attention ------------------------------------------------------------------------------------------------------
+
+
+def attention() -> Iterator[tuple]:
+    """heads, places_first, causal, scale, tensors: three stacks, or one of rows."""
+    for seed, causal in enumerate((False, True)):
+        draw = Draw(seed)
+        q, k, v = draw.lite(2, 2, 4, 3), draw.lite(2, 2, 5, 3), draw.lite(2, 2, 5, 2)
+        yield 0, False, causal, 0.7, q, k, v
+        yield 0, False, causal, 0.7, raw(q), k, raw(v)
+        yield 0, False, causal, 0.7, q, raw(k), v
+        yield 2, False, causal, 0.7, draw.lite(2, 4, 12)
+        yield 3, True, causal, 0.7, draw.lite(4, 1, 18)
+
+
+def attention_gradient() -> Iterator[tuple]:
+    for heads, places_first, causal, scale, *tensors in attention():
+        out, weights = kernel.attention(tuple(map(raw, tensors)), heads, places_first, causal, scale)
+        needs = tuple(isinstance(x, neo.LiteTensor) for x in tensors)
+        yield heads, places_first, causal, scale, needs, Draw(5).like(out), weights, *tensors
+
+
+def attention_tangent() -> Iterator[tuple]:
+    for heads, places_first, causal, scale, *tensors in attention():
+        _, weights = kernel.attention(tuple(map(raw, tensors)), heads, places_first, causal, scale)
+        moved = tuple(isinstance(x, neo.LiteTensor) for x in tensors)
+        dots = [Draw(6).like(x) for x, one in zip(tensors, moved, strict=True) if one]
+        yield heads, places_first, causal, scale, moved, weights, *tensors, *dots
+
+
 ON_TORCH: dict[type[Policy], Samples] = {
+    core.Attention: attention,
+    core.AttentionGradient: attention_gradient,
+    core.AttentionTangent: attention_tangent,
     recurrence.LSTMRecurrence: lstm_recurrence,
     recurrence.LSTMGradient: lstm_gradient,
     Perceptron: perceptron,

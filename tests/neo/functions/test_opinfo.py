@@ -131,11 +131,11 @@ def entry(name: str) -> Any:
     return next(op for op in WITH_DERIVATIVES if full_name(op) == name)
 
 
-@pytest.mark.parametrize("name", ["sin", "linalg.svdvals"])
+@pytest.mark.parametrize("name", ["tanh", "linalg.svdvals"])
 def test_certificate_notices_a_rule_that_is_wrong_at_second_order_alone(
     name: str, monkeypatch: pytest.MonkeyPatch
 ):
-    policy = {"sin": neo.functions.elementwise.Sin, "linalg.svdvals": neo.functions.decompositions.Svdvals}[
+    policy = {"tanh": neo.functions.elementwise.Tanh, "linalg.svdvals": neo.functions.decompositions.Svdvals}[
         name
     ]
     rule = policy.backward

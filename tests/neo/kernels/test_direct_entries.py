@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neo.kernels import direct, rows
+from neo.kernels import attention, direct, rows
 
 pytestmark = pytest.mark.usefixtures("own_kernels")
 
@@ -266,7 +266,41 @@ def squared_errors(draw: Any, gradient: bool) -> tuple[Any, ...]:
     return draw(tensors(())).to(x.dtype), x, target if draw(st.integers(0, 3)) else None, factor
 
 
+@st.composite
+def attentions(draw: Any, kind: str) -> tuple[Any, ...]:
+    """Queries, keys and values as stacks, or in one tensor of rows; a cotangent for each, or None."""
+    heads, places_first = draw(st.sampled_from([0, 0, 1, 3])), draw(st.booleans())
+    n, h, places, others = draw(dims), draw(dims) % 4, draw(dims), draw(dims)
+    width, value_width = draw(dims), draw(dims)
+    dtype = draw(st.sampled_from(DTYPES[:2]))
+
+    def one(*size: int) -> torch.Tensor:
+        x = draw(tensors(size))
+        return x.to(dtype) if draw(st.integers(0, 15)) else x
+
+    if heads:
+        shapes = [(n, places, 3 * heads * (width % 20) + (not draw(st.integers(0, 15))))]
+        weights, out = (places if places_first else n, heads, *[n if places_first else places] * 2), None
+        out = (*shapes[0][:2], shapes[0][2] // 3)
+    else:
+        shapes = [(n, h, places, width), (n, h, others, width), (n, h, others, value_width)]
+        weights, out = (n, h, places, others), (n, h, places, value_width)
+    given = tuple(one(*shape) for shape in shapes)
+    scale = draw(st.sampled_from([0.5, -2.0, 1]))
+    if kind == "attention":
+        return given, heads, places_first, draw(st.booleans()), scale
+    g, weights = one(*out), torch.softmax(one(*weights).float(), -1).to(dtype)
+    needs = tuple(draw(st.booleans()) for _ in shapes)
+    if kind == "attention_gradient":
+        return g, given, weights, heads, places_first, scale, needs
+    of = tuple(one(*shape) if draw(st.integers(0, 2)) else None for shape in shapes)
+    if draw(st.integers(0, 3)) == 0:
+        g, needs = None, tuple(False for _ in shapes)
+    return of, g, given, weights, heads, places_first, scale, (draw(st.booleans()), *needs)
+
+
 sizes = st.lists(st.sampled_from([0, 1, 3, 8, -1, 2**31, 2**62, 2**70, "x", 1.5]), max_size=5).map(tuple)
+ATTENTION = ["attention", "attention_gradient", "attention_second_order"]
 ARGUMENTS: dict[str, Any] = {
     **{name: st.one_of(alike(2), with_number()) for name in ("add", "sub", "mul", "div")},
     **{
@@ -287,6 +321,7 @@ ARGUMENTS: dict[str, Any] = {
     "gelu_gradient": alike(2),
     "gelu_bend": alike(3),
     "layer_norm_second_order": layer_norms(),
+    **{name: attentions(name) for name in ATTENTION},
     **{
         name: perceptrons(name)
         for name in ("perceptron", "perceptron_double_backward", "perceptron_gradient")
@@ -301,7 +336,7 @@ ARGUMENTS: dict[str, Any] = {
 OF_VARIANTS = [
     "product", "product_sum", "affine", "batch_product", "batch_product_sum",
     "perceptron", "perceptron_double_backward", "perceptron_gradient",
-    "gelu_gradient", "gelu_bend", "layer_norm_second_order",
+    "gelu_gradient", "gelu_bend", "layer_norm_second_order", *ATTENTION,
 ]  # fmt: skip
 
 
@@ -328,7 +363,7 @@ def fallback(name: str) -> Callable[..., Any]:
 
 
 def entry(name: str) -> Any:
-    return getattr(direct if hasattr(direct, name) else rows, name)
+    return next(getattr(module, name) for module in (direct, rows, attention) if hasattr(module, name))
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
