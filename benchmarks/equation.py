@@ -64,9 +64,12 @@ def by_forward(jvp: Callable[..., Any], predict: Predict, points: Any) -> Any:
 
 
 def by_taylor(jet: Callable[..., Any], predict: Predict, points: Any) -> Any:
-    """jet along x to third order, and along t to first; jet: Neo's."""
+    """One jet of third order along (x + s, t + s³/6), whose third derivative by s is u_xxx + u_t; jet: Neo's.
+
+    As its t has no first and no second derivative, all that the chain rule leaves of it is u_t. (by_autograd and
+    by_reverse have u_t from the gradient that gives u_x.)
+    """
     axes = torch.eye(2, dtype=points.dtype, device=points.device)
     along_x, along_t = (axis.expand(points.shape) for axis in axes)
-    u, (u_x, _, u_xxx) = jet(predict, (points,), ((along_x, None, None),))
-    _, (u_t,) = jet(predict, (points,), ((along_t,),))
-    return u_t + 6 * u * u_x + u_xxx
+    u, (u_x, _, third) = jet(predict, (points,), ((along_x, None, along_t),))
+    return third + 6 * u * u_x

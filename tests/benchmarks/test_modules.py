@@ -109,6 +109,7 @@ def test_residual_is_the_equations_by_every_framework():
         equation.by_forward(torch.func.jvp, u, points),
         equation.by_reverse(neo.grad, u, tracked).data,
         equation.by_forward(neo.jvp, u, tracked).data,
+        equation.by_taylor(neo.jet, u, tracked).data,
     ):
         torch.testing.assert_close(found, exact)
 
