@@ -215,6 +215,7 @@ WORKS: dict[str, Work] = {
             ways=1,
             shots=64,
             queries=64,
+            repeats=5,
         ),
         MetaModule(
             name="W12", title="an LSTM classifier, 24 steps of 64 units", network="lstm", width=64, size=24
