@@ -16,7 +16,7 @@ Table = list[int]  # for each slot the one to use in its place
 def renumber(entries: Sequence[Entry], table: Table) -> None:
     """Have the entries read, and write to, other slots; what they give stays where it is."""
     for entry in entries:
-        entry.call.renumber(table)
+        entry.call.renumber({slot: table[slot] for slot in entry.reads})
         entry.reads, entry.writes = ([table[slot] for slot in slots] for slots in (entry.reads, entry.writes))
 
 

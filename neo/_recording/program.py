@@ -60,12 +60,11 @@ def _program(
     made = [slot for entry in entries for slot in entry.out if slot in used]
     held = {slot: tensor for slot, tensor in held.items() if slot in used}
     now = {slot: number for number, slot in enumerate(dict.fromkeys([*held, *range(len(inputs)), *made]))}
-    table = [now.get(slot, NONE) for slot in range(max(now, default=NONE) + 1)]
     last = {slot: i for i, entry in enumerate(entries) for slot in entry.reads}
     first, steps = len(held) + len(inputs), []
     for i, entry in enumerate(entries):
         done = [slot for slot in dict.fromkeys(entry.reads) if last[slot] == i and slot not in given]
-        entry.call.renumber(table)
+        entry.call.renumber({slot: now[slot] for slot in entry.reads})
         out = [now.get(slot, NONE) for slot in entry.out]
         steps.append((entry.call, out, [now[slot] for slot in done if now[slot] >= first]))
     return replay.Program(

@@ -213,12 +213,13 @@ class Recorder(TorchDispatchMode):
         """A slot for a tensor; memory: of one that is not a recorded call's own."""
         slot, storage = len(self.memory_of), tensor.untyped_storage()
         address = storage._cdata
-        if memory is not None:
-            self.memories.setdefault(address, memory)
+        if memory is not None and address not in self.memories:
+            self.memories[address] = memory
+            self._addresses.append(StorageWeakRef(storage))
         self.memory_of.append(address)
         self.kinds.append((layout(tensor), tensor.dtype, tensor.is_neg(), tensor.is_conj()))
         self._slots[tensor._cdata] = slot
-        self._addresses.append((_WeakTensorRef(tensor), StorageWeakRef(storage)))
+        self._addresses.append(_WeakTensorRef(tensor))
         return slot
 
     def _memory(self, slot: int) -> Memory:

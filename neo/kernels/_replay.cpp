@@ -393,7 +393,7 @@ PYBIND11_MODULE(_replay, module) {
     std::vector<Slot> found;
     call.each_slot([&](Slot& slot) { found.push_back(slot); });
     return found;
-  }).def("renumber", [](Call& call, const std::vector<Slot>& now) {
+  }).def("renumber", [](Call& call, const std::unordered_map<Slot, Slot>& now) {
     call.each_slot([&](Slot& slot) { slot = now.at(slot); });
   });
   module.def("aten", [](const std::string& name, const std::string& overload, const py::tuple& args,
