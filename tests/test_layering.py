@@ -244,7 +244,7 @@ def test_no_import_hides_inside_a_function(source_tree):
 
 
 def test_no_module_finds_names_by_getattr(source_tree):
-    """But two: what reads finished runs, and each family of tasks, is imported when it is asked for (see the comments)."""
+    """But two: what reads finished runs, and each family of tasks, is imported when asked for (see the comments)."""
     assert sorted(source_tree.module_getattrs()) == ["meta/__init__.py", "tasks/__init__.py"]
 
 
