@@ -31,6 +31,7 @@
 
 #include "direct_attention.h"
 #include "direct_buffers.h"
+#include "direct_groups.h"
 #include "direct_losses.h"
 #include "direct_memory.h"
 #include "direct_perceptron.h"
@@ -202,6 +203,9 @@ PyMethodDef functions[] = {
     {"log", FAST(vectorised<log_of>), nullptr},
     {"gelu_bend", FAST(gelu_bend), nullptr},
     {"gelu_gradient", FAST(gelu_gradient), nullptr},
+    {"group_convolution", FAST(group_convolution), nullptr},
+    {"group_input_gradient", FAST(group_input_gradient), nullptr},
+    {"group_weight_gradient", FAST(group_weight_gradient), nullptr},
     {"layer_norm_second_order", FAST(layer_norm_second_order), nullptr},
     {"lstm_double_backward", FAST(lstm_double_backward), nullptr},
     {"lstm_gates", FAST(lstm_gates), nullptr},
@@ -304,6 +308,8 @@ PyObject* limit_idle(PyObject*, PyObject* bytes) {
 }
 
 PyMethodDef methods[] = {
+    {"use_groups", use_groups, METH_O,
+     "use_groups(kernels.library.groups): convolutions in groups on Neo's kernels; None: on torch's."},
     {"use_matrix", use_matrix, METH_O, "use_matrix(kernels.library.matrix): products on Neo's kernels; None: on torch's."},
     {"use_rows", use_rows, METH_O, "use_rows(kernels.library.rows): passes over rows on Neo's kernels; None: on torch's."},
     {"on_stacks", FAST(on_stacks), "on_stacks(call, stacked, *arguments): see neo/functions/_stacks.py."},
