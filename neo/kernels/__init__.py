@@ -12,8 +12,8 @@ that the processor has is chosen here. Policies use them where `ready` says so, 
 its composition of torch functions as its oracle. Numbers differ from torch's by rounding alone.
 
 Apart from these, direct.py holds a shorter way to torch's own functions, for tensors of a few numbers, and shares
-products of matrices (matrix_product.h) and the passes of rows.py between torch's threads, on the processors that
-`own_products` names.
+products of matrices (matrix_product.h), convolutions in groups (group_convolution.h) and the passes of rows.py between
+torch's threads, on the processors that `own_products` names.
 On a GPU torch's kernels compute; `triton_kernels` (dense.py) puts Triton's in their place for softmax and matmul.
 """
 
@@ -63,9 +63,9 @@ _on = library is not None
 
 
 def own_products() -> bool:
-    """Whether products of matrices and what rows.py has run on Neo's kernels now: switched on, both extensions built,
-    and an AMD processor, on which they are faster than torch's (docs/benchmarks.md). On others nothing was measured,
-    and torch's serve."""
+    """Whether products of matrices, convolutions in groups and what rows.py has run on Neo's kernels now: switched on,
+    both extensions built, and an AMD processor, on which they are faster than torch's (docs/benchmarks.md). On others
+    nothing was measured, and torch's serve."""
     return _on and library.AMD and direct.look is not None
 
 
@@ -73,6 +73,7 @@ def _use(on: bool) -> None:
     global _on
     _on = on
     direct.use_matrix(library.matrix if own_products() else None)
+    direct.use_groups(library.groups if own_products() else None)
     direct.use_rows(library.rows if own_products() else None)
 
 

@@ -31,6 +31,7 @@
 
 #include "direct_attention.h"
 #include "direct_buffers.h"
+#include "direct_groups.h"
 #include "direct_losses.h"
 #include "direct_memory.h"
 #include "direct_perceptron.h"
@@ -226,6 +227,9 @@ PyMethodDef functions[] = {
     DIRECT("sum_of_rows", sum_of_rows),
     DIRECT("tanh", vectorised<tanh_of>),
     DIRECT("tanh_gradient", gradient<TanhGradient>),
+    DIRECT("group_convolution", group_convolution),
+    DIRECT("group_input_gradient", group_input_gradient),
+    DIRECT("group_weight_gradient", group_weight_gradient),
 };
 
 const char* name_of(PyCFunction function) {
@@ -312,6 +316,8 @@ PyObject* limit_idle(PyObject*, PyObject* bytes) {
 }
 
 PyMethodDef methods[] = {
+    {"use_groups", use_groups, METH_O,
+     "use_groups(kernels.library.groups): convolutions in groups on Neo's kernels; None: on torch's."},
     {"use_matrix", use_matrix, METH_O, "use_matrix(kernels.library.matrix): products on Neo's kernels; None: on torch's."},
     {"use_rows", use_rows, METH_O, "use_rows(kernels.library.rows): passes over rows on Neo's kernels; None: on torch's."},
     {"on_stacks", FAST(on_stacks), "on_stacks(call, stacked, *arguments): see neo/functions/_stacks.py."},

@@ -1,4 +1,6 @@
-"""3x3 convolutions and their gradients by Neo's kernels: torch.Tensors in, torch.Tensors out, None where torch serves.
+"""Convolutions and their gradients by Neo's kernels: torch.Tensors in, torch.Tensors out, None where torch serves.
+
+Those of 3x3 without groups are here, those in groups in group_convolution.py.
 
 geometry is (stride, padding, dilation, transposed, output_padding, groups), as in neo/functions/convolution.py.
 """
@@ -11,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from neo import kernels
-from neo.kernels import direct
+from neo.kernels import direct, group_convolution
 from neo.kernels.operands import last, per_channel, plain
 
 __all__ = ["bias_gradient", "convolution", "enough_pixels", "input_gradient", "weight_gradient"]
@@ -28,7 +30,9 @@ _STRIDES = {
 def convolution(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Any
 ) -> torch.Tensor | None:
-    """x ∗ weight + bias; x (n, in, h, w), weight (out, in, 3, 3)."""
+    """x ∗ weight + bias; x (n, in, h, w), weight (out, in / groups, kh, kw)."""
+    if geometry[-1] != 1:
+        return group_convolution.convolution(x, weight, bias, geometry)
     stride = _stride(weight.shape, weight.dtype, x.shape, geometry)
     if not stride or not kernels.ready(x) or not _alike(x, weight) or x.shape[1] != weight.shape[1]:
         return None
@@ -44,6 +48,8 @@ def convolution(
 
 def input_gradient(g: torch.Tensor, weight: torch.Tensor, layout: Any, geometry: Any) -> torch.Tensor | None:
     """The gradient of x, whose layout was (shape, strides), from that of x ∗ weight."""
+    if geometry[-1] != 1:
+        return group_convolution.input_gradient(g, weight, layout, geometry)
     shape, strides = layout
     stride = _stride(weight.shape, weight.dtype, shape, geometry)
     if not stride or strides[1] != 1 or not kernels.available() or not _alike(g, weight):
@@ -59,6 +65,8 @@ def input_gradient(g: torch.Tensor, weight: torch.Tensor, layout: Any, geometry:
 
 def weight_gradient(x: torch.Tensor, g: torch.Tensor, shape: Any, geometry: Any) -> torch.Tensor | None:
     """The gradient of the weight, of this shape, from x and the gradient of x ∗ weight."""
+    if geometry[-1] != 1:
+        return group_convolution.weight_gradient(x, g, shape, geometry)
     stride = _stride(shape, g.dtype, x.shape, geometry)
     if not stride or not kernels.ready(x) or not _alike(x, g) or not _is_output(g, x.shape, shape, stride):
         return None

@@ -42,6 +42,10 @@ cdef extern from "kernels.h" nogil:
         pass
     NeoMatrix matrix_kernels "matrix"
     const char *NEO_MATRIX
+    ctypedef struct NeoGroupConvolution:
+        pass
+    NeoGroupConvolution groups_kernels "groups"
+    const char *NEO_GROUPS
     ctypedef struct NeoRows:
         pass
     NeoRows rows_kernels "rows"

@@ -63,6 +63,7 @@ __all__ = [
     "sum_of_rows",
     "tanh",
     "tanh_gradient",
+    "use_groups",
     "use_matrix",
     "use_rows",
     "with_dims_of",
@@ -94,6 +95,12 @@ def use_matrix(matrix: object) -> None:
     """Whose kernels compute all products: those of neo.kernels.library.matrix, or torch's for None."""
     if _library is not None:
         _library.use_matrix(matrix)
+
+
+def use_groups(groups: object) -> None:
+    """Whose kernels compute convolutions in groups: those of neo.kernels.library.groups, or torch's for None."""
+    if _library is not None:
+        _library.use_groups(groups)
 
 
 def use_rows(rows: object) -> None:

@@ -9,6 +9,7 @@
 #include "matrix_product.h"
 #include "layer_norm.h"
 #include "attention.h"
+#include "group_convolution.h"
 #include "entry.h"
 #undef FOR_PANELS
 #undef FOR_ROWS

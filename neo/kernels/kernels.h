@@ -26,6 +26,8 @@
 enum { FIRST, MIDDLE, LAST, SUM, DIFFERENCE, KINDS };
 
 #include "block.h"
+#include "groups.h"
+#include "group_axes.h"
 #include "matrix.h"
 #include "rows.h"
 #include "scratch.h"
@@ -89,6 +91,13 @@ static NeoRows rows = {
     {attention_float, attention_gradient_float, attention_second_order_float},
     {attention_double, attention_gradient_double, attention_second_order_double},
 };
+#define GROUPS(REAL, LANES)                                                                                        \
+    {                                                                                                              \
+        LANES, group_image_pieces_##REAL, group_weight_pieces_##REAL, group_convolve_##REAL,                       \
+            group_input_gradient_##REAL, group_weight_gradient_##REAL                                              \
+    }
+static NeoGroupConvolution groups = {GROUPS(float, VECTOR_BYTES / 4), GROUPS(double, VECTOR_BYTES / 8)};
+#undef GROUPS
 
 static int is_amd(void) {
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -17,6 +17,7 @@ include "buffers.pxi"
 
 
 matrix = PyCapsule_New(&matrix_kernels, NEO_MATRIX, NULL)    # for _direct.cpp
+groups = PyCapsule_New(&groups_kernels, NEO_GROUPS, NULL)
 rows = PyCapsule_New(&rows_kernels, NEO_ROWS, NULL)
 AMD = is_amd()
 BYTES = VECTOR_BYTES    # of a vector: channels must be a multiple of BYTES / itemsize

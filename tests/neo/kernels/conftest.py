@@ -34,9 +34,10 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def own_kernels(variant: str) -> None:
-    """Products and passes over rows on the kernels of this variant, whatever the processor's maker."""
+    """Products, convolutions in groups, passes over rows: on this variant's kernels, whatever the processor's maker."""
     if direct.look is None:
         give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
         give_up("neo.kernels._direct is not built for this torch; make env builds it")
     direct.use_matrix(kernels.library.matrix)  # `variant` puts back what was there
+    direct.use_groups(kernels.library.groups)
     direct.use_rows(kernels.library.rows)

@@ -346,8 +346,12 @@ def flat(values: Any) -> list[Any]:
     )
 
 
+# Their fallback gives None, so that torch serves: nothing to compare with here; test_group_convolution.py has them.
+IN_GROUPS = {"group_convolution", "group_input_gradient", "group_weight_gradient"}
+
+
 def test_every_function_of_direct_is_tried_here() -> None:
-    assert set(direct._library.NAMES) == set(ARGUMENTS)
+    assert set(direct._library.NAMES) == set(ARGUMENTS) | IN_GROUPS
 
 
 def outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
