@@ -48,7 +48,8 @@ def capture(step: Step) -> Step:
         And where a replay gives other numbers than the step, which is run beside the first replay, and beside one
         whenever a tensor among the arguments changes for the first time; later calls are then `step` itself.
     Cost: on a GPU, memory of one run, kept, for each recording. On the CPU two runs and some 50 ms for the first call,
-        and copies of the arguments, each until it has changed once; a replay takes the memory of a run.
+        and copies of the arguments, each until it has changed once; a replay takes the memory of a run. The making of a
+        long recording, of many tasks one after the other, scatters the C library's memory: record one task.
     """
     graphs: dict[Any, _Graph] = {}
     programs: dict[Any, list[Replayed]] = {}

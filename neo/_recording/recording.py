@@ -47,12 +47,11 @@ def record(
 
 @contextmanager
 def _told(recorder: Recorder) -> Iterator[None]:
-    """Neo's own kernels tell the recorder of their calls, and take no memory that they kept from before."""
+    """Neo's own kernels tell the recorder of their calls."""
     of_library = kernels.library.record(recorder.note_kernel) if kernels.library is not None else None
     of_direct = direct.record(recorder.note_direct)
     try:
-        with direct.no_idle_memory():
-            yield
+        yield
     finally:
         direct.record(of_direct)
         if kernels.library is not None:
