@@ -5,7 +5,7 @@ with respect to the input, and its gradient with respect to the weight. That clo
 
 `geometry` is (stride, padding, dilation, transposed, output_padding, groups), tuples with one number a spatial dim.
 Memory format is the kernel's choice from its arguments; nothing here makes a tensor contiguous. Each map asks Neo's own
-kernels first, which take channels-last 3x3 convolutions on the CPU, then torch's.
+kernels first, which take channels-last 3x3 convolutions on the CPU, and those in groups of few channels, then torch's.
 """
 
 from __future__ import annotations

@@ -346,7 +346,8 @@ def flat(values: Any) -> list[Any]:
     )
 
 
-# Their fallback gives None, so that torch serves: nothing to compare with here; test_group_convolution.py has them.
+# Their fallback gives None, so that torch serves: nothing to compare with here. test_group_convolution.py does the same
+# with them, operands of any layout, dtype and device included.
 IN_GROUPS = {"group_convolution", "group_input_gradient", "group_weight_gradient"}
 
 

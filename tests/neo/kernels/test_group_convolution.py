@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import neo
 from neo.kernels import group_convolution as own
+from tests.neo.kernels.test_direct_entries import DTYPES, LAYOUTS, laid_out
 
 pytestmark = pytest.mark.usefixtures("own_kernels")
 
@@ -167,3 +170,55 @@ def test_threads_change_no_bit() -> None:
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+operands = st.tuples(
+    st.sampled_from([*LAYOUTS, *["channels-last"] * 6]), st.sampled_from([*DTYPES[:2] * 3, *DTYPES[2:4]])
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    operands,
+    operands,
+    st.tuples(
+        st.sampled_from([0, 1, 2]), st.sampled_from([8, 16, 32, 48]), st.integers(0, 5), st.integers(1, 5)
+    ),
+    st.sampled_from([1, 2, 4]),
+    st.booleans(),
+)
+def test_operands_of_any_layout_dtype_and_device(first, second, shape, width, weight_first) -> None:
+    """torch's result, or None, where torch serves: whatever the tensors are."""
+    channels = shape[1]
+    geometry = ((1, 1), (1, 1), (1, 1), False, (0, 0), channels // width)
+    generator = torch.Generator().manual_seed(0)
+    x, weight, g = (
+        torch.randn(size, generator=generator, dtype=torch.float64)
+        for size in (shape, (channels, width, 3, 3), shape)
+    )
+    x, weight = laid_out(x.to(first[1]), first[0]), laid_out(weight.to(second[1]), second[0])
+    g = laid_out(g.to(second[1]), second[0]) if weight_first else g.to(first[1])
+    calls = {
+        0: lambda: own.convolution(x, weight, None, geometry),
+        1: lambda: own.input_gradient(g, weight, (tuple(x.shape), x.stride()), geometry),
+        2: lambda: own.weight_gradient(x, g, tuple(weight.shape), geometry),
+    }
+    for which, call in calls.items():
+        found = call()
+        if found is None:
+            continue
+        assert found.device.type == "cpu"
+        if which == 0:
+            right = torch.convolution(x.double(), weight.double(), None, *geometry)
+        else:
+            # one of the three gives but its shape
+            read = [torch.zeros(t.shape) if k == which else t for k, t in enumerate((g, x, weight))]
+            mask = [which == 1, which == 2, False]
+            right = torch.ops.aten.convolution_backward(*(t.double() for t in read), None, *geometry, mask)[
+                which - 1
+            ]
+        size = max(1.0, float(right.abs().max())) if right.numel() else 1.0
+        assert found.shape == right.shape
+        assert bool(
+            ((found.double() - right).abs() <= (1e-4 if found.dtype == torch.float32 else 1e-10) * size).all()
+        )
