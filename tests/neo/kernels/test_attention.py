@@ -18,12 +18,19 @@ from neo.kernels import attention as kernel
 
 pytestmark = pytest.mark.usefixtures("own_kernels")
 
-LAYOUTS = {  # (sequences, heads, places, width) → a stack
-    "by head": lambda n, h, p, w: torch.randn(n, h, p, w),
-    "by place": lambda n, h, p, w: torch.randn(n, p, h, w).transpose(1, 2),
-    "places first": lambda n, h, p, w: torch.randn(p, n, h, w).permute(1, 2, 0, 3),
-    "by width": lambda n, h, p, w: torch.randn(n, h, w, p).transpose(2, 3),
-    "one for all": lambda n, h, p, w: torch.randn(1, 1, p, w).expand(n, h, p, w),
+
+def small(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape) / 2
+
+
+# (sequences, heads, places, width) → a stack. Of numbers around a half: where weights saturate, the second order of
+# larger ones is a small difference of numbers in the hundreds, and torch's float32 loses as many digits.
+LAYOUTS = {
+    "by head": lambda n, h, p, w: small(n, h, p, w),
+    "by place": lambda n, h, p, w: small(n, p, h, w).transpose(1, 2),
+    "places first": lambda n, h, p, w: small(p, n, h, w).permute(1, 2, 0, 3),
+    "by width": lambda n, h, p, w: small(n, h, w, p).transpose(2, 3),
+    "one for all": lambda n, h, p, w: small(1, 1, p, w).expand(n, h, p, w),
 }
 layouts = st.sampled_from(sorted(LAYOUTS))
 counts = st.sampled_from([1, 2, 3, 15, 16, 17, 40])
@@ -51,7 +58,7 @@ def exact_orders(g: Any, tensors: Any, of: Any, heads: int, places_first: bool, 
 
 
 def assert_near(found: list[Any], exact: list[Any], dtype: torch.dtype) -> None:
-    bound = 1e-12 if dtype == torch.float64 else 2e-5
+    bound = 1e-12 if dtype == torch.float64 else 5e-6
     for one, other in zip(found, exact, strict=True):
         assert (one.shape, one.dtype) == (other.shape, dtype)
         largest = max(1.0, float(other.abs().max()))
@@ -65,8 +72,10 @@ def assert_near(found: list[Any], exact: list[Any], dtype: torch.dtype) -> None:
     st.tuples(layouts, layouts, layouts, layouts),
     st.booleans(),
     st.sampled_from([torch.float32, torch.float64]),
+    st.integers(0, 9),
 )
-def test_stacks_of_any_layout(outer, sizes, layout, causal, dtype) -> None:
+def test_stacks_of_any_layout(outer, sizes, layout, causal, dtype, seed) -> None:
+    torch.manual_seed(seed)
     places, others, width, value_width = sizes
     shapes = [
         (*outer, *size) for size in ((places, width), (others, width), (others, value_width))
@@ -88,11 +97,13 @@ def test_stacks_of_any_layout(outer, sizes, layout, causal, dtype) -> None:
     st.booleans(),
     st.booleans(),
     st.sampled_from([torch.float32, torch.float64]),
+    st.integers(0, 9),
 )
-def test_rows_of_all_heads(n, heads, places, width, places_first, causal, dtype) -> None:
+def test_rows_of_all_heads(n, heads, places, width, places_first, causal, dtype, seed) -> None:
     lead = (places, n) if places_first else (n, places)
-    rows, of = (torch.randn(*lead, 3 * heads * width, dtype=dtype) for _ in range(2))
-    g = torch.randn(*lead, heads * width, dtype=dtype)
+    torch.manual_seed(seed)
+    rows, of = (small(*lead, 3 * heads * width).to(dtype) for _ in range(2))
+    g = small(*lead, heads * width).to(dtype)
     arguments = g, (rows,), (of,), heads, places_first, causal
     assert_near(all_orders(*arguments), exact_orders(*arguments), dtype)
 
