@@ -348,6 +348,7 @@ std::vector<size_t> changed(const py::list& tensors, const py::list& before) {
     PyObject* kept = PyList_GET_ITEM(before.ptr(), i);
     if (kept == Py_None) continue;
     const Tensor &x = THPVariable_Unpack(PyList_GET_ITEM(tensors.ptr(), i)), &y = THPVariable_Unpack(kept);
+    if (x.numel() == 0) continue;  // whose memory may be nowhere
     const at::AutoDispatchBelowADInplaceOrView below;
     const bool dense = x.is_contiguous() && y.is_contiguous();
     if (dense ? std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) != 0 : !x.equal(y)) found.push_back(i);
