@@ -56,7 +56,8 @@ const NeoGroupKernels* group_plan(const long* image, const long* weight, at::Sca
     if (image[0] < 1 || in < 1 || taps < 1) return nullptr;
     const long space = in + 2 * padding[i] - dilation[i] * (taps - 1) - 1;
     if (space < 0) return nullptr;
-    (i == 0 ? found->rows : found->columns) = {in, space / stride[i] + 1, taps, stride[i], padding[i], dilation[i]};
+    const long out = space / stride[i] + 1;  // apart: GCC 12's sanitizer divides by stride[0] in an assignment to either
+    (i == 0 ? found->rows : found->columns) = {in, out, taps, stride[i], padding[i], dilation[i]};
   }
   return kernels;
 }
