@@ -25,7 +25,7 @@ __all__ = ["Options", "measure", "open_contender"]
 SELECTION_TURNS = 3
 HOPELESS = 1.3  # a setting whose first turn is so many times the best one's gets no second
 HOPELESS_COLD = (
-    2.0  # and one whose very first turn, which warms up, is so many times that, unless it compiles then
+    2.0  # and one whose first of all, which warms up, is so many times that, unless it compiles then
 )
 LONG_S = 10.0  # turns that long are alike: one tells enough
 

@@ -11,7 +11,7 @@ __all__ = ["Program", "Storages", "aten", "available", "callable", "changed", "v
 
 def _load() -> Any:
     try:
-        from neo.kernels import _replay  # type: ignore[attr-defined]
+        from neo.kernels import _replay
     except ImportError:
         return None
     return _replay if torch.__version__.partition("+")[0] == _replay.TORCH else None

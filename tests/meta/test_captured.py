@@ -11,7 +11,7 @@ from meta.cli.overrides import groups
 from meta.plots import canvas
 from meta.run import Run
 from neo.errors import CaptureError
-from neo.kernels import replay
+from tests.helpers.built import expect_replay
 from tests.meta.test_run import TINY
 
 SHORT = [
@@ -43,9 +43,9 @@ def losses(algorithm, folder, *overrides):
     return result["test/loss"], [{name: line[name] for name in line if name != "seconds"} for line in lines]
 
 
-@pytest.mark.skipif(not replay.available, reason="_replay is not built for this torch")
 @pytest.mark.parametrize("algorithm", groups()["algorithm"])
 def test_a_captured_run_is_the_run(algorithm, tmp_path, monkeypatch):
+    expect_replay()
     monkeypatch.setattr(canvas, "FORMATS", {})
     if algorithm in REFUSED:
         with pytest.raises((CaptureError, ValueError), match=REFUSED[algorithm]):

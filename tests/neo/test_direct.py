@@ -21,14 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import neo
 from neo import kernels
 from neo.kernels import direct, layers
+from tests.helpers.built import expect_direct
 
 
 @pytest.fixture
 def built():
     """Skips where the extension is missing, or fails where NEO_REQUIRE_DIRECT is set, as in continuous integration."""
-    if direct.look is None:
-        give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
-        give_up("neo.kernels._direct is not built for this torch; make env builds it")
+    expect_direct()
 
 
 UNARY = {

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 
 import neo
 from neo import LiteTensor
-from neo.kernels import replay
 from tests.neo.capture.replays import assert_replays, assert_same, draw
 
-pytestmark = pytest.mark.skipif(not replay.available, reason="_replay is not built for this torch")
+pytestmark = pytest.mark.usefixtures("replays")
 
 
 def problem(i, tasks=4):
@@ -31,6 +30,11 @@ NETWORKS = {
     ),
     "layer norm": lambda: torch.nn.Sequential(
         torch.nn.Linear(1, 8), torch.nn.LayerNorm(8), torch.nn.GELU(), torch.nn.Linear(8, 1)
+    ),
+    "attention": lambda: torch.nn.Sequential(
+        torch.nn.Linear(1, 8),
+        torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+        torch.nn.Linear(8, 1),
     ),
 }
 
@@ -246,3 +250,25 @@ def test_errors_of_a_kernel_are_raised_at_the_replay():
         factor(draw(i, 3, 3) @ draw(i, 3, 3).t() + torch.eye(3))
     with pytest.raises(torch.linalg.LinAlgError, match="positive-definite"):
         factor(-torch.eye(3))
+
+
+def test_third_derivatives_by_a_jet():
+    def loss(w, v, x):
+        ones = torch.ones_like(x)
+        u, (u_x, _, u_xxx) = neo.jet(lambda x: torch.sin(x @ w) @ v, (LiteTensor(x),), ((ones, None, None),))
+        return (u_xxx + u * u_x).square().mean()
+
+    step = neo.value_and_grad(loss, argnums=(0, 1))
+    assert_replays(step, lambda i: (LiteTensor(draw(i, 1, 8)), LiteTensor(draw(i, 8, 1)), draw(i, 6, 1)))
+
+
+def test_convolutions_in_groups():
+    def loss(weight, x):
+        return torch.tanh(F.conv2d(x, weight, padding=1, groups=32)).square().mean()
+
+    def inputs(i):
+        return LiteTensor(draw(i, 32, 1, 3, 3)), draw(i, 2, 32, 5, 5).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    assert_replays(neo.value_and_grad(loss, argnums=0), inputs)

@@ -7,10 +7,9 @@ import torch
 
 import neo
 from neo import LiteTensor
-from neo.kernels import replay
 from tests.neo.capture.replays import assert_replays, assert_same, draw, leaves
 
-pytestmark = pytest.mark.skipif(not replay.available, reason="_replay is not built for this torch")
+pytestmark = pytest.mark.usefixtures("replays")
 
 
 def chained(x):  # writes to its own memory, by way of views

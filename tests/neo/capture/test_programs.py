@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 import neo
 from neo import LiteTensor
-from neo.kernels import replay
 
-pytestmark = pytest.mark.skipif(not replay.available, reason="_replay is not built for this torch")
+pytestmark = pytest.mark.usefixtures("replays")
 
 SIDE = 4
 OPS = {  # of tensors (SIDE, SIDE): the last ones made, b and c the ones at two places

@@ -13,9 +13,8 @@ import torch
 
 import neo
 from neo import LiteTensor
-from neo.kernels import replay
 
-pytestmark = pytest.mark.skipif(not replay.available, reason="_replay is not built for this torch")
+pytestmark = pytest.mark.usefixtures("replays")
 
 closed_over = torch.ones(3)
 

@@ -12,6 +12,7 @@ import torch
 
 from neo import kernels
 from neo.kernels import direct
+from tests.helpers.built import expect_direct
 
 VARIANTS = {"AVX512": ["_avx512", "_avx2", "_baseline"], "AVX2": ["_avx2", "_baseline"]}
 
@@ -35,9 +36,7 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def own_kernels(variant: str) -> None:
     """Products, convolutions in groups, passes over rows: on this variant's kernels, whatever the processor's maker."""
-    if direct.look is None:
-        give_up = pytest.fail if os.environ.get("NEO_REQUIRE_DIRECT") else pytest.skip
-        give_up("neo.kernels._direct is not built for this torch; make env builds it")
+    expect_direct()
     direct.use_matrix(kernels.library.matrix)  # `variant` puts back what was there
     direct.use_groups(kernels.library.groups)
     direct.use_rows(kernels.library.rows)
