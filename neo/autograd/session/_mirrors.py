@@ -15,6 +15,8 @@ from neo.autograd.tensor import LiteTensor
 
 __all__ = ["cotangents", "describe", "expect_tuples", "plain", "tangents", "tangents_or_zero"]
 
+TENSORS = (LiteTensor, torch.Tensor)
+
 
 def cotangents(name: str, outputs: list[LiteTensor], spec: optree.PyTreeSpec, cotangent: Any) -> list[Any]:
     """A cotangent for each output, from a tree in the structure `spec` of them.
@@ -38,7 +40,7 @@ def cotangents(name: str, outputs: list[LiteTensor], spec: optree.PyTreeSpec, co
                 f"{name}: the cotangent{_path(spec, i)} is None, expected a tensor of shape "
                 f"{tuple(output.shape)}, {output.dtype}; give zeros where nothing is to be pulled back"
             )
-        if not isinstance(value, LiteTensor | torch.Tensor):
+        if not isinstance(value, TENSORS):
             value = LiteTensor(value, dtype=output.dtype, device=output.device)
         if value.shape != output.shape or value.dtype != output.dtype:
             raise ValueError(
@@ -56,14 +58,14 @@ def tangents(name: str, args: tuple, given: tuple, kind: str = "tangent") -> lis
     """
     dots: list[Any] = []
     for i, (arg, tree) in enumerate(zip(args, given, strict=True)):
-        for leaf, dot, path in _beside(name, i, arg, tree, kind):
+        for leaf, dot, place in _beside(name, i, arg, tree, kind):
             if dot is None and isinstance(
                 leaf, torch.Tensor
             ):  # in a Policy's rule: a constant of the caller's
                 dot = torch.zeros_like(leaf)
             if dot is None:
                 raise ValueError(
-                    f"{name}: argument {i}{path} needs a {kind} of shape {tuple(leaf.shape)}, got None"
+                    f"{name}: argument {i}{_path(*place)} needs a {kind} of shape {tuple(leaf.shape)}, got None"
                 )
             dots.append(dot)
     return dots
@@ -79,8 +81,10 @@ def tangents_or_zero(name: str, i: int, arg: Any, tree: Any, kind: str) -> list[
     return [dot for _, dot, _ in _beside(name, i, arg, tree, kind)]
 
 
-def _beside(name: str, i: int, arg: Any, tree: Any, kind: str) -> Iterator[tuple[Any, Any, str]]:
-    """Each floating-point leaf of argument i, what `tree` has there, checked, and where that is."""
+def _beside(
+    name: str, i: int, arg: Any, tree: Any, kind: str
+) -> Iterator[tuple[Any, Any, tuple[optree.PyTreeSpec, int]]]:
+    """Each floating-point leaf of argument i, what `tree` has there, checked, and its place, for _path."""
     leaves, spec = pytree.flatten(arg)
     try:
         parts = _parts(spec, tree)
@@ -95,7 +99,7 @@ def _beside(name: str, i: int, arg: Any, tree: Any, kind: str) -> Iterator[tuple
                     f"move it."
                 )
             continue
-        if dot is not None and not isinstance(dot, LiteTensor | torch.Tensor):
+        if dot is not None and not isinstance(dot, TENSORS):
             dot = LiteTensor(dot, dtype=leaf.dtype, device=leaf.device)
         if dot is not None and (
             dot.shape != leaf.shape or dot.dtype != leaf.dtype or dot.device != leaf.device
@@ -104,7 +108,7 @@ def _beside(name: str, i: int, arg: Any, tree: Any, kind: str) -> Iterator[tuple
                 f"{name}: the {kind} of argument {i}{_path(spec, j)} is {describe(dot)} on {dot.device}, expected "
                 f"shape {tuple(leaf.shape)}, {leaf.dtype}, on {leaf.device}, as the argument has"
             )
-        yield leaf, dot.detach() if isinstance(dot, torch.Tensor) else dot, _path(spec, j)
+        yield leaf, dot.detach() if isinstance(dot, torch.Tensor) else dot, (spec, j)
 
 
 def expect_tuples(name: str, args: Any, others: Any) -> None:
@@ -120,7 +124,7 @@ def expect_tuples(name: str, args: Any, others: Any) -> None:
 
 
 def describe(value: Any) -> str:
-    if isinstance(value, LiteTensor | torch.Tensor):
+    if isinstance(value, TENSORS):
         return f"{type(value).__name__} of {value.dtype}, shape {tuple(value.shape)}"
     if isinstance(value, tuple | list):
         return f"{type(value).__name__} of ({', '.join(describe(item) for item in value[:4])})"
@@ -134,7 +138,7 @@ def _parts(spec: optree.PyTreeSpec, tree: Any) -> list[Any]:
     except (ValueError, TypeError):
         raise ValueError(_difference(spec, tree)) from None
     for part in parts:
-        if not (part is None or isinstance(part, LiteTensor | torch.Tensor) or _numbers(part)):
+        if not (part is None or isinstance(part, TENSORS) or _numbers(part)):
             raise ValueError(_difference(spec, tree))
     return parts
 
